@@ -1,0 +1,39 @@
+# Everything a person does here. Each target makes its own .venv first; nothing is done by hand.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+RUNTIME := .venv/.runtime
+DEVELOPMENT := .venv/.development
+
+.PHONY: setup run up test test-slow check clean
+
+setup: $(RUNTIME)  ## install what running needs
+
+$(RUNTIME): pyproject.toml constraints.txt
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[pipeline,serving]'
+	@touch $@
+
+$(DEVELOPMENT): pyproject.toml constraints.txt
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[pipeline,serving,dev]'
+	@touch $@ $(RUNTIME)
+
+run: $(RUNTIME)  ## the whole chain once, a question to the service, its answer
+	$(BIN)/devopsgpt run
+
+up: $(RUNTIME)  ## Dagster on :3000, MLflow on :5000, the service on :8000; Ctrl-C stops all three
+	$(BIN)/devopsgpt up
+
+test: $(DEVELOPMENT)  ## every test that fits in five minutes on two cores, no network
+	$(BIN)/python -m pytest
+
+test-slow: $(DEVELOPMENT)  ## load, soak and whole-chain tests that take longer
+	$(BIN)/python -m pytest -m slow
+
+check: $(DEVELOPMENT)  ## format, lint and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+clean:  ## forget the environment and everything that was trained
+	rm -rf .venv .devopsgpt

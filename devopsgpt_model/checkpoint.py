@@ -1,0 +1,156 @@
+"""Checkpoint folders in Hugging Face's GPT-2 layout: transformers and vLLM load them as they are.
+
+`model.safetensors`, `config.json`, `generation_config.json`, the tokenizer's two files, and `training.json`,
+which tells how the weights came to be. Data only: nothing in a folder is ever executed.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from devopsgpt_model.config import GPTConfig
+from devopsgpt_model.folders import whole_folder, write_json
+from devopsgpt_model.gpt import GPT
+from devopsgpt_model.tokenizer import Tokenizer
+
+PREFIX = "transformer."
+CONV1D = ("c_attn.weight", "c_proj.weight", "c_fc.weight")  # OpenAI's layout keeps these (in, out)
+NOT_WEIGHTS = (".attn.bias", ".attn.masked_bias", "lm_head.weight")  # masks and the tied head of older files
+
+
+class CheckpointError(ValueError):
+    """A checkpoint folder that is incomplete, damaged, or disagrees with itself."""
+
+
+@dataclass
+class Checkpoint:
+    """A loaded checkpoint. training: what training.json says, empty for a checkpoint from elsewhere."""
+
+    model: GPT
+    tokenizer: Tokenizer
+    training: dict[str, object]
+
+
+def save_checkpoint(folder: Path, model: GPT, tokenizer: Tokenizer, training: dict[str, object]) -> None:
+    """Write a checkpoint folder whole: a complete one takes the place of what was there."""
+    with whole_folder(folder) as staging:
+        save_file(export_weights(model), staging / "model.safetensors", metadata={"format": "pt"})
+        tokenizer.save(staging, model.config.block_size)
+        write_json(staging / "config.json", hugging_face_config(model.config, tokenizer.eot_id))
+        ends = dict(bos_token_id=tokenizer.eot_id, eos_token_id=tokenizer.eot_id, pad_token_id=tokenizer.eot_id)
+        write_json(staging / "generation_config.json", ends)
+        write_json(staging / "training.json", training)
+
+
+def load_checkpoint(folder: Path, device: str = "cpu") -> Checkpoint:
+    """Model (float32, in evaluation mode) and tokenizer of a checkpoint folder.
+
+    raises: CheckpointError where a file is missing or damaged, or config and tensors disagree
+    """
+    tokenizer = Tokenizer.load(folder)
+    config = read_config(folder)
+    if tokenizer.vocab_size != config.vocab_size:
+        raise CheckpointError(
+            f"{folder}: config.json has vocab_size {config.vocab_size}, the tokenizer {tokenizer.vocab_size}"
+        )
+    model = GPT(config)
+    import_weights(model, read_weights(folder), str(folder))
+    training = folder / "training.json"
+    return Checkpoint(
+        model.to(device).eval(),
+        tokenizer,
+        json.loads(training.read_text()) if training.exists() else {},
+    )
+
+
+def read_config(folder: Path) -> GPTConfig:
+    """The shape in config.json. raises: CheckpointError where it is missing, damaged or not GPT-2's."""
+    path = folder / "config.json"
+    try:
+        content = json.loads(path.read_text())
+        if content.get("model_type") != "gpt2":
+            raise CheckpointError(f"{path}: model_type must be gpt2, got {content.get('model_type')!r}")
+        return GPTConfig(
+            vocab_size=content["vocab_size"],
+            block_size=content["n_positions"],
+            n_layer=content["n_layer"],
+            n_head=content["n_head"],
+            n_embd=content["n_embd"],
+        )
+    except FileNotFoundError:
+        raise CheckpointError(f"no config.json in {folder}; is it a checkpoint folder?") from None
+    except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{path} is damaged or no GPT-2 config: {error!r}") from error
+
+
+def read_weights(folder: Path) -> dict[str, Tensor]:
+    """Tensors of model.safetensors as stored. raises: CheckpointError where it is missing or damaged."""
+    path = folder / "model.safetensors"
+    try:
+        tensors: dict[str, Tensor] = load_file(path)
+        return tensors
+    except FileNotFoundError:
+        raise CheckpointError(f"no model.safetensors in {folder}; is it a checkpoint folder?") from None
+    except SafetensorError as error:
+        raise CheckpointError(f"{path} is damaged, fetch or train it again: {error}") from error
+
+
+def hugging_face_config(config: GPTConfig, eot_id: int) -> dict[str, object]:
+    """config.json as transformers writes it for a GPT2LMHeadModel."""
+    return {
+        "architectures": ["GPT2LMHeadModel"],
+        "model_type": "gpt2",
+        "activation_function": "gelu_new",
+        "vocab_size": config.vocab_size,
+        "n_positions": config.block_size,
+        "n_ctx": config.block_size,
+        "n_embd": config.n_embd,
+        "n_layer": config.n_layer,
+        "n_head": config.n_head,
+        "n_inner": None,
+        **{f"{part}_pdrop": config.dropout for part in ("attn", "embd", "resid")},
+        "layer_norm_epsilon": 1e-5,
+        "initializer_range": 0.02,
+        "tie_word_embeddings": True,
+        "bos_token_id": eot_id,
+        "eos_token_id": eot_id,
+        "torch_dtype": "float32",
+    }
+
+
+def export_weights(model: GPT) -> dict[str, Tensor]:
+    """Weights under Hugging Face's names: (in, out) matrices, the vocabulary's padding cut off."""
+    tensors = {}
+    for name, parameter in model.named_parameters():
+        tensor = parameter.detach().float().cpu()
+        if name == "wte.weight":
+            tensor = tensor[: model.config.vocab_size]
+        tensors[PREFIX + name] = (tensor.t() if name.endswith(CONV1D) else tensor).contiguous().clone()
+    return tensors
+
+
+def import_weights(model: GPT, tensors: dict[str, Tensor], source: str) -> None:
+    """Fill a model from Hugging Face's tensors. raises: CheckpointError for a missing, foreign or misshapen one."""
+    found = {name.removeprefix(PREFIX): t for name, t in tensors.items() if not name.endswith(NOT_WEIGHTS)}
+    wanted = dict(model.named_parameters())
+    if missing := sorted(set(wanted) - set(found)):
+        raise CheckpointError(f"{source}: config.json asks for tensor {missing[0]}, which is not there")
+    if foreign := sorted(set(found) - set(wanted)):
+        raise CheckpointError(f"{source}: config.json has no place for tensor {foreign[0]}")
+    with torch.no_grad():
+        for name, parameter in wanted.items():
+            tensor = found[name].t() if name.endswith(CONV1D) else found[name]
+            place = parameter[: model.config.vocab_size] if name == "wte.weight" else parameter
+            if tensor.shape != place.shape:
+                raise CheckpointError(
+                    f"{source}: tensor {name} should have shape {tuple(place.shape)} by config.json "
+                    f"and has {tuple(tensor.shape)}"
+                )
+            place.copy_(tensor)
+            if name == "wte.weight":
+                parameter[model.config.vocab_size :].zero_()

@@ -1,0 +1,31 @@
+"""Which processor computes, and in which number format."""
+
+import torch
+
+
+def choose_device(wanted: str = "auto") -> torch.device:
+    """raises: ValueError for a device that this machine does not have"""
+    if wanted == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(wanted)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # torch built without CUDA asserts
+        raise ValueError(f"device {wanted!r} is not to be had here, use auto or cpu: {error}") from error
+    return device
+
+
+def choose_autocast(wanted: str, device: torch.device) -> torch.dtype | None:
+    """bfloat16, or None for float32 throughout; "auto" takes bfloat16 where the processor multiplies in it."""
+    if wanted == "auto":
+        return torch.bfloat16 if _multiplies_bfloat16(device) else None
+    return torch.bfloat16 if wanted == "bfloat16" else None
+
+
+def _multiplies_bfloat16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if device.type == "cpu":
+        capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+        return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+    return False

@@ -1,0 +1,92 @@
+"""Measuring a model on held-out tokens: a full, deterministic pass, the same number each time."""
+
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn import functional as F
+
+from devopsgpt_model.batches import full_pass
+from devopsgpt_model.gpt import GPT, IGNORED
+from devopsgpt_model.token_bins import read_tokens
+from devopsgpt_model.tokenizer import Tokenizer
+
+EVALUATION_TOKENS = 4096  # tokens per forward pass; the logits of GPT-2's vocabulary take 0.8 GB at float32
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """loss: nats/token; bits_per_byte compares across tokenizers; tokens: how many were predicted."""
+
+    loss: float
+    perplexity: float
+    bits_per_byte: float
+    tokens: int
+    text_bytes: int
+    seconds: float
+
+
+@torch.no_grad()
+def mean_loss(
+    model: GPT,
+    tokens: NDArray[np.uint16],
+    block_size: int | None = None,
+    autocast: torch.dtype | None = None,
+) -> float:
+    """Mean loss in nats/token over every token but the first, each predicted exactly once.
+
+    A token sees what stands before it in its window of block_size tokens (default: the model's context).
+    """
+    block_size = block_size or model.config.block_size
+    device = model.wte.weight.device
+    was_training = model.training
+    model.eval()
+    total, count = 0.0, 0
+    for idx, targets in full_pass(tokens, block_size, max(1, EVALUATION_TOKENS // block_size), IGNORED):
+        with torch.autocast(device.type, dtype=autocast or torch.bfloat16, enabled=autocast is not None):
+            logits, _ = model(idx.to(device))
+        losses = F.cross_entropy(
+            logits.flatten(0, 1).float(), targets.to(device).flatten(), ignore_index=IGNORED, reduction="none"
+        )
+        total += float(losses.double().sum())
+        count += int((targets != IGNORED).sum())
+    model.train(was_training)
+    return total / count
+
+
+def evaluate_split(model: GPT, tokenizer: Tokenizer, bins: Path, split: str = "val") -> Evaluation:
+    """Evaluate on the text of a token bin, encoded anew where the bin is written in another vocabulary."""
+    tokens, written_in = read_tokens(bins, split), Tokenizer.load(bins)
+    if written_in.ranks != tokenizer.ranks:
+        tokens = _encode_again(tokens, written_in, tokenizer)
+    return evaluate(model, tokenizer, tokens)
+
+
+def _encode_again(tokens: NDArray[np.uint16], old: Tokenizer, new: Tokenizer) -> NDArray[np.uint16]:
+    documents = np.split(tokens, np.flatnonzero(tokens == old.eot_id) + 1)
+    ids: list[int] = []
+    for document in documents:
+        ends = document.size > 0 and document[-1] == old.eot_id
+        text = old.decode_bytes(document[: -1 if ends else None].tolist()).decode("utf-8")
+        ids += new.encode(text) + [new.eot_id] * bool(ends)
+    return np.array(ids, dtype=np.uint16)
+
+
+def evaluate(model: GPT, tokenizer: Tokenizer, tokens: NDArray[np.uint16]) -> Evaluation:
+    """Loss, perplexity and bits per byte of UTF-8 text on held-out tokens."""
+    started = time.perf_counter()
+    loss = mean_loss(model, tokens)
+    predicted = tokens[1:]
+    text_bytes = int(np.asarray(tokenizer.byte_lengths)[predicted].sum())
+    return Evaluation(
+        loss=loss,
+        perplexity=math.exp(loss),
+        bits_per_byte=loss * len(predicted) / math.log(2) / text_bytes,
+        tokens=len(predicted),
+        text_bytes=text_bytes,
+        seconds=time.perf_counter() - started,
+    )

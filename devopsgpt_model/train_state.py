@@ -1,0 +1,72 @@
+"""The state of a run on disk: what a killed run needs to go on as if nothing had happened.
+
+One safetensors file each for the state and for the best weights so far, replaced in one move: a kill at any
+moment leaves the last good one.
+"""
+
+import json
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from devopsgpt_model.gpt import GPT
+
+
+@dataclass
+class Progress:
+    """Where a run stands. best_val_loss: nats/token, best so far; start_val_loss: before the first step;
+    pending_losses: of steps that were trained but not reported yet."""
+
+    step: int = 0
+    start_val_loss: float = float("nan")
+    best_val_loss: float = float("inf")
+    best_step: int = 0
+    evaluations_without_gain: int = 0
+    evaluated_step: int = -1
+    pending_losses: list[float] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    """Write a safetensors file in one move. raises: OSError on a full disk, the earlier file untouched"""
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        save_file(tensors, temporary, metadata=metadata)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def save_state(path: Path, model: GPT, optimizer: torch.optim.Optimizer, progress: Progress, job: str) -> None:
+    """job: fingerprint of the settings, so that a state never continues another job"""
+    tensors = {f"model.{name}": parameter.detach() for name, parameter in model.named_parameters()}
+    for name, parameter in model.named_parameters():
+        for key, value in optimizer.state.get(parameter, {}).items():
+            tensors[f"optimizer.{name}.{key}"] = value
+    save_tensors(path, tensors, {"progress": json.dumps(asdict(progress)), "job": job})
+
+
+def load_state(path: Path, model: GPT, optimizer: torch.optim.Optimizer, job: str) -> Progress | None:
+    """Restore a run; None where there is no state of this job."""
+    if not path.exists():
+        return None
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata() or {}
+    if metadata.get("job") != job:
+        return None
+    tensors = load_file(path)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(tensors[f"model.{name}"])
+            prefix = f"optimizer.{name}."
+            state = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+            if state:
+                optimizer.state[parameter] = {
+                    key: value if key == "step" else value.to(parameter.device) for key, value in state.items()
+                }
+    return Progress(**json.loads(metadata["progress"]))

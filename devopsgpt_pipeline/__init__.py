@@ -1,0 +1,1 @@
+"""The asset pipeline: from the web to the registry."""

@@ -1,0 +1,114 @@
+"""Datasets: clean text of each book, and the token bins of all of them."""
+
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+from pydantic import Field, create_model
+
+from devopsgpt_model.token_bins import TokenBinsMeta
+from devopsgpt_pipeline.assets import OWNERS
+from devopsgpt_pipeline.assets.sources import key_of
+from devopsgpt_pipeline.datasets.books import make_tokenizer, split_chapters, write_books
+from devopsgpt_pipeline.profiles import Profile
+from devopsgpt_pipeline.resources import HomeResource
+from devopsgpt_pipeline.sources.books import Book
+from devopsgpt_pipeline.text.corpus import clean_book
+
+DATASET = "sre"
+TOKEN_BINS = dg.AssetKey(["token_bins", DATASET])
+
+
+def build_clean_text(book: Book) -> dg.AssetsDefinition:
+    """The book's text: what a reader reads, without the page around it."""
+
+    @dg.asset(
+        key=key_of("clean_text", book),
+        deps=[key_of("chapters", book)],
+        description=f"The text of “{book.title}”, one file per chapter: headings, paragraphs, lists, listings and "
+        "tables in reading order, notes at the end.",
+        group_name="datasets",
+        kinds={"text"},
+        owners=OWNERS,
+        code_version="1",
+    )
+    def clean_text(home: HomeResource) -> dg.MaterializeResult:  # type: ignore[type-arg]
+        folder = home.folders.text / book.name
+        report = clean_book(home.folders.chapters / book.name, folder, book)
+        rows = [
+            dg.TableRecord({"slug": row.slug, "title": row.title, "characters": row.chars}) for row in report.chapters
+        ]
+        return dg.MaterializeResult(
+            data_version=dg.DataVersion(report.data_version[:16]),
+            metadata={
+                "dagster/row_count": len(report.chapters),
+                "characters": report.chars,
+                "notes": report.notes,
+                "written": dg.MetadataValue.json(list(report.written)),
+                "removed": dg.MetadataValue.json(list(report.removed)),
+                "chapters": dg.MetadataValue.table(rows),
+                "first_page": dg.MetadataValue.md(_beginning(folder, report.chapters[0].slug)),
+                "folder": dg.MetadataValue.path(str(folder)),
+            },
+        )
+
+    return clean_text
+
+
+def _beginning(folder: Path, slug: str) -> str:
+    return (folder / f"{slug}.txt").read_text(encoding="utf-8")[:1200]
+
+
+def build_token_bins(profile: Profile, books: list[Book]) -> dg.AssetsDefinition:
+    """The dataset of all books, its launchpad filled with the profile's values."""
+    settings_class = create_model(
+        "TokenBinsSettings",
+        __base__=dg.Config,
+        tokenizer=(str, Field(profile.tokenizer, description='"gpt2", or "bpe" for one trained on the chapters.')),
+        vocab_size=(int, Field(profile.vocab_size, description="Ids of a trained BPE; 257 is plain bytes.")),
+        held_out_fraction=(
+            float,
+            Field(profile.held_out_fraction, description="Share of chapters kept from training, 0 to 1."),
+        ),
+    )
+
+    @dg.asset(
+        key=TOKEN_BINS,
+        deps=[key_of("clean_text", book) for book in books],
+        group_name="datasets",
+        kinds={"numpy", "tiktoken"},
+        owners=OWNERS,
+        code_version=f"1-{profile.name}",
+    )
+    def token_bins(config: settings_class, home: HomeResource) -> dg.MaterializeResult:  # type: ignore
+        """train.bin and val.bin: uint16 token ids of whole chapters, split by a hash of book and slug."""
+        names = [book.name for book in books]
+        settings = config.model_dump()  # type: ignore[attr-defined]
+        documents = split_chapters(home.folders.text, names, settings["held_out_fraction"])
+        tokenizer = make_tokenizer(settings["tokenizer"], settings["vocab_size"], documents)
+        folder = home.folders.tokens / DATASET
+        meta = write_books(folder, documents, tokenizer)
+        return dg.MaterializeResult(data_version=dg.DataVersion(meta.data_version), metadata=_metadata(meta, folder))
+
+    return token_bins
+
+
+def _metadata(meta: TokenBinsMeta, folder: Path) -> dict[str, Any]:
+    train, val = meta.splits["train"], meta.splits["val"]
+    rows = [
+        dg.TableRecord(
+            {"split": name, "documents": len(split.documents), "tokens": split.tokens, "text_bytes": split.text_bytes}
+        )
+        for name, split in meta.splits.items()
+    ]
+    return {
+        "dagster/row_count": train.tokens + val.tokens,
+        "tokenizer": meta.tokenizer,
+        "vocab_size": meta.vocab_size,
+        "train_tokens": train.tokens,
+        "val_tokens": val.tokens,
+        "bytes_per_token": train.text_bytes / train.tokens,
+        "splits": dg.MetadataValue.table(rows),
+        "held_out": dg.MetadataValue.json([name for name, _ in val.documents]),
+        "folder": dg.MetadataValue.path(str(folder)),
+    }

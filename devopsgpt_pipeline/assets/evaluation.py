@@ -1,0 +1,55 @@
+"""Evaluation: the fine-tuned checkpoint beside the weights that it started from."""
+
+import dagster as dg
+
+from devopsgpt_model.folders import write_json
+from devopsgpt_pipeline.assets import OWNERS
+from devopsgpt_pipeline.assets.datasets import DATASET, TOKEN_BINS
+from devopsgpt_pipeline.evaluation import Comparison, compare_with_start
+from devopsgpt_pipeline.registry.runs import log_bytes, log_final
+from devopsgpt_pipeline.resources import HomeResource, MlflowResource
+
+COMPARED = ("val_loss", "perplexity", "bits_per_byte")
+
+
+@dg.asset(
+    deps=["finetuned_checkpoint", TOKEN_BINS],
+    group_name="evaluation",
+    kinds={"pytorch", "mlflow"},
+    owners=OWNERS,
+    code_version="1",
+)
+def evaluation(home: HomeResource, mlflow: MlflowResource) -> dg.MaterializeResult:  # type: ignore[type-arg]
+    """Loss on the held-out chapters and sample texts, before and after fine-tuning."""
+    folders = home.folders
+    comparison = compare_with_start(folders.finetuned, folders.tokens / DATASET)
+    facts = folders.finetuned_facts()
+    run_id, step = facts["mlflow_run_id"], facts["step"]
+    client = mlflow.client()
+    log_final(client, run_id, _metrics(comparison), step)
+    log_bytes(client, run_id, "samples.md", comparison.samples_markdown().encode())
+    write_json(folders.evaluation, comparison.as_json())
+    return dg.MaterializeResult(
+        data_version=dg.DataVersion(f"{comparison.checkpoint_sha256[:16]}-{comparison.data_version}"),
+        metadata={
+            **{key: comparison.finetuned[key] for key in COMPARED},
+            "gain_bits_per_byte": comparison.start["bits_per_byte"] - comparison.finetuned["bits_per_byte"],
+            "comparison": _table(comparison),
+            "samples": dg.MetadataValue.md(comparison.samples_markdown()),
+            "mlflow_run": mlflow.run_link(client.get_run(run_id).info.experiment_id, run_id),
+        },
+    )
+
+
+def _metrics(comparison: Comparison) -> dict[str, float]:
+    after = {f"{key}/{comparison.dataset}": comparison.finetuned[key] for key in COMPARED}
+    before = {f"start_{key}/{comparison.dataset}": comparison.start[key] for key in COMPARED}
+    return after | before
+
+
+def _table(comparison: Comparison) -> dg.MetadataValue:
+    rows = [
+        dg.TableRecord({"weights": name, **{key: round(numbers[key], 4) for key in COMPARED}})
+        for name, numbers in (("start", comparison.start), ("fine-tuned", comparison.finetuned))
+    ]
+    return dg.MetadataValue.table(rows)

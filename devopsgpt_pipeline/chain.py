@@ -1,0 +1,105 @@
+"""The whole chain in this process: observe, see what is out of date, materialize that and nothing else.
+
+What the Dagster daemon decides over hours for `devopsgpt up`, this decides once for `devopsgpt run`. Both write
+to the same Dagster instance, so the UI shows what was done here.
+"""
+
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+import dagster as dg
+
+DATA_VERSION_TAG = "dagster/data_version"
+CODE_VERSION_TAG = "dagster/code_version"
+EVALUATED = dg.DagsterEventType.ASSET_CHECK_EVALUATION.value
+INPUT_TAG = "dagster/input_data_version/"
+
+Listener = Callable[[dg.EventLogEntry], None]
+
+
+class ChainError(RuntimeError):
+    """A chain that did not reach its end."""
+
+
+def out_of_date(job: dg.JobDefinition, instance: dg.DagsterInstance) -> list[dg.AssetKey]:
+    """Assets of a job that were never made, or whose code, inputs or inputs' inputs have changed since."""
+    graph = job.asset_layer.asset_graph
+    stale: list[dg.AssetKey] = []
+    for key in graph.toposorted_asset_keys:
+        node = graph.get(key)
+        if key not in job.asset_layer.executable_asset_keys or not node.is_materializable:
+            continue
+        tags = _tags(instance, key)
+        current = {parent: _tags(instance, parent).get(DATA_VERSION_TAG) for parent in node.parent_keys}
+        seen = {parent: tags.get(INPUT_TAG + parent.to_user_string()) for parent in node.parent_keys}
+        if tags.get(CODE_VERSION_TAG) != node.code_version or current != seen or set(node.parent_keys) & set(stale):
+            stale.append(key)
+    return stale
+
+
+def _tags(instance: dg.DagsterInstance, key: dg.AssetKey) -> dict[str, str]:
+    """Version tags of an asset's latest materialization, or of a source's latest observation."""
+    entry = instance.get_latest_materialization_event(key)
+    if entry and entry.asset_materialization:
+        return dict(entry.asset_materialization.tags or {})
+    observations = instance.fetch_observations(key, limit=1).records
+    if observations and observations[0].asset_observation:
+        return dict(observations[0].asset_observation.tags or {})
+    return {}
+
+
+def failed_gates(job: dg.JobDefinition, instance: dg.DagsterInstance, stale: list[dg.AssetKey]) -> list[str]:
+    """Blocking checks that failed on up-to-date assets: what follows them must not run."""
+    graph = job.asset_layer.asset_graph
+    checks = [key for key in graph.asset_check_keys if key.asset_key not in stale and graph.get(key).blocking]
+    evaluations = (_latest_evaluation(instance, key) for key in checks)
+    return [
+        f"{evaluation.asset_key.to_user_string()}: {evaluation.check_name}: {evaluation.description or ''}"
+        for evaluation in evaluations
+        if evaluation and not evaluation.passed
+    ]
+
+
+def _latest_evaluation(instance: dg.DagsterInstance, key: dg.AssetCheckKey) -> Any:
+    records = instance.event_log_storage.get_asset_check_execution_history(key, limit=1)
+    event = records[0].event.dagster_event if records and records[0].event else None
+    return event.asset_check_evaluation_data if event and event.event_type_value == EVALUATED else None
+
+
+def materialize(
+    job: dg.JobDefinition,
+    instance: dg.DagsterInstance,
+    listen: Listener,
+    selection: list[dg.AssetKey] | None = None,
+    run_config: dict[str, Any] | None = None,
+) -> None:
+    """Run a job, or a selection of its assets, in this process. listen: hears every event as it is stored
+
+    raises: ChainError with the first failed step's own words
+    """
+    run_id = str(uuid.uuid4())
+    instance.add_event_listener(run_id, listen)
+    quiet = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+    result = job.execute_in_process(
+        run_config={**quiet, **(run_config or {})},
+        instance=instance,
+        asset_selection=selection,
+        run_id=run_id,
+        raise_on_error=False,
+        tags={"devopsgpt/launched_by": "devopsgpt run"},
+    )
+    if not result.success:
+        raise ChainError(_first_failure(result))
+
+
+def _first_failure(result: dg.ExecuteInProcessResult) -> str:
+    for evaluation in result.get_asset_check_evaluations():
+        if not evaluation.passed:
+            asset = evaluation.asset_key.to_user_string()
+            return f"{asset}: check {evaluation.check_name} failed: {evaluation.description}"
+    for event in result.filter_events(lambda event: event.is_step_failure):
+        error = event.step_failure_data.error
+        cause = error.cause if error and error.cause else error
+        return f"{event.step_key}: {cause.message.strip() if cause else 'failed'}"
+    return f"run {result.run_id} failed; look at it in Dagster's UI"

@@ -1,0 +1,219 @@
+"""The command line: `devopsgpt run | up | sample | finetune | evaluate | serve | promote | rollback`."""
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import click
+
+from devopsgpt_pipeline.home import Home
+from devopsgpt_pipeline.profiles import profile_from_environment
+
+DAGSTER_PORT, MLFLOW_PORT, SERVING_PORT = 3000, 5000, 8000
+
+
+def told_in_one_line(command: Callable[..., None]) -> Callable[..., None]:
+    """Errors that a person can act on are told in a line, without a traceback."""
+
+    @wraps(command)
+    def wrapped(*args: Any, **kwargs: Any) -> None:
+        try:
+            command(*args, **kwargs)
+        except (ValueError, RuntimeError, ConnectionError) as error:
+            raise click.ClickException(str(error)) from error
+
+    return wrapped
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+def main() -> None:
+    """Train, judge and serve a GPT-2 on books about running services, as software-defined assets.
+
+    Everything is written under DEVOPSGPT_HOME (default: .devopsgpt). DEVOPSGPT_PROFILE chooses between `sample`
+    (two small books that come along, no network, minutes on a laptop) and `sre` (Google's two SRE books and
+    OpenAI's GPT-2, for a GPU).
+    """
+
+
+@main.command()
+@click.option("--question", default="When the pager rings,", show_default=True, help="What the service is asked.")
+@told_in_one_line
+def run(question: str) -> None:
+    """Run the whole chain once, ask the service a question, print its answer.
+
+    Observes the books, then makes whatever is out of date: chapters, clean text, token bins, the fine-tuned
+    checkpoint, its evaluation, the registered model, the champion. Run again, it redoes only what changed.
+    """
+    from devopsgpt_pipeline.whole_chain import ask, bring_up_to_date
+
+    home = Home.from_environment().prepare()
+    with bring_up_to_date(home, profile_from_environment()) as tracking_uri:
+        ask(home, tracking_uri, question)
+
+
+@main.command()
+@click.option("--dagster-port", default=DAGSTER_PORT, show_default=True, help="Dagster's web UI.")
+@click.option("--mlflow-port", default=MLFLOW_PORT, show_default=True, help="MLflow: runs and registry.")
+@click.option("--service-port", default=SERVING_PORT, show_default=True, help="The service.")
+@told_in_one_line
+def up(dagster_port: int, mlflow_port: int, service_port: int) -> None:
+    """Start Dagster, MLflow and the service over the same home; Ctrl-C stops all three."""
+    from devopsgpt_pipeline import processes
+    from devopsgpt_pipeline.environment import configure, workspace_file
+
+    home = Home.from_environment().prepare()
+    mlflow = processes.mlflow_server(home, mlflow_port)
+    configure(home, mlflow.url, mlflow.url)
+    servers = [
+        mlflow,
+        processes.dagster_server(home, dagster_port, workspace_file()),
+        processes.serving_server(home, service_port, mlflow.url),
+    ]
+    processes.check_ports_free(servers)
+    signal.signal(signal.SIGTERM, _interrupt)
+    click.echo(f"starting; logs are in {home.logs}")
+    try:
+        with processes.running(servers) as children:
+            for server, what in zip(servers, ("runs and registry", "assets and schedules", "the API"), strict=True):
+                click.echo(f"  {server.name:<8} {server.url}  {what}")
+            click.echo("Ctrl-C stops all three")
+            _wait_for_an_end(servers, children)
+    except KeyboardInterrupt:
+        click.echo("\nstopped")
+
+
+def _interrupt(number: int, frame: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def _wait_for_an_end(servers: Any, children: Any) -> None:
+    while True:
+        for server, child in zip(servers, children, strict=True):
+            if child.poll() is not None:
+                raise RuntimeError(f"{server.name} ended with status {child.returncode}; its log is {server.log}")
+        time.sleep(0.5)
+
+
+@main.command()
+@click.argument("prompt")
+@click.option(
+    "--checkpoint", type=click.Path(path_type=Path), help="Checkpoint folder; default: the newest fine-tuned one."
+)
+@click.option("--samples", default=1, show_default=True, type=click.IntRange(1), help="How many texts.")
+@click.option("--max-tokens", default=200, show_default=True, type=click.IntRange(1), help="Length of each, in tokens.")
+@click.option("--temperature", default=0.8, show_default=True, help="0 takes the most likely token each time.")
+@click.option("--top-k", default=200, show_default=True, help="Draw from the k most likely tokens; 0 for all.")
+@click.option("--top-p", default=1.0, show_default=True, help="Draw from the most likely tokens that reach this share.")
+@click.option("--seed", default=1337, show_default=True, help="The same seed gives the same text.")
+@told_in_one_line
+def sample(prompt: str, checkpoint: Path | None, samples: int, max_tokens: int, seed: int, **sampling: Any) -> None:
+    """Continue PROMPT with a checkpoint, without any server."""
+    from devopsgpt_model.checkpoint import load_checkpoint
+    from devopsgpt_model.device import choose_device
+    from devopsgpt_model.generate import generate_text
+
+    loaded = load_checkpoint(checkpoint or Home.from_environment().finetuned, str(choose_device()))
+    for number in range(samples):
+        text = generate_text(loaded.model, loaded.tokenizer, prompt, max_tokens, seed=seed + number, **sampling)
+        click.echo(prompt + text)
+        if number + 1 < samples:
+            click.echo("---------------")
+
+
+@main.command()
+@click.argument("preset")
+@click.option("-s", "--set", "changes", multiple=True, metavar="NAME=VALUE", help="A training setting; repeatable.")
+@click.option("--list-settings", is_flag=True, help="Print every setting of PRESET with its value and unit, and stop.")
+@told_in_one_line
+def finetune(preset: str, changes: tuple[str, ...], list_settings: bool) -> None:
+    """Fine-tune with the settings of PRESET and put the result through the gate.
+
+    Presets: sample, train_sre_cpu, finetune_sre_small, finetune_sre, finetune_shakespeare. What comes before
+    training is brought up to date first; what comes after it (evaluation, registry, promotion) follows.
+    """
+    from devopsgpt_pipeline.training_options import changed, describe
+    from devopsgpt_pipeline.whole_chain import finetune_once
+
+    config = changed(preset, changes)
+    if list_settings:
+        click.echo(describe(config))
+        return
+    finetune_once(Home.from_environment().prepare(), profile_from_environment(), config)
+
+
+@main.command()
+@click.argument("checkpoint", type=click.Path(path_type=Path), required=False)
+@click.option("--dataset", default="sre", show_default=True, help="Token bins in the home to evaluate on.")
+@told_in_one_line
+def evaluate(checkpoint: Path | None, dataset: str) -> None:
+    """Loss, perplexity and bits per byte of CHECKPOINT (default: the newest fine-tuned one), on both splits."""
+    from devopsgpt_model.checkpoint import load_checkpoint
+    from devopsgpt_model.device import choose_device
+    from devopsgpt_model.evaluate import evaluate_split
+    from devopsgpt_pipeline.progress import table
+
+    home = Home.from_environment()
+    folder = checkpoint or home.finetuned
+    loaded = load_checkpoint(folder, str(choose_device()))
+    results = {
+        split: evaluate_split(loaded.model, loaded.tokenizer, home.tokens / dataset, split)
+        for split in ("train", "val")
+    }
+    table(
+        [
+            {
+                "split": split,
+                "loss (nats/token)": result.loss,
+                "perplexity": result.perplexity,
+                "bits_per_byte": result.bits_per_byte,
+                "tokens": result.tokens,
+                "seconds": result.seconds,
+            }
+            for split, result in results.items()
+        ]
+    )
+
+
+@main.command()
+@click.option("--port", default=SERVING_PORT, show_default=True, help="Where the API listens.")
+@click.option("--tracking-uri", default=None, help="MLflow server; default: MLFLOW_TRACKING_URI, else localhost:5000.")
+@told_in_one_line
+def serve(port: int, tracking_uri: str | None) -> None:
+    """Serve the registry's champion over HTTP; needs an MLflow server (`devopsgpt up` starts one)."""
+    uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or f"http://127.0.0.1:{MLFLOW_PORT}"
+    os.environ |= {"DEVOPSGPT_SERVING_PORT": str(port), "DEVOPSGPT_SERVING_TRACKING_URI": uri}
+    sys.stdout.flush()
+    os.execv(sys.executable, [sys.executable, "-m", "devopsgpt_serving"])
+
+
+@main.command()
+@click.argument("version")
+@click.option("--reason", required=True, help="Why; kept as a tag of the version.")
+@told_in_one_line
+def promote(version: str, reason: str) -> None:
+    """Make VERSION of the registered model the champion, whatever the gate decided."""
+    from devopsgpt_pipeline.registry.promote import promote_by_hand
+
+    promote_by_hand(_client(), version, reason)
+    click.echo(f"version {version} is the champion")
+
+
+@main.command()
+@click.option("--reason", required=True, help="Why; kept as a tag of the version.")
+@told_in_one_line
+def rollback(reason: str) -> None:
+    """Make the previous champion the champion again."""
+    from devopsgpt_pipeline.registry import promote
+
+    click.echo(f"version {promote.rollback(_client(), reason)} is the champion again")
+
+
+def _client() -> Any:
+    from devopsgpt_pipeline.registry.tracking import connect
+
+    return connect(os.environ.get("MLFLOW_TRACKING_URI") or f"http://127.0.0.1:{MLFLOW_PORT}")

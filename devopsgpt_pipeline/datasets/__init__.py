@@ -1,0 +1,1 @@
+"""Datasets: texts to token bins. Knows no Dagster and no web."""

@@ -1,0 +1,78 @@
+"""The dataset `sre`: clean chapters to token bins, whole chapters held out."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from devopsgpt_model.token_bins import TokenBinsMeta, read_meta, read_tokens, write_token_bins
+from devopsgpt_model.tokenizer import Tokenizer
+from devopsgpt_pipeline.datasets.bpe import train_bpe
+from devopsgpt_pipeline.text.corpus import read_texts
+from devopsgpt_pipeline.text.split import SharedRun, held_out, shared_runs
+
+Documents = dict[str, list[tuple[str, str]]]
+
+TOKENIZERS = ("gpt2", "bpe")
+
+
+class DatasetError(ValueError):
+    """Texts that make no dataset."""
+
+
+def split_chapters(text: Path, books: Sequence[str], held_out_fraction: float) -> Documents:
+    """Chapters in reading order as (book/slug, text), per split. text: the folder of clean text
+
+    raises: NoChapters where a book has no text yet; DatasetError where a split would have no chapter
+    """
+    documents: Documents = {"train": [], "val": []}
+    for book in books:
+        for row, chapter in read_texts(text / book):
+            split = "val" if held_out(book, row.slug, held_out_fraction) else "train"
+            documents[split].append((f"{book}/{row.slug}", chapter))
+    if empty := [split for split, chapters in documents.items() if not chapters]:
+        raise DatasetError(
+            f"no chapter falls into the {empty[0]} split of {', '.join(books)} with held_out_fraction "
+            f"{held_out_fraction}; choose another fraction"
+        )
+    return documents
+
+
+def make_tokenizer(kind: str, vocab_size: int, documents: Documents) -> Tokenizer:
+    """GPT-2's tokenizer, or a BPE that has seen the training chapters only.
+
+    raises: DatasetError for an unknown kind; TokenizerError
+    """
+    if kind not in TOKENIZERS:
+        raise DatasetError(f"tokenizer must be one of {', '.join(TOKENIZERS)}, got {kind!r}")
+    if kind == "gpt2":
+        return Tokenizer.gpt2()
+    return train_bpe((text for _, text in documents["train"]), vocab_size)
+
+
+def write_books(folder: Path, documents: Documents, tokenizer: Tokenizer) -> TokenBinsMeta:
+    """Write the token bins of the dataset `sre`."""
+    return write_token_bins(folder, "sre", tokenizer, documents)
+
+
+def leaked_runs(folder: Path, quoted: Sequence[str] = ()) -> list[SharedRun]:
+    """Runs of 50 tokens and more that stand in a held-out chapter and in a training one.
+
+    quoted: texts that may stand on both sides, such as a sentence that both chapters quote
+    """
+    tokenizer = Tokenizer.load(folder)
+    docs = {split: _document_ids(folder, split) for split in ("train", "val")}
+
+    def text_of(run: SharedRun) -> str:
+        ids = docs["val"][run.held_out_doc][run.held_out_start : run.held_out_start + run.length]
+        return tokenizer.decode(ids.tolist()).strip()
+
+    runs = shared_runs(docs["train"], docs["val"])
+    return [run for run in runs if not any(text_of(run) in quote for quote in quoted)]
+
+
+def _document_ids(folder: Path, split: str) -> dict[str, NDArray[np.uint16]]:
+    tokens, documents = read_tokens(folder, split), read_meta(folder).splits[split].documents
+    ends = [start for _, start in documents[1:]] + [len(tokens)]
+    return {name: tokens[start:end] for (name, start), end in zip(documents, ends, strict=True)}

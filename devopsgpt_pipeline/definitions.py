@@ -1,0 +1,84 @@
+"""The only wiring: profile and places from the environment, assets, checks, jobs and schedules from their rooms."""
+
+import os
+import warnings
+from pathlib import Path
+
+import dagster as dg
+
+from devopsgpt_pipeline.assets.datasets import build_clean_text, build_token_bins
+from devopsgpt_pipeline.assets.evaluation import evaluation
+from devopsgpt_pipeline.assets.registry import champion, registered_model
+from devopsgpt_pipeline.assets.sources import build_book_site, build_chapters
+from devopsgpt_pipeline.assets.training import build_finetuned_checkpoint
+from devopsgpt_pipeline.automation import ON_CHANGE
+from devopsgpt_pipeline.checks import CHECKS
+from devopsgpt_pipeline.home import Home
+from devopsgpt_pipeline.launcher import LocalLauncher
+from devopsgpt_pipeline.profiles import Profile, profile_from_environment
+from devopsgpt_pipeline.resources import HomeResource, MlflowResource, WebResource
+from devopsgpt_pipeline.sources.books import Book, books_of_profile
+
+# Observed sources and live Pipes messages are beta in Dagster; what is used of them is pinned and tested.
+warnings.filterwarnings("ignore", category=dg.BetaWarning)
+warnings.filterwarnings("ignore", category=dg.PreviewWarning)
+
+
+def build_definitions(
+    profile: Profile, books: list[Book], home: Home, tracking_uri: str, ui_url: str
+) -> dg.Definitions:
+    """Everything that Dagster knows, for one profile and its books."""
+    sites = [build_book_site(book) for book in books]
+    site_keys = [key for site in sites for key in site.keys]
+    assets = [
+        *(build_chapters(book) for book in books),
+        *(build_clean_text(book) for book in books),
+        build_token_bins(profile, books),
+        build_finetuned_checkpoint(profile),
+        evaluation,
+        registered_model,
+        champion,
+    ]
+    assets = [
+        asset.map_asset_specs(lambda spec: spec.replace_attributes(automation_condition=ON_CHANGE)) for asset in assets
+    ]
+    observe_books = dg.define_asset_job("observe_books", selection=dg.AssetSelection.assets(*site_keys))
+    whole_chain = dg.define_asset_job("whole_chain", selection=dg.AssetSelection.assets(*assets))
+    return dg.Definitions(
+        assets=[*sites, *assets],
+        asset_checks=CHECKS,
+        jobs=[observe_books, whole_chain],
+        schedules=[
+            dg.ScheduleDefinition(
+                name="observe_books_daily",
+                job=observe_books,
+                cron_schedule="17 4 * * *",
+                default_status=dg.DefaultScheduleStatus.RUNNING,
+            )
+        ],
+        sensors=[
+            dg.AutomationConditionSensorDefinition(
+                "on_change",
+                target=dg.AssetSelection.all(include_sources=True),
+                default_status=dg.DefaultSensorStatus.RUNNING,
+            )
+        ],
+        resources={
+            "home": HomeResource(path=str(home.path)),
+            "mlflow": MlflowResource(tracking_uri=tracking_uri, ui_url=ui_url),
+            "launcher": LocalLauncher(),
+            "web": WebResource(contact=os.environ.get("DEVOPSGPT_CONTACT", "")),
+        },
+    )
+
+
+def _from_environment() -> dg.Definitions:
+    profile = profile_from_environment()
+    tracking_uri = os.environ.get("MLFLOW_TRACKING_URI") or "http://127.0.0.1:5000"
+    ui_url = os.environ.get("DEVOPSGPT_MLFLOW_UI_URL") or tracking_uri
+    own = os.environ.get("DEVOPSGPT_BOOKS")
+    books = books_of_profile(profile.name, Path(own) if own else None)
+    return build_definitions(profile, books, Home.from_environment(), tracking_uri, ui_url)
+
+
+defs = _from_environment()

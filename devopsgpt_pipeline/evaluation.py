@@ -1,0 +1,102 @@
+"""Measuring a fine-tuned checkpoint against the weights that it started from, on the same held-out text."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from devopsgpt_model.token_bins import read_meta
+from devopsgpt_pipeline.registry.publish import checkpoint_sha256
+
+if TYPE_CHECKING:
+    from devopsgpt_model.checkpoint import Checkpoint
+    from devopsgpt_model.evaluate import Evaluation
+
+SAMPLE_PROMPTS = ("An alert should", "When a release goes wrong,", "The backup")
+SAMPLE_TOKENS = 80
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A checkpoint beside its start. samples: (prompt, text before, text after)"""
+
+    checkpoint_sha256: str
+    data_version: str
+    dataset: str
+    start: dict[str, float]
+    finetuned: dict[str, float]
+    samples: list[tuple[str, str, str]]
+
+    @classmethod
+    def read(cls, path: Path) -> "Comparison":
+        """raises: ValueError where there is none, or a damaged one"""
+        try:
+            content = json.loads(path.read_text())
+            return cls(**{**content, "samples": [tuple(sample) for sample in content["samples"]]})
+        except FileNotFoundError:
+            raise ValueError(f"no evaluation at {path}; materialize `evaluation` first") from None
+        except (json.JSONDecodeError, TypeError, KeyError) as error:
+            raise ValueError(f"{path} is damaged, materialize `evaluation` again: {error!r}") from error
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def samples_markdown(self) -> str:
+        """The samples for people: each prompt, what followed before, and after."""
+        parts = []
+        for prompt, before, after in self.samples:
+            parts += [
+                f"### {prompt}",
+                "**before**",
+                _quoted(prompt + before),
+                "**after**",
+                _quoted(prompt + after),
+            ]
+        return "\n\n".join(parts) + "\n"
+
+
+def compare_with_start(folder: Path, bins: Path) -> Comparison:
+    """Evaluate a fine-tuned checkpoint and its start on the held-out split, and let both speak."""
+    from devopsgpt_model.checkpoint import Checkpoint, load_checkpoint
+    from devopsgpt_model.config import training_config
+    from devopsgpt_model.evaluate import evaluate_split
+    from devopsgpt_model.train import initial_model
+
+    finetuned = load_checkpoint(folder)
+    settings: Any = finetuned.training
+    init = Path(settings["init_checkpoint"]) if settings["init_checkpoint"] else None
+    start_model = initial_model(training_config(settings["config"]), init, finetuned.tokenizer.vocab_size)
+    start = Checkpoint(start_model, finetuned.tokenizer, {})
+    meta = read_meta(bins)
+    before, after = (_texts(checkpoint) for checkpoint in (start, finetuned))
+    return Comparison(
+        checkpoint_sha256=checkpoint_sha256(folder),
+        data_version=meta.data_version,
+        dataset=meta.dataset,
+        start=_numbers(evaluate_split(start.model, start.tokenizer, bins)),
+        finetuned=_numbers(evaluate_split(finetuned.model, finetuned.tokenizer, bins)),
+        samples=list(zip(SAMPLE_PROMPTS, before, after, strict=True)),
+    )
+
+
+def _texts(checkpoint: "Checkpoint") -> list[str]:
+    from devopsgpt_model.generate import generate_text
+
+    return [
+        generate_text(checkpoint.model, checkpoint.tokenizer, prompt, SAMPLE_TOKENS, temperature=0.7, top_k=50)
+        for prompt in SAMPLE_PROMPTS
+    ]
+
+
+def _numbers(evaluation: "Evaluation") -> dict[str, float]:
+    return {
+        "val_loss": evaluation.loss,
+        "perplexity": evaluation.perplexity,
+        "bits_per_byte": evaluation.bits_per_byte,
+        "tokens": evaluation.tokens,
+        "seconds": evaluation.seconds,
+    }
+
+
+def _quoted(text: str) -> str:
+    return "\n".join(f"> {line}" for line in text.splitlines())

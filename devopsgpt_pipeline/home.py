@@ -1,0 +1,98 @@
+"""Where everything that a run writes lies: one folder, DEVOPSGPT_HOME."""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+DEFAULT_HOME = ".devopsgpt"
+
+
+class HomeError(ValueError):
+    """A home that cannot be written."""
+
+
+@dataclass(frozen=True)
+class Home:
+    """The folders of a home. Nothing is created before `prepare`."""
+
+    path: Path
+
+    @classmethod
+    def from_environment(cls) -> "Home":
+        """DEVOPSGPT_HOME, or .devopsgpt in the working folder."""
+        return cls(Path(os.environ.get("DEVOPSGPT_HOME") or DEFAULT_HOME).resolve())
+
+    @property
+    def chapters(self) -> Path:
+        return self.path / "chapters"
+
+    @property
+    def text(self) -> Path:
+        return self.path / "text"
+
+    @property
+    def tokens(self) -> Path:
+        return self.path / "tokens"
+
+    @property
+    def pretrained(self) -> Path:
+        return self.path / "pretrained"
+
+    @property
+    def training(self) -> Path:
+        return self.path / "training"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def finetuned(self) -> Path:
+        """The newest fine-tuned checkpoint."""
+        return self.checkpoints / "finetuned"
+
+    def finetuned_facts(self) -> dict[str, Any]:
+        """How the newest fine-tuned checkpoint came to be: its training.json.
+
+        raises: ValueError where there is none yet
+        """
+        path = self.finetuned / "training.json"
+        if not path.exists():
+            raise ValueError(f"no fine-tuned checkpoint at {self.finetuned}; materialize `finetuned_checkpoint` first")
+        facts: dict[str, Any] = json.loads(path.read_text())
+        return facts
+
+    @property
+    def evaluation(self) -> Path:
+        """What the newest fine-tuned checkpoint measured, a JSON file."""
+        return self.checkpoints / "evaluation.json"
+
+    @property
+    def mlflow(self) -> Path:
+        return self.path / "mlflow"
+
+    @property
+    def dagster(self) -> Path:
+        return self.path / "dagster"
+
+    @property
+    def logs(self) -> Path:
+        return self.path / "logs"
+
+    def prepare(self) -> "Home":
+        """Create the home. raises: HomeError where it cannot be written, with the remedy"""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            probe = self.path / ".writable"
+            probe.touch()
+            probe.unlink()
+            for folder in (self.dagster, self.mlflow, self.logs):
+                folder.mkdir(exist_ok=True)
+        except OSError as error:
+            raise HomeError(
+                f"the home {self.path} cannot be written ({error.strerror}); "
+                "set DEVOPSGPT_HOME to a folder that you may write"
+            ) from error
+        return self

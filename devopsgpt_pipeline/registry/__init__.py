@@ -1,0 +1,1 @@
+"""The MLflow registry: checkpoints become model versions, versions become champions. Knows no Dagster."""

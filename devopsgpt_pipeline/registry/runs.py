@@ -1,0 +1,77 @@
+"""Training runs in MLflow: fine-tunes and baselines in one experiment, named so that its own tools compare them."""
+
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from devopsgpt_pipeline.registry.tracking import experiment_id
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+
+def start_run(
+    client: "MlflowClient", name: str, params: dict[str, Any], tags: dict[str, str], dataset: dict[str, str]
+) -> str:
+    """A new run with its settings and its data. dataset: name, digest, source
+
+    returns: its id
+    """
+    from mlflow.entities import Dataset, DatasetInput, InputTag, Param
+
+    run = client.create_run(experiment_id(client), run_name=name, tags=tags)
+    client.log_batch(run.info.run_id, params=[Param(key, str(value)) for key, value in params.items()])
+    entity = Dataset(dataset["name"], dataset["digest"], source_type="local", source=dataset["source"])
+    client.log_inputs(run.info.run_id, [DatasetInput(entity, [InputTag("mlflow.data.context", "training")])])
+    return str(run.info.run_id)
+
+
+def log_final(client: "MlflowClient", run_id: str, metrics: dict[str, float], step: int) -> None:
+    """Metrics of the finished run, at the step of its best checkpoint."""
+    from mlflow.entities import Metric
+
+    now = int(time.time() * 1000)
+    client.log_batch(run_id, metrics=[Metric(key, value, now, step) for key, value in metrics.items()])
+
+
+@contextmanager
+def run_status(client: "MlflowClient", run_id: str) -> Iterator[None]:
+    """RUNNING within the block, then FINISHED, or FAILED after an error, or KILLED after an interruption."""
+    client.update_run(run_id, status="RUNNING")
+    try:
+        yield
+    except BaseException as error:
+        try:
+            client.set_terminated(run_id, "FAILED" if isinstance(error, Exception) else "KILLED")
+        except Exception as other:  # the block's own error is the one to hear of
+            error.add_note(f"MLflow run {run_id} could not be marked as ended: {other}")
+        raise
+    client.set_terminated(run_id, "FINISHED")
+
+
+def log_bytes(client: "MlflowClient", run_id: str, name: str, content: bytes) -> None:
+    """An artifact of a run, from memory."""
+    with tempfile.TemporaryDirectory(prefix="devopsgpt-artifact-") as folder:
+        path = Path(folder) / name
+        path.write_bytes(content)
+        client.log_artifact(run_id, str(path))
+
+
+def git_commit() -> str:
+    """The commit of the code that runs, "unknown" outside a checkout."""
+    try:
+        answer = subprocess.run(
+            ["git", "rev-parse", "HEAD"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=10,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return answer.stdout.strip()

@@ -1,0 +1,53 @@
+"""One way to talk to MLflow: a client that notices within seconds that nobody answers."""
+
+import os
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+MODEL_NAME = "devopsgpt"
+EXPERIMENT = "devopsgpt"
+CHALLENGER, CHAMPION, PREVIOUS = "challenger", "champion", "previous"
+
+
+class TrackingUnavailable(ConnectionError):
+    """An MLflow server that does not answer."""
+
+
+def connect(tracking_uri: str) -> "MlflowClient":
+    """A client of the server. raises: TrackingUnavailable where none answers, with the remedy"""
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # the client's own patience is four minutes
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    client = MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
+    try:
+        client.search_experiments(max_results=1)
+    except (MlflowException, OSError) as error:
+        raise TrackingUnavailable(
+            f"no MLflow server answers at {tracking_uri}; start one (`make up` does) or set MLFLOW_TRACKING_URI "
+            f"({str(error).splitlines()[0][:200]})"
+        ) from error
+    return client
+
+
+def experiment_id(client: "MlflowClient") -> str:
+    """The experiment that holds fine-tunes and baselines alike; created at first use."""
+    found = client.get_experiment_by_name(EXPERIMENT)
+    return str(found.experiment_id if found else client.create_experiment(EXPERIMENT))
+
+
+def version_of_alias(client: "MlflowClient", alias: str) -> str | None:
+    """The model version that an alias stands on, or None. MLflow answers 400 for a missing alias, not 404."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return str(client.get_model_version_by_alias(MODEL_NAME, alias).version)
+    except MlflowException as error:
+        if error.error_code in ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST"):
+            return None
+        raise

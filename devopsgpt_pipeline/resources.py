@@ -1,0 +1,59 @@
+"""What assets are given: places and services, never values of their own."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import dagster as dg
+
+from devopsgpt_pipeline.home import Home
+from devopsgpt_pipeline.registry import tracking
+from devopsgpt_pipeline.sources.fetch import Fetcher
+from devopsgpt_pipeline.sources.fetch_settings import FetchSettings
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+
+class HomeResource(dg.ConfigurableResource):  # type: ignore[type-arg]
+    """The folder that everything is written under."""
+
+    path: str
+
+    @property
+    def folders(self) -> Home:
+        return Home(Path(self.path))
+
+
+class WebResource(dg.ConfigurableResource):  # type: ignore[type-arg]
+    """How the crawler behaves on the web."""
+
+    contact: str = ""
+    """An address for the sites' owners, sent in the User-Agent."""
+
+    allow_http: bool = False
+    """Plain http as well as https, for a site on one's own machine."""
+
+    def fetcher(self, home: Home) -> Fetcher:
+        """A fetcher that keeps its pace across processes. Use it as a context manager."""
+        settings = FetchSettings(contact=self.contact, allow_http=self.allow_http)
+        return Fetcher(settings, pace_folder=home.chapters)
+
+
+class MlflowResource(dg.ConfigurableResource):  # type: ignore[type-arg]
+    """The tracking server and model registry."""
+
+    tracking_uri: str
+    """Where clients connect."""
+
+    ui_url: str
+    """Where people look, for links in metadata."""
+
+    def client(self) -> "MlflowClient":
+        """raises: TrackingUnavailable where no server answers"""
+        return tracking.connect(self.tracking_uri)
+
+    def run_link(self, experiment_id: str, run_id: str) -> dg.MetadataValue:
+        return dg.MetadataValue.url(f"{self.ui_url}/#/experiments/{experiment_id}/runs/{run_id}")
+
+    def version_link(self, version: str) -> dg.MetadataValue:
+        return dg.MetadataValue.url(f"{self.ui_url}/#/models/{tracking.MODEL_NAME}/versions/{version}")

@@ -1,0 +1,1 @@
+"""From archived pages to clean text: extraction, normalization, held-out chapters."""

@@ -1,0 +1,68 @@
+import math
+
+import numpy as np
+import pytest
+from conftest import shared_file
+
+from devopsgpt_model.token_bins import TokenBinsError, read_meta, read_tokens, write_token_bins
+from devopsgpt_model.tokenizer import Tokenizer
+
+DOCUMENTS = {"train": [("a", "first text"), ("b", "second")], "val": [("c", "held out")]}
+
+
+@pytest.fixture
+def bins(tmp_path):
+    write_token_bins(tmp_path / "tokens", "toy", Tokenizer.plain_bytes(), DOCUMENTS)
+    return tmp_path / "tokens"
+
+
+def test_bins_are_raw_little_endian_uint16_with_end_of_text_between_documents(bins):
+    raw = np.fromfile(bins / "train.bin", dtype="<u2").tolist()
+    assert raw == [*b"first text", 256, *b"second", 256]
+
+
+def test_meta_tells_counts_offsets_and_hashes(bins):
+    meta = read_meta(bins)
+    assert meta.splits["train"].tokens == 18
+    assert meta.splits["train"].documents == [("a", 0), ("b", 11)]
+    assert meta.splits["val"].text_bytes == 8
+    assert len(meta.splits["val"].sha256) == 64
+
+
+def test_the_data_version_follows_the_content(bins, tmp_path):
+    same = write_token_bins(tmp_path / "same", "toy", Tokenizer.plain_bytes(), DOCUMENTS)
+    other = write_token_bins(
+        tmp_path / "other", "toy", Tokenizer.plain_bytes(), {**DOCUMENTS, "val": [("c", "held in")]}
+    )
+    assert read_meta(bins).data_version == same.data_version != other.data_version
+
+
+def test_a_truncated_bin_is_refused(bins):
+    path = bins / "train.bin"
+    path.write_bytes(path.read_bytes()[:-2])
+    with pytest.raises(TokenBinsError, match=r"should have 36 bytes .* has 34; materialize token_bins again"):
+        read_tokens(bins, "train")
+
+
+def test_missing_and_damaged_bins_are_told(bins, tmp_path):
+    with pytest.raises(TokenBinsError, match="no token bins"):
+        read_meta(tmp_path / "nowhere")
+    (bins / "meta.json").write_text("{}")
+    with pytest.raises(TokenBinsError, match="damaged"):
+        read_meta(bins)
+
+
+def test_an_empty_split_is_refused_and_the_old_bins_stay(bins):
+    with pytest.raises(ValueError, match="val split of toy has no tokens"):
+        write_token_bins(bins, "toy", Tokenizer.plain_bytes(), {**DOCUMENTS, "val": []})
+    assert read_meta(bins).splits["val"].tokens == 9
+
+
+def test_tiny_shakespeare_has_the_published_counts(gpt2_tokenizer, tmp_path):
+    text = shared_file("tinyshakespeare.txt").read_text()
+    cut = math.floor(len(text) * 0.9)
+    documents = {"train": [("train", text[:cut])], "val": [("val", text[cut:])]}
+    meta = write_token_bins(tmp_path / "tokens", "shakespeare", gpt2_tokenizer, documents, separate=False)
+    assert (meta.splits["train"].tokens, meta.splits["val"].tokens) == (301_966, 36_059)
+    # nanoGPT's train.py reads a bin just so
+    assert len(np.memmap(tmp_path / "tokens" / "train.bin", dtype=np.uint16, mode="r")) == 301_966

@@ -1,0 +1,68 @@
+"""Who may import whom: the rooms' walls, read from the source."""
+
+import ast
+import subprocess
+import sys
+
+import pytest
+from conftest import REPOSITORY
+
+MODEL, PIPELINE, SERVING = "devopsgpt_model", "devopsgpt_pipeline", "devopsgpt_serving"
+ROOMS = [f"{PIPELINE}.{room}" for room in ("sources", "text", "datasets", "registry")]  # in the order of the flow
+
+
+def imports(path):
+    """Every module that a file imports, at its top or inside functions."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def files(package):
+    found = sorted((REPOSITORY / package.replace(".", "/")).rglob("*.py"))
+    assert found, f"no files in {package}"
+    return found
+
+
+def offences(package, forbidden, exempt=()):
+    return [
+        f"{path.relative_to(REPOSITORY)} imports {module}"
+        for path in files(package)
+        if path.name not in exempt
+        for module in imports(path)
+        if any(module == name or module.startswith(f"{name}.") for name in forbidden)
+    ]
+
+
+def test_the_model_knows_no_orchestrator_no_registry_and_no_web():
+    forbidden = [PIPELINE, SERVING, "dagster", "fastapi", "requests"]
+    assert offences(MODEL, forbidden) == []
+    assert offences(MODEL, ["mlflow", "dagster_pipes"], exempt=["report.py"]) == []
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_rooms_know_no_dagster_no_serving_and_no_later_room(room):
+    later = ROOMS[ROOMS.index(room) + 1 :]
+    above = [f"{PIPELINE}.{name}" for name in ("assets", "checks", "automation", "resources", "definitions", "cli")]
+    assert offences(room, ["dagster", SERVING, *later, *above]) == []
+
+
+def test_the_pipeline_never_imports_the_service():
+    assert offences(PIPELINE, [SERVING]) == []
+
+
+def test_the_service_never_imports_the_pipeline_or_training():
+    forbidden = [PIPELINE, "dagster", f"{MODEL}.train", f"{MODEL}.report", "pandas", "flask"]
+    assert offences(SERVING, forbidden) == []
+
+
+def test_importing_the_definitions_loads_neither_torch_nor_mlflow(tmp_path):
+    code = f"""
+import sys
+import {PIPELINE}.definitions
+print([name for name in ("torch", "mlflow", "matplotlib") if name in sys.modules])
+"""
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert answer.stdout.strip() == "[]"
