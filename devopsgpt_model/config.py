@@ -70,7 +70,7 @@ class TrainingConfig:
     block_size: int = 256
     """Tokens per training sequence; at most the initial checkpoint's context (1,024 for GPT-2)."""
 
-    dropout: float = 0.0
+    dropout: float = 0.1
     """Share of activations dropped while training, in [0, 1)."""
 
     batch_size: int = 8
@@ -79,7 +79,7 @@ class TrainingConfig:
     grad_accum_steps: int = 1
     """Micro-batches per optimizer step, summed over all processes; a multiple of their number."""
 
-    max_steps: int = 1200
+    max_steps: int = 600
     """Optimizer steps."""
 
     learning_rate: float = 2e-3
@@ -103,7 +103,7 @@ class TrainingConfig:
     grad_clip: float = 1.0
     """Largest gradient norm; 0 turns clipping off."""
 
-    eval_interval: int = 150
+    eval_interval: int = 100
     """Optimizer steps between evaluations on the whole held-out set; state is saved at each."""
 
     patience: int = 0
@@ -158,6 +158,7 @@ _NOT_NEGATIVE = ("min_learning_rate", "warmup_steps", "weight_decay", "grad_clip
 # 1 sequence * 32 accum * 1024 = 32,768 tokens/step at a constant learning rate: how the seed repository fine-tunes
 _FINETUNE = TrainingConfig(
     init_from="gpt2",
+    dropout=0.0,
     block_size=1024,
     batch_size=1,
     grad_accum_steps=32,
@@ -180,6 +181,7 @@ PRESETS = {
     "finetune_shakespeare": replace(_FINETUNE, init_from="gpt2-xl", max_steps=20),
     # 12 sequences * 256 = 3,072 tokens/step
     "train_sre_cpu": TrainingConfig(
+        dropout=0.0,
         batch_size=12,
         max_steps=2000,
         learning_rate=1e-3,

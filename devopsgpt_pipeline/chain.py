@@ -23,17 +23,19 @@ class ChainError(RuntimeError):
 
 
 def out_of_date(job: dg.JobDefinition, instance: dg.DagsterInstance) -> list[dg.AssetKey]:
-    """Assets of a job that were never made, or whose code, inputs or inputs' inputs have changed since."""
+    """Assets of a job that were never made, or whose code or inputs have changed since; in the order of the chain.
+
+    Partitioned inputs are not compared: they are weights pinned to a revision, which cannot change.
+    """
     graph = job.asset_layer.asset_graph
+    made_here = job.asset_layer.executable_asset_keys
     stale: list[dg.AssetKey] = []
-    for key in graph.toposorted_asset_keys:
-        node = graph.get(key)
-        if key not in job.asset_layer.executable_asset_keys or not node.is_materializable:
-            continue
-        tags = _tags(instance, key)
-        current = {parent: _tags(instance, parent).get(DATA_VERSION_TAG) for parent in node.parent_keys}
-        seen = {parent: tags.get(INPUT_TAG + parent.to_user_string()) for parent in node.parent_keys}
-        if tags.get(CODE_VERSION_TAG) != node.code_version or current != seen or set(node.parent_keys) & set(stale):
+    for key in (key for key in graph.toposorted_asset_keys if key in made_here):
+        node, tags = graph.get(key), _tags(instance, key)
+        parents = [parent for parent in node.parent_keys if not graph.get(parent).is_partitioned]
+        current = {parent: _tags(instance, parent).get(DATA_VERSION_TAG) for parent in parents}
+        seen = {parent: tags.get(INPUT_TAG + parent.to_user_string()) for parent in parents}
+        if tags.get(CODE_VERSION_TAG) != node.code_version or current != seen:
             stale.append(key)
     return stale
 
@@ -73,6 +75,7 @@ def materialize(
     listen: Listener,
     selection: list[dg.AssetKey] | None = None,
     run_config: dict[str, Any] | None = None,
+    partition: str | None = None,
 ) -> None:
     """Run a job, or a selection of its assets, in this process. listen: hears every event as it is stored
 
@@ -85,6 +88,7 @@ def materialize(
         run_config={**quiet, **(run_config or {})},
         instance=instance,
         asset_selection=selection,
+        partition_key=partition,
         run_id=run_id,
         raise_on_error=False,
         tags={"devopsgpt/launched_by": "devopsgpt run"},

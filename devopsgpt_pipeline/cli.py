@@ -49,7 +49,8 @@ def run(question: str) -> None:
     Observes the books, then makes whatever is out of date: chapters, clean text, token bins, the fine-tuned
     checkpoint, its evaluation, the registered model, the champion. Run again, it redoes only what changed.
     """
-    from devopsgpt_pipeline.whole_chain import ask, bring_up_to_date
+    from devopsgpt_pipeline.question import ask
+    from devopsgpt_pipeline.whole_chain import bring_up_to_date
 
     home = Home.from_environment().prepare()
     with bring_up_to_date(home, profile_from_environment()) as tracking_uri:
@@ -207,7 +208,10 @@ def promote(version: str, reason: str) -> None:
 @click.option("--reason", required=True, help="Why; kept as a tag of the version.")
 @told_in_one_line
 def rollback(reason: str) -> None:
-    """Make the previous champion the champion again."""
+    """Make the previous champion the champion again; the service follows within its poll interval.
+
+    The version that is served now becomes the previous one, so a second rollback undoes the first.
+    """
     from devopsgpt_pipeline.registry import promote
 
     click.echo(f"version {promote.rollback(_client(), reason)} is the champion again")

@@ -8,6 +8,7 @@ import dagster as dg
 
 from devopsgpt_pipeline.assets.datasets import build_clean_text, build_token_bins
 from devopsgpt_pipeline.assets.evaluation import evaluation
+from devopsgpt_pipeline.assets.pretrained import pretrained_gpt2
 from devopsgpt_pipeline.assets.registry import champion, registered_model
 from devopsgpt_pipeline.assets.sources import build_book_site, build_chapters
 from devopsgpt_pipeline.assets.training import build_finetuned_checkpoint
@@ -42,12 +43,14 @@ def build_definitions(
     assets = [
         asset.map_asset_specs(lambda spec: spec.replace_attributes(automation_condition=ON_CHANGE)) for asset in assets
     ]
+    # A run carries one partition key, and the chain has none: the weights to start from have a job of their own.
+    fetch_pretrained = dg.define_asset_job("fetch_pretrained_gpt2", selection=dg.AssetSelection.assets(pretrained_gpt2))
     observe_books = dg.define_asset_job("observe_books", selection=dg.AssetSelection.assets(*site_keys))
     whole_chain = dg.define_asset_job("whole_chain", selection=dg.AssetSelection.assets(*assets))
     return dg.Definitions(
-        assets=[*sites, *assets],
+        assets=[*sites, pretrained_gpt2, *assets],
         asset_checks=CHECKS,
-        jobs=[observe_books, whole_chain],
+        jobs=[observe_books, fetch_pretrained, whole_chain],
         schedules=[
             dg.ScheduleDefinition(
                 name="observe_books_daily",

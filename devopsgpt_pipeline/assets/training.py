@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
+from devopsgpt_model.config import GPT2_SIZES
 from devopsgpt_model.folders import whole_folder
 from devopsgpt_model.job import TrainingJob
 from devopsgpt_model.report import read_metrics
@@ -35,7 +36,7 @@ def build_finetuned_checkpoint(profile: Profile) -> dg.AssetsDefinition:
     settings_class = training_run_config(profile.training)
 
     @dg.asset(
-        deps=[TOKEN_BINS],
+        deps=[TOKEN_BINS, *_pretrained(profile)],
         group_name="training",
         kinds={"pytorch", "mlflow"},
         owners=OWNERS,
@@ -60,6 +61,14 @@ def build_finetuned_checkpoint(profile: Profile) -> dg.AssetsDefinition:
         return _keep(job, home.folders, mlflow, client, png)
 
     return finetuned_checkpoint
+
+
+def _pretrained(profile: Profile) -> list[dg.AssetDep]:
+    """The size that the profile starts from. Another one that the launchpad names must be materialized by hand."""
+    size = profile.training.init_from
+    if size not in GPT2_SIZES:
+        return []
+    return [dg.AssetDep("pretrained_gpt2", partition_mapping=dg.SpecificPartitionsPartitionMapping([size]))]
 
 
 class Progress:

@@ -264,3 +264,27 @@ def test_finetuning_the_champion_starts_from_its_loss(copied):
     copied.materialize(["finetuned_checkpoint"], init_from="champion", learning_rate=1e-9)
     facts = json.loads((copied.home.finetuned / "training.json").read_text())
     assert facts["start_val_loss"] < 7.0
+
+
+def test_the_sre_profile_finetunes_pretrained_weights(mlflow_server, tmp_path, gpt2_tokenizer):
+    """The chain of the profile `sre` on the sample books, from a small checkpoint in place of OpenAI's."""
+    from devopsgpt_model.checkpoint import save_checkpoint
+    from devopsgpt_model.config import GPTConfig
+    from devopsgpt_model.gpt import GPT
+
+    home = Home(tmp_path).prepare()
+    small = GPTConfig(vocab_size=50257, block_size=128, n_layer=1, n_head=2, n_embd=16)
+    save_checkpoint(home.pretrained / "gpt2", GPT(small).init_weights(1), gpt2_tokenizer, {})
+    with dg.DagsterInstance.ephemeral() as instance:
+        definitions = build_definitions(
+            PROFILES["sre"], books_of_profile("sample"), home, mlflow_server.url, mlflow_server.url
+        )
+        whole = Chain(home, definitions, instance)
+        whole.observe()
+        pretrained = definitions.resolve_job_def("fetch_pretrained_gpt2")
+        chain.materialize(pretrained, instance, whole.events.append, partition="gpt2")
+        settings = dict(block_size=64, grad_accum_steps=2, max_steps=4, learning_rate=1e-2)
+        whole.materialize(CHAIN, config=dataclasses.replace(PROFILES["sre"].training, device="cpu", **settings))
+        assert whole.stale() == []
+        assert load_checkpoint(home.finetuned).tokenizer.name == "gpt2"
+        assert whole.blob("evaluation", "gain_bits_per_byte") > 0

@@ -1,0 +1,94 @@
+"""`python -m devopsgpt_serving`: the service under uvicorn, which leaves calmly on SIGTERM."""
+
+import logging
+import signal
+import socket
+import sys
+import threading
+from types import FrameType
+
+import uvicorn
+from pydantic import ValidationError
+
+from devopsgpt_serving import logs
+from devopsgpt_serving.app import create_app
+from devopsgpt_serving.service import Service
+from devopsgpt_serving.settings import PREFIX, Settings
+
+log = logging.getLogger("devopsgpt_serving")
+
+# The event loop gives the interpreter's lock away at each read and write and gets it back after this long at the
+# latest; Python's 5 ms would make some ten such waits the greater part of a request's time under load.
+SWITCH_INTERVAL_S = 0.0005
+
+
+class Server(uvicorn.Server):
+    """uvicorn, with a while of not being ready before it closes its door."""
+
+    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+        super().__init__(config)
+        self.service = service
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """First signal: not ready, then drain. Ctrl-C skips the wait; a second one skips the drain."""
+        delay = self.service.settings.shutdown_delay_s if sig == signal.SIGTERM else 0.0
+        if self.service.draining:
+            self.should_exit = True
+            self.force_exit = sig == signal.SIGINT
+            return
+        self.service.draining = True
+        timer = threading.Timer(delay, self._close_the_door)
+        timer.daemon = True
+        timer.start()
+
+    def _close_the_door(self) -> None:
+        self.should_exit = True
+
+
+def main() -> None:
+    """Start the service; exits with 2 and one line where a setting or a place does not allow it."""
+    try:
+        settings = Settings()
+        logs.configure(settings.log_level)
+        app = create_app(settings)
+        listener = bind(settings.host, settings.port)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        name = where if where.isupper() or not where else PREFIX + where.upper()
+        sys.exit(f"devopsgpt_serving: {name + ': ' if name else ''}{first['msg']}")
+    except (ValueError, OSError) as error:
+        sys.exit(f"devopsgpt_serving: {error}")
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=settings.drain_s,
+        h11_max_incomplete_event_size=65_536,
+    )
+    host, port = listener.getsockname()[:2]
+    log.info("listening", extra={"url": f"http://{host}:{port}"})
+    with listener:
+        Server(config, app.state.service).run(sockets=[listener])
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A listening socket. raises: OSError that names the setting, where the port is taken or not to be had"""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise OSError(
+            f"cannot listen on {host}:{port} ({error.strerror}); stop what listens there, or set "
+            f"{PREFIX}PORT or {PREFIX}HOST"
+        ) from error
+    return listener
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,114 @@
+"""From the engine's thread to the event loop: the reports of one request's sequences, in order.
+
+Leaving early, by an error or because the caller hung up, cancels what is under way.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Coroutine
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from fastapi import Request
+
+from devopsgpt_serving.engine import QueueFull, Stopping
+from devopsgpt_serving.errors import CLIENT_GONE, ApiError, from_engine
+from devopsgpt_serving.lane import Lane
+from devopsgpt_serving.sampling import Sampling
+from devopsgpt_serving.sequence import Failed, Finished, FinishReason, Progress, Report, Scored, Sequence
+from devopsgpt_serving.service import Service
+
+T = TypeVar("T")
+
+
+@dataclass
+class Answer:
+    """A whole answer."""
+
+    text: str = ""
+    scored: list[Scored] = field(default_factory=list)
+    finish_reason: FinishReason = "length"
+
+
+class Asked:
+    """The sequences of one request, admitted together. raises: ApiError 429 or 503"""
+
+    def __init__(self, service: Service, lane: Lane, wanted: list[tuple[list[int], Sampling]]) -> None:
+        self.reports: asyncio.Queue[tuple[int, Report]] = asyncio.Queue()
+        loop, deadline = asyncio.get_running_loop(), service.deadline()
+
+        def sequence(index: int, prompt: list[int], sampling: Sampling) -> Sequence:
+            def report(what: Report) -> None:
+                loop.call_soon_threadsafe(self.reports.put_nowait, (index, what))
+
+            return Sequence(prompt, sampling, report, deadline)
+
+        self.sequences = [sequence(index, *one) for index, one in enumerate(wanted)]
+        try:
+            service.engine.submit(lane, self.sequences)
+        except (QueueFull, Stopping) as error:
+            raise from_engine(error) from error
+
+    async def stream(self) -> AsyncIterator[tuple[int, Progress | Finished]]:
+        """Reports until every sequence has ended. raises: ApiError where one failed"""
+        running = len(self.sequences)
+        try:
+            while running:
+                index, report = await self.reports.get()
+                if isinstance(report, Failed):
+                    raise from_engine(report.error)
+                running -= isinstance(report, Finished)
+                yield index, report
+        finally:
+            self.cancel()
+
+    async def collect(self) -> list[Answer]:
+        """Every answer, whole. raises: ApiError where one failed"""
+        answers = [Answer() for _ in self.sequences]
+        async for index, report in self.stream():
+            if isinstance(report, Finished):
+                answers[index].finish_reason = report.reason
+            else:
+                answers[index].text += report.text
+                answers[index].scored += report.scored
+        return answers
+
+    async def whole(self, request: Request) -> list[Answer]:
+        """Every answer, whole. raises: ApiError where one failed, or the caller hung up"""
+        try:
+            return await unless_gone(request, self.collect())
+        finally:
+            self.cancel()
+
+    def cancel(self) -> None:
+        """Let the engine drop what has not ended."""
+        for sequence in self.sequences:
+            sequence.cancelled = True
+
+    def usage(self, prompts: list[list[int]]) -> dict[str, Any]:
+        """Token counts as OpenAI gives them: each prompt once, however many answers it has."""
+        prompt_tokens = sum(len(prompt) for prompt in prompts)
+        completion_tokens = sum(len(sequence.tokens) for sequence in self.sequences)
+        return {
+            "prompt_tokens": prompt_tokens,
+            "completion_tokens": completion_tokens,
+            "total_tokens": prompt_tokens + completion_tokens,
+        }
+
+
+async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """The work's result. raises: ApiError 499 where the caller hangs up first; the work is cancelled then"""
+    task, gone = asyncio.create_task(work), asyncio.create_task(_hang_up(request))
+    try:
+        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise ApiError(CLIENT_GONE, "client_closed_request", "the caller hung up")
+        return task.result()
+    finally:
+        for each in (task, gone):
+            each.cancel()
+        await asyncio.gather(task, gone, return_exceptions=True)
+
+
+async def _hang_up(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

@@ -1,0 +1,98 @@
+"""Wiring: settings in, a FastAPI application out. Nothing is read or started before create_app() and its lifespan."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import PackageNotFoundError, version
+
+from anyio import to_thread
+from fastapi import FastAPI
+from starlette.middleware.cors import CORSMiddleware
+
+from devopsgpt_serving import api, completions
+from devopsgpt_serving.engine import Engine
+from devopsgpt_serving.envelope import Envelope
+from devopsgpt_serving.errors import install_handlers
+from devopsgpt_serving.follower import Follower
+from devopsgpt_serving.loading import loader
+from devopsgpt_serving.metrics import Metrics
+from devopsgpt_serving.pages import install_pages
+from devopsgpt_serving.registry import Registry
+from devopsgpt_serving.service import Service
+from devopsgpt_serving.settings import Settings
+from devopsgpt_serving.version_cache import VersionCache
+
+DESCRIPTION = """Text from a GPT-2 fine-tuned on books about running services reliably.
+
+The model is whatever version the registry's alias names; `X-Model-Version` on each answer tells which one gave it."""
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """The service. settings: from the environment where None
+
+    raises: ValueError for a setting out of range, OSError for a cache folder that cannot be written
+    """
+    service = build_service(settings or Settings())
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        service.engine.start()
+        service.follower.start()
+        yield
+        service.draining = True
+        service.follower.stop()
+        await to_thread.run_sync(service.engine.stop)
+
+    app = FastAPI(
+        title="DevopsGPT",
+        version=_package_version(),
+        description=DESCRIPTION,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+    )
+    app.state.service = service
+    install_handlers(app)
+    app.include_router(api.router)
+    app.include_router(completions.router)
+    install_pages(app)
+    app.add_middleware(Envelope, service=service)
+    if service.settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=list(service.settings.cors_origins),
+            allow_methods=["GET", "POST"],
+            allow_headers=["Authorization", "Content-Type", "X-Request-ID"],
+            expose_headers=["X-Request-ID", "X-Model-Version"],
+        )
+    return app
+
+
+def build_service(settings: Settings) -> Service:
+    """Engine, follower and metrics, not yet started."""
+    metrics = Metrics()
+    engine = Engine(
+        max_running=settings.max_batch_size,
+        max_queue=settings.max_queue,
+        prefill_chunk=settings.prefill_chunk,
+        on_token=metrics.token,
+        on_end=metrics.ended,
+    )
+    cache = VersionCache(settings.cache_folder, settings.max_cache_bytes)
+    cache.prepare()
+    follower = Follower(
+        Registry(settings.tracking_uri, settings.model_name, settings.alias, settings.registry_timeout_s),
+        cache,
+        engine,
+        loader(settings.device, settings.max_batch_size),
+        poll_interval_s=settings.poll_interval_s,
+        poll_jitter=settings.poll_jitter,
+    )
+    metrics.watch(engine, follower)
+    return Service(settings, engine, follower, metrics)
+
+
+def _package_version() -> str:
+    try:
+        return version("devopsgpt")
+    except PackageNotFoundError:
+        return "0"

@@ -1,0 +1,75 @@
+"""/v1/completions as server-sent events: a chunk for each piece of text, one with the end, `[DONE]`."""
+
+import json
+import logging
+from collections.abc import AsyncIterator
+from typing import Any
+
+from fastapi.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from devopsgpt_serving.answers import Asked
+from devopsgpt_serving.api import Usage
+from devopsgpt_serving.completion_text import CompletionAnswer, Style, choice_of
+from devopsgpt_serving.errors import ApiError
+from devopsgpt_serving.sequence import Finished
+
+log = logging.getLogger(__name__)
+
+
+class CompletionStream(StreamingResponse):
+    """A streamed answer; the engine is told when nobody listens any more."""
+
+    def __init__(
+        self,
+        asked: Asked,
+        style: Style,
+        head: dict[str, Any],
+        echoes: list[str],
+        prompts: list[list[int]],
+        include_usage: bool,
+    ) -> None:
+        self.asked = asked
+        self.style = style
+        self.head = head
+        self.echoes = echoes
+        self.prompts = prompts
+        self.include_usage = include_usage
+        headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+        super().__init__(self._events(), media_type="text/event-stream", headers=headers)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the events until the last, or until the caller hangs up."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self.asked.cancel()
+
+    async def _events(self) -> AsyncIterator[str]:
+        try:
+            for index, echo in enumerate(self.echoes):
+                if echo:
+                    yield self._chunk(choice_of(self.style, index, echo, [], 0, None))
+            async for index, report in self.asked.stream():
+                echoed = len(self.echoes[index])
+                if isinstance(report, Finished):
+                    yield self._chunk(choice_of(self.style, index, "", [], echoed, report.reason))
+                else:
+                    yield self._chunk(choice_of(self.style, index, report.text, list(report.scored), echoed, None))
+            if self.include_usage:
+                usage = Usage(**self.asked.usage(self.prompts))
+                yield _event(CompletionAnswer(**self.head, choices=[], usage=usage).model_dump())
+        except ApiError as error:  # the status is sent already: the error can only be an event
+            log.warning("a stream failed", extra={"code": error.code, "problem": error.message})
+            yield _event(error.body)
+        yield "data: [DONE]\n\n"
+
+    def _chunk(self, choice: Any) -> str:
+        content = CompletionAnswer(**self.head, choices=[choice]).model_dump()
+        if not self.include_usage:
+            del content["usage"]
+        return _event(content)
+
+
+def _event(content: dict[str, Any]) -> str:
+    return f"data: {json.dumps(content, ensure_ascii=False, separators=(',', ':'))}\n\n"

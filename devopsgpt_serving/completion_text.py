@@ -1,0 +1,84 @@
+"""What /v1/completions answers with: OpenAI's objects, from the engine's texts and scores."""
+
+import time
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pydantic import BaseModel
+
+from devopsgpt_model.tokenizer import Tokenizer
+from devopsgpt_serving.api import Usage
+from devopsgpt_serving.sequence import FinishReason, Scored
+from devopsgpt_serving.text_stream import token_text
+
+
+class Logprobs(BaseModel):
+    """Scores token by token. text_offset: where each begins in the choice's text, in characters"""
+
+    text_offset: list[int]
+    token_logprobs: list[float | None]
+    tokens: list[str]
+    top_logprobs: list[dict[str, float] | None]
+
+
+class Choice(BaseModel):
+    """One answer, or a piece of it in a stream."""
+
+    index: int
+    text: str
+    logprobs: Logprobs | None
+    finish_reason: FinishReason | None
+
+
+class CompletionAnswer(BaseModel):
+    """OpenAI's completion object. system_fingerprint: model and version"""
+
+    id: str
+    object: Literal["text_completion"] = "text_completion"
+    created: int
+    model: str
+    system_fingerprint: str
+    choices: list[Choice]
+    usage: Usage | None = None
+
+
+@dataclass(frozen=True)
+class Style:
+    """How the tokens of one request are told. top: likeliest tokens beside each scored one"""
+
+    tokenizer: Tokenizer
+    scored: bool
+    top: int
+
+
+def envelope(request_id: str, model: str, version: str) -> dict[str, Any]:
+    """What every object of one answer begins with."""
+    return {
+        "id": f"cmpl-{request_id}",
+        "created": int(time.time()),
+        "model": model,
+        "system_fingerprint": f"{model}-{version}",
+    }
+
+
+def choice_of(
+    style: Style, index: int, text: str, scored: list[Scored], echoed: int, finish_reason: FinishReason | None
+) -> Choice:
+    """One choice. echoed: characters of the prompt that stand before the answer's own text"""
+    logprobs = _logprobs(style, scored, echoed) if style.scored else None
+    return Choice(index=index, text=text, logprobs=logprobs, finish_reason=finish_reason)
+
+
+def _logprobs(style: Style, scored: list[Scored], echoed: int) -> Logprobs:
+    def told(token: int) -> str:
+        return token_text(style.tokenizer, token)
+
+    tops: list[dict[str, float] | None] = [
+        None if one.score.logprob is None else {told(token): value for token, value in one.score.top} for one in scored
+    ]
+    return Logprobs(
+        text_offset=[one.offset + (0 if one.of_prompt else echoed) for one in scored],
+        token_logprobs=[one.score.logprob for one in scored],
+        tokens=[told(one.score.token) for one in scored],
+        top_logprobs=tops if style.top else [None] * len(scored),
+    )

@@ -1,0 +1,139 @@
+"""One thread owns the models: it takes sequences in, steps the lanes, and lets go of models that are done.
+
+Callers hand in sequences from any thread and never wait for arithmetic. A sequence belongs to the model that
+its prompt was encoded for, so an answer is whole from one version whatever is installed meanwhile.
+"""
+
+import logging
+import threading
+from collections.abc import Callable, Iterable
+
+from devopsgpt_serving.lane import Lane, LoadedModel, Observers
+from devopsgpt_serving.sequence import Sequence
+
+log = logging.getLogger(__name__)
+
+
+class QueueFull(Exception):
+    """More sequences than may wait."""
+
+
+class Stopping(Exception):
+    """An engine that takes nothing in any more."""
+
+
+class EngineFailure(RuntimeError):
+    """Arithmetic that went wrong; the sequences of that model were given up."""
+
+
+class Engine:
+    """Admission, and the thread that works."""
+
+    def __init__(
+        self,
+        *,
+        max_running: int,
+        max_queue: int,
+        prefill_chunk: int,
+        on_token: Callable[[Sequence], None] = lambda sequence: None,
+        on_end: Callable[[Sequence, str], None] = lambda sequence, reason: None,
+    ) -> None:
+        """max_running: rows of each model; max_queue: sequences that may wait beside those"""
+        self.capacity = max_running + max_queue
+        self.prefill_chunk = prefill_chunk
+        self._on_token, self._on_end = on_token, on_end
+        self._current: Lane | None = None
+        self._lanes: list[Lane] = []
+        self._inbox: list[tuple[Lane, Sequence]] = []
+        self._inside = 0
+        self._stopping = False
+        self._wake = threading.Condition()
+        self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
+
+    def start(self) -> None:
+        """Let the thread work."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Give up what is under way and end the thread."""
+        with self._wake:
+            self._stopping = True
+            self._wake.notify()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    @property
+    def alive(self) -> bool:
+        return self._thread.is_alive()
+
+    @property
+    def current(self) -> Lane | None:
+        """The lane of the model that new prompts go to."""
+        return self._current
+
+    @property
+    def running(self) -> int:
+        return sum(lane.running for lane in list(self._lanes))
+
+    @property
+    def waiting(self) -> int:
+        return max(0, self._inside - self.running)
+
+    def install(self, loaded: LoadedModel) -> None:
+        """Make a model the one that new prompts go to; the old one finishes what it has."""
+        with self._wake:
+            self._current = Lane(loaded, self.prefill_chunk, Observers(self._on_token, self._ended))
+            self._lanes.append(self._current)
+            self._wake.notify()
+
+    def submit(self, lane: Lane, sequences: Iterable[Sequence]) -> None:
+        """Take sequences in, all or none. raises: QueueFull, Stopping"""
+        sequences = list(sequences)
+        with self._wake:
+            if self._stopping:
+                raise Stopping("the service is stopping")
+            if self._inside + len(sequences) > self.capacity:
+                raise QueueFull(
+                    f"{self._inside} of {self.capacity} places are taken and {len(sequences)} are asked for; "
+                    "try again in a moment"
+                )
+            self._inside += len(sequences)
+            self._inbox += [(lane, sequence) for sequence in sequences]
+            self._wake.notify()
+
+    def _work(self) -> None:
+        while self._take_in():
+            for lane in self._lanes:
+                if not lane.idle:
+                    self._step(lane)
+            with self._wake:
+                busy = [lane for lane, _ in self._inbox]
+                keep = (lane for lane in self._lanes if not lane.idle or lane is self._current or lane in busy)
+                self._lanes = list(keep)
+        for lane in self._lanes:
+            lane.fail_all(Stopping("the service stopped"))
+
+    def _take_in(self) -> bool:
+        """Sort newcomers into their lanes, sleeping while there is nothing to do. returns: False to stop"""
+        with self._wake:
+            while not (self._stopping or self._inbox or any(not lane.idle for lane in self._lanes)):
+                self._lanes = [lane for lane in self._lanes if lane is self._current]
+                self._wake.wait()
+            for lane, sequence in self._inbox:
+                lane.waiting.append(sequence)
+                if lane not in self._lanes:  # it was let go of between encoding and arrival
+                    self._lanes.append(lane)
+            self._inbox.clear()
+            return not self._stopping
+
+    def _step(self, lane: Lane) -> None:
+        try:
+            lane.step()
+        except Exception as error:  # one model's failure must not end the thread that serves the others
+            log.exception("version %s failed", lane.loaded.version.version)
+            lane.fail_all(EngineFailure(f"the model failed: {error!r:.200}"))
+
+    def _ended(self, sequence: Sequence, reason: str) -> None:
+        with self._wake:
+            self._inside -= 1
+        self._on_end(sequence, reason)

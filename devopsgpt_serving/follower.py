@@ -1,0 +1,155 @@
+"""Follows the alias: looks at the registry from time to time, loads what it finds, swaps it in.
+
+Any failure leaves the model that is served in place, and is told by `state`.
+"""
+
+import gc
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from devopsgpt_serving.engine import Engine
+from devopsgpt_serving.lane import LoadedModel
+from devopsgpt_serving.registry import NoModelYet, Registry, RegistryUnavailable
+from devopsgpt_serving.version_cache import Version, VersionCache
+
+log = logging.getLogger(__name__)
+
+LONGEST_RETRY_S = 600.0
+
+
+@dataclass(frozen=True)
+class State:
+    """What is served and how the registry does. problem: why the registry's word is not what is served"""
+
+    served: Version | None = None
+    registry_up: bool | None = None
+    problem: str | None = "the registry has not been asked yet"
+    from_cache: bool = False
+    """Whether the version was taken from disk because the registry could not be asked."""
+    reloads: int = 0
+    failed_reloads: int = 0
+
+
+@dataclass
+class Refused:
+    """A version that could not be loaded, and when to try it again."""
+
+    key: str
+    tries: int
+    next_try: float
+    problem: str
+
+
+class Follower:
+    """The thread that keeps the engine's model and the registry's alias the same."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        cache: VersionCache,
+        engine: Engine,
+        load: Callable[[Version, Path], LoadedModel],
+        *,
+        poll_interval_s: float,
+        poll_jitter: float,
+    ) -> None:
+        self.registry = registry
+        self.cache = cache
+        self.engine = engine
+        self.load = load
+        self.poll_interval_s = poll_interval_s
+        self.poll_jitter = poll_jitter
+        self.state = State()
+        self._refused: Refused | None = None
+        self._stopping = False
+        self._poke = threading.Event()
+        self._looking = threading.Lock()
+        self._thread = threading.Thread(target=self._follow, name="follower", daemon=True)
+
+    def start(self) -> None:
+        """Look at once, then again and again."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread after what it does now, which is not waited for."""
+        self._stopping = True
+        self._poke.set()
+
+    def look(self, again: bool = False) -> State:
+        """Look at the alias now and bring the engine up to it. again: also a version that was refused before"""
+        with self._looking:
+            if again:
+                self._refused = None
+            try:
+                self._catch_up()
+            except Exception as error:  # the next look may do better; the thread must live to take it
+                log.exception("looking at the registry failed")
+                self._note(problem=f"looking at the registry failed: {error!r:.300}")
+            return self.state
+
+    def _follow(self) -> None:
+        while not self._stopping:
+            self.look()
+            self._poke.wait(self.poll_interval_s * (1 + random.uniform(-self.poll_jitter, self.poll_jitter)))
+
+    def _catch_up(self) -> None:
+        try:
+            wanted = self.registry.resolve()
+        except NoModelYet as error:
+            self._note(registry_up=True, problem=str(error))
+            return
+        except RegistryUnavailable as error:
+            self._note(registry_up=False, problem=str(error))
+            self._fall_back()
+            return
+        if self.state.served is not None and wanted.key == self.state.served.key:
+            self._note(served=wanted, registry_up=True, problem=None, from_cache=False)
+            return
+        self._note(registry_up=True)
+        if self._refused is not None and self._refused.key == wanted.key and time.monotonic() < self._refused.next_try:
+            return
+        try:
+            self._serve(wanted, self.registry.fetch(wanted, self.cache), problem=None, from_cache=False)
+        except RegistryUnavailable as error:
+            self._refuse(wanted, error, registry_up=False)
+        except (ValueError, OSError, RuntimeError) as error:  # damaged, no room on the disk, no memory
+            self._refuse(wanted, error, registry_up=True)
+
+    def _serve(self, version: Version, folder: Path, problem: str | None, from_cache: bool) -> None:
+        began = time.monotonic()
+        self.engine.install(self.load(version, folder))
+        self._refused = None
+        self._note(served=version, problem=problem, from_cache=from_cache, reloads=self.state.reloads + 1)
+        self.cache.remember(version)
+        self.cache.trim({version.key})
+        gc.collect()
+        seconds = round(time.monotonic() - began, 3)
+        log.info("serving a new version", extra={"version": version.version, "load_seconds": seconds})
+
+    def _refuse(self, version: Version, error: Exception, registry_up: bool) -> None:
+        tries = self._refused.tries + 1 if self._refused and self._refused.key == version.key else 1
+        wait_s = min(LONGEST_RETRY_S, self.poll_interval_s * 2 ** (tries - 1)) if registry_up else 0.0
+        problem = f"version {version.version} cannot be served: {error}"
+        self._refused = Refused(version.key, tries, time.monotonic() + wait_s, problem)
+        self._note(problem=problem, registry_up=registry_up, failed_reloads=self.state.failed_reloads + 1)
+        log.error("a version was refused", extra={"version": version.version, "problem": str(error)})
+        self._fall_back()
+
+    def _fall_back(self) -> None:
+        """With nothing to serve yet, serve what was served last, from this disk."""
+        version = self.cache.last_good() if self.state.served is None else None
+        folder = self.cache.verified(version) if version else None
+        if version is None or folder is None:
+            return
+        try:
+            self._serve(version, folder, problem=self.state.problem, from_cache=True)
+        except (ValueError, OSError, RuntimeError) as error:
+            log.error("the last good version failed too", extra={"version": version.version, "problem": str(error)})
+
+    def _note(self, **changes: object) -> None:
+        self.state = replace(self.state, **changes)  # type: ignore[arg-type]

@@ -1,0 +1,35 @@
+"""From a verified folder to a model that answers: load, lay out the cache, warm up, generate once."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from devopsgpt_model.checkpoint import CheckpointError, load_checkpoint
+from devopsgpt_model.device import choose_device
+from devopsgpt_serving.lane import LoadedModel
+from devopsgpt_serving.runner import EagerRunner
+from devopsgpt_serving.version_cache import Version
+
+
+def loader(device: str, rows: int) -> Callable[[Version, Path], LoadedModel]:
+    """How versions are loaded by this service. raises: ValueError for a device that is not to be had"""
+    chosen = str(choose_device(device))
+
+    def load(version: Version, folder: Path) -> LoadedModel:
+        checkpoint = load_checkpoint(folder / "model", chosen)
+        loaded = LoadedModel(version, EagerRunner(checkpoint.model, rows), checkpoint.tokenizer)
+        warm_up(loaded)
+        return loaded
+
+    return load
+
+
+def warm_up(loaded: LoadedModel) -> None:
+    """Generate once with every row. raises: CheckpointError for weights that yield no numbers"""
+    runner, eot = loaded.runner, loaded.tokenizer.eot_id
+    logits = runner.prefill(0, [eot], 0, every=False)
+    if runner.block_size > 1:
+        logits = runner.decode([int(logits[0].argmax())] + [eot] * (runner.rows - 1), [1] + [0] * (runner.rows - 1))
+    if not torch.isfinite(logits).all():
+        raise CheckpointError(f"version {loaded.version.version}: the weights yield logits that are no numbers")

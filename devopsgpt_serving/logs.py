@@ -1,0 +1,33 @@
+"""Logs: one JSON object a line, on standard error. No text of a user unless the operator asked for it."""
+
+import json
+import logging
+import sys
+from datetime import UTC, datetime
+
+_USUAL = set(vars(logging.makeLogRecord({}))) | {"message", "asctime", "color_message"}
+
+
+class JsonLines(logging.Formatter):
+    """Time, level, logger, message, and whatever `extra` gave."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+            **{name: value for name, value in vars(record).items() if name not in _USUAL},
+        }
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line, ensure_ascii=False, default=str)
+
+
+def configure(level: str) -> None:
+    """Send every logger's lines there."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonLines())
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    logging.getLogger("mlflow").setLevel(logging.ERROR)  # its retries would fill the log while the registry is down
+    logging.getLogger("urllib3").setLevel(logging.ERROR)

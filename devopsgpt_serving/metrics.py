@@ -1,0 +1,105 @@
+"""Prometheus metrics, named after vLLM's with the prefix devopsgpt: so that its dashboards need one change."""
+
+import time
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from devopsgpt_serving.sequence import Sequence
+
+if TYPE_CHECKING:
+    from devopsgpt_serving.engine import Engine
+    from devopsgpt_serving.follower import Follower
+
+CONTENT_TYPE = "text/plain; version=1.0.0; charset=utf-8"
+_SECONDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0)
+_TOKEN_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+
+
+class Metrics:
+    """The counters of one service. Methods are called from the engine's thread and the event loop alike."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        registry = self.registry
+        self.prompt_tokens = Counter("devopsgpt:prompt_tokens", "Prompt tokens of ended sequences.", registry=registry)
+        self.cached_tokens = Counter(
+            "devopsgpt:prefix_cache_hits", "Prompt tokens that did not have to be computed again.", registry=registry
+        )
+        self.generation_tokens = Counter("devopsgpt:generation_tokens", "Tokens sampled.", registry=registry)
+        self.ended_sequences = Counter(
+            "devopsgpt:request_success", "Sequences by how they ended.", ["finished_reason"], registry=registry
+        )
+        self.http_requests = Counter(
+            "devopsgpt:http_requests", "Requests by route and status.", ["route", "status"], registry=registry
+        )
+        self.rejections = Counter("devopsgpt:rejections", "Requests refused, by code.", ["code"], registry=registry)
+        self.first_token = Histogram(
+            "devopsgpt:time_to_first_token_seconds",
+            "Arrival to first token.",
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self.inter_token = Histogram(
+            "devopsgpt:inter_token_latency_seconds",
+            "One token to the next of the same sequence.",
+            buckets=_TOKEN_SECONDS,
+            registry=registry,
+        )
+        self.latency = Histogram(
+            "devopsgpt:e2e_request_latency_seconds",
+            "Arrival to end of a sequence.",
+            buckets=_SECONDS,
+            registry=registry,
+        )
+
+    def token(self, sequence: Sequence) -> None:
+        """A token was sampled."""
+        now = time.monotonic()
+        self.generation_tokens.inc()
+        if sequence.last_token is None:
+            self.first_token.observe(now - sequence.arrived)
+        else:
+            self.inter_token.observe(now - sequence.last_token)
+        sequence.last_token = now
+
+    def ended(self, sequence: Sequence, reason: str) -> None:
+        """A sequence ended, one way or another."""
+        self.ended_sequences.labels(reason).inc()
+        self.prompt_tokens.inc(len(sequence.prompt))
+        self.cached_tokens.inc(sequence.cached_tokens)
+        self.latency.observe(time.monotonic() - sequence.arrived)
+
+    def watch(self, engine: "Engine", follower: "Follower") -> None:
+        """Read what engine and follower know whenever metrics are asked for."""
+        self.registry.register(_Now(engine, follower))
+
+    def exposition(self) -> bytes:
+        """All of it in Prometheus' text format."""
+        return generate_latest(self.registry)
+
+
+class _Now(Collector):
+    def __init__(self, engine: "Engine", follower: "Follower") -> None:
+        self.engine = engine
+        self.follower = follower
+
+    def collect(self) -> Iterable[Metric]:
+        state = self.follower.state
+        gauges = {
+            "num_requests_running": ("Sequences that have a row.", self.engine.running),
+            "num_requests_waiting": ("Sequences that wait for a row.", self.engine.waiting),
+            "registry_up": ("Whether the registry answered the last look.", int(bool(state.registry_up))),
+            "up_to_date": ("Whether what is served is what the registry names.", int(state.problem is None)),
+        }
+        for name, (meaning, value) in gauges.items():
+            yield GaugeMetricFamily(f"devopsgpt:{name}", meaning, value)
+        yield CounterMetricFamily("devopsgpt:reloads", "Versions taken up since the start.", state.reloads)
+        yield CounterMetricFamily("devopsgpt:failed_reloads", "Versions refused.", state.failed_reloads)
+        info = GaugeMetricFamily("devopsgpt:model_info", "The version that is served.", labels=["model", "version"])
+        if state.served is not None:
+            info.add_metric([state.served.name, state.served.version], 1)
+        yield info

@@ -1,0 +1,74 @@
+"""Settings of sampling as both APIs take them, their ranges checked once."""
+
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from devopsgpt_serving.errors import ApiError
+from devopsgpt_serving.sampling import Sampling
+from devopsgpt_serving.settings import Settings
+
+
+def whole_characters(text: str) -> str:
+    """raises: ValueError for half of a surrogate pair, which JSON can spell and UTF-8 cannot"""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise ValueError(f"text must be Unicode, got half a surrogate pair at character {error.start}") from None
+    return text
+
+
+Text = Annotated[str, AfterValidator(whole_characters)]
+StopString = Annotated[str, Field(min_length=1, max_length=256), AfterValidator(whole_characters)]
+
+
+class SamplingFields(BaseModel):
+    """How tokens are chosen."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    temperature: float | None = Field(
+        default=None, ge=0, le=2, description="0 takes the likeliest token each time; higher is more varied."
+    )
+    top_k: int | None = Field(
+        default=None, ge=0, le=1_000_000, description="Draw from this many likeliest tokens; 0: all."
+    )
+    top_p: float | None = Field(
+        default=None, gt=0, le=1, description="Draw from the likeliest tokens with this probability."
+    )
+    seed: int | None = Field(
+        default=None, ge=-(2**63), le=2**63 - 1, description="The same seed gives the same text from the same version."
+    )
+    stop: StopString | Annotated[list[StopString], Field(max_length=16)] | None = Field(
+        default=None, description="Texts at which an answer ends; they are not part of it."
+    )
+    repetition_penalty: float | None = Field(
+        default=None, ge=0.1, le=10, description="Above 1 discourages tokens of prompt and answer."
+    )
+    presence_penalty: float | None = Field(default=None, ge=-2, le=2, description="Discourages tokens that were used.")
+    frequency_penalty: float | None = Field(
+        default=None, ge=-2, le=2, description="Discourages tokens by how often they were used."
+    )
+
+    def sampling(self, max_tokens: int, temperature: float, **more: object) -> Sampling:
+        """What the engine is told. temperature: where the request names none"""
+        stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+        named = self.model_dump(include=_PASSED, exclude_none=True)
+        settings: dict[str, Any] = {"max_tokens": max_tokens, "temperature": temperature, "stop": stop}
+        return Sampling(**(settings | named | more))
+
+
+_PASSED = {
+    *("temperature", "top_k", "top_p", "seed"),
+    *("repetition_penalty", "presence_penalty", "frequency_penalty"),
+}
+
+
+def check_limits(settings: Settings, max_tokens: int, field: str, choices: int, choices_field: str) -> None:
+    """raises: ApiError 422 for more tokens or answers than this service gives at once"""
+    if max_tokens > settings.max_tokens:
+        message = f"{field}: at most {settings.max_tokens} tokens may be asked for, got {max_tokens}"
+        raise ApiError(422, "invalid_value", message, field)
+    if choices > settings.max_choices:
+        message = f"{choices_field}: at most {settings.max_choices} answers may be asked for at once, got {choices}"
+        raise ApiError(422, "invalid_value", message, choices_field)

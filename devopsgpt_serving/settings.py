@@ -1,0 +1,153 @@
+"""What an operator can set: every value from the environment, prefix DEVOPSGPT_SERVING_.
+
+Read once, in create_app(); importing this file reads nothing.
+"""
+
+import ipaddress
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AliasChoices, Field, SecretStr, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+PREFIX = "DEVOPSGPT_SERVING_"
+
+
+class Settings(BaseSettings):
+    """Places, limits and keys of one service."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, populate_by_name=True, frozen=True, env_ignore_empty=True)
+
+    host: str = "127.0.0.1"
+    """Address to listen on. Anything but loopback needs API keys, or allow_anonymous."""
+
+    port: int = Field(default=8000, ge=0, le=65535)
+    """TCP port; 0 takes a free one."""
+
+    tracking_uri: str = Field(
+        default="http://127.0.0.1:5000", validation_alias=AliasChoices(f"{PREFIX}TRACKING_URI", "MLFLOW_TRACKING_URI")
+    )
+    """MLflow server that holds the registry; MLFLOW_TRACKING_URI counts too."""
+
+    model_name: str = Field(default="devopsgpt", min_length=1)
+    """Registered model, and the model id of the OpenAI routes."""
+
+    alias: str = Field(default="champion", min_length=1)
+    """Alias that is served."""
+
+    poll_interval_s: float = Field(default=15.0, gt=0)
+    """Seconds between looks at the alias."""
+
+    poll_jitter: float = Field(default=0.2, ge=0, lt=1)
+    """Share by which each wait is shortened or lengthened at random, so that replicas do not ask in step."""
+
+    registry_timeout_s: int = Field(default=5, ge=1)
+    """Seconds that MLflow may stay silent before a call counts as failed."""
+
+    home: Path = Field(default=Path(".devopsgpt"), validation_alias=AliasChoices(f"{PREFIX}HOME", "DEVOPSGPT_HOME"))
+    """The project's home; DEVOPSGPT_HOME counts too."""
+
+    cache_dir: Path | None = None
+    """Verified model versions on disk; <home>/serving where unset."""
+
+    max_cache_bytes: int = Field(default=20_000_000_000, ge=1)
+    """Size that cached versions may reach together; the one that is served always stays."""
+
+    device: str = "auto"
+    """Torch device: "cpu", "cuda", "cuda:N"; "auto" takes CUDA where there is one."""
+
+    max_batch_size: int = Field(default=8, ge=1)
+    """Sequences that are computed together; the KV cache is allocated for so many."""
+
+    max_queue: int = Field(default=64, ge=0)
+    """Sequences that may wait for a place in the batch; more are refused with 429."""
+
+    prefill_chunk: int = Field(default=128, ge=1)
+    """Prompt tokens computed between two decode steps of the others."""
+
+    max_tokens: int = Field(default=4096, ge=1)
+    """Largest max_tokens that a request may ask for."""
+
+    max_choices: int = Field(default=16, ge=1)
+    """Largest number of sequences in one request: prompts times n, or iterations."""
+
+    max_body_bytes: int = Field(default=1_000_000, ge=1)
+    """Largest request body; a larger one is refused with 413."""
+
+    pre_prompt: str = ""
+    """Text put before a prompt of /api/generate that names no pre_prompt of its own."""
+
+    deadline_s: float = Field(default=120.0, gt=0)
+    """Seconds from arrival after which a request is given up with 504."""
+
+    drain_s: int = Field(default=15, ge=0)
+    """Seconds that running requests get to finish after SIGTERM."""
+
+    shutdown_delay_s: float = Field(default=1.0, ge=0)
+    """Seconds of not being ready, on SIGTERM, before new connections are refused."""
+
+    api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = ()
+    """Accepted bearer keys, separated by commas; none leaves the service open."""
+
+    api_keys_file: Path | None = None
+    """A file with one accepted key a line, besides api_keys."""
+
+    allow_anonymous: bool = False
+    """Whether a service without keys may listen beyond loopback."""
+
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = ()
+    """Origins, separated by commas, whose pages may call the service."""
+
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """Least severity that is logged."""
+
+    log_prompts: bool = False
+    """Whether prompts are logged; off, no text of a user reaches the log."""
+
+    @field_validator("api_keys", "cors_origins", mode="before")
+    @classmethod
+    def _split_commas(cls, value: object) -> object:
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _refuse_open_doors(self) -> "Settings":
+        if not (is_loopback(self.host) or self.allow_anonymous or self.accepted_keys()):
+            raise ValueError(
+                f"host {self.host} is reachable from elsewhere and no API key is set; set {PREFIX}API_KEYS or "
+                f"{PREFIX}API_KEYS_FILE, or {PREFIX}ALLOW_ANONYMOUS=true where something in front checks callers"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _admit_the_largest_request(self) -> "Settings":
+        if self.max_choices > self.max_batch_size + self.max_queue:
+            raise ValueError(
+                f"max_choices must be at most max_batch_size + max_queue, else such a request never gets a place; "
+                f"got {self.max_choices} and {self.max_batch_size} + {self.max_queue}"
+            )
+        return self
+
+    @property
+    def cache_folder(self) -> Path:
+        return (self.cache_dir or self.home / "serving").resolve()
+
+    def accepted_keys(self) -> list[str]:
+        """Every accepted key. raises: ValueError where the file of keys cannot be read"""
+        keys = [key.get_secret_value() for key in self.api_keys]
+        if self.api_keys_file is not None:
+            try:
+                lines = self.api_keys_file.read_text().splitlines()
+            except OSError as error:
+                raise ValueError(f"api_keys_file {self.api_keys_file} cannot be read: {error.strerror}") from error
+            keys += [line.strip() for line in lines if line.strip()]
+        return keys
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches an address."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

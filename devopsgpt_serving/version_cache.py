@@ -1,0 +1,184 @@
+"""Model versions on this disk: whole and verified, or not there at all.
+
+    <cache>/<version>-<hash of its source>/   manifest.json, version.json, model/...
+    <cache>/last_good.json                    the version that was served last
+    <cache>/.download-*/                      downloads under way, each locked by its process
+
+The hash keeps versions of different registries apart: a fresh registry counts from 1 again.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from devopsgpt_model.folders import write_json
+
+MAX_MANIFEST_BYTES = 1_000_000
+DOWNLOAD_PREFIX = ".download-"
+
+
+class DamagedVersion(ValueError):
+    """Files of a model version that are missing, or not what its manifest says."""
+
+
+@dataclass(frozen=True)
+class Version:
+    """A model version as the registry describes it. created: Unix seconds"""
+
+    name: str
+    version: str
+    source: str
+    created: int
+    tags: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def key(self) -> str:
+        return f"{self.version}-{hashlib.sha256(self.source.encode()).hexdigest()[:12]}"
+
+
+class VersionCache:
+    """A folder of verified versions, the least recently used ones dropped above a size."""
+
+    def __init__(self, folder: Path, max_bytes: int) -> None:
+        self.folder = folder
+        self.max_bytes = max_bytes
+
+    def prepare(self) -> None:
+        """Create the folder and clear what killed downloads left. raises: OSError where it cannot be written"""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for leftover in self.folder.glob(f"{DOWNLOAD_PREFIX}*"):
+            with _lock(leftover) as free:
+                if free:
+                    shutil.rmtree(leftover, ignore_errors=True)
+
+    def verified(self, version: Version) -> Path | None:
+        """The folder of a version, checked byte by byte; None where it is not here. Damaged ones are removed."""
+        folder = self.folder / version.key
+        if not folder.is_dir():
+            return None
+        try:
+            check_files(folder, read_manifest(folder))
+        except (DamagedVersion, OSError):
+            shutil.rmtree(folder, ignore_errors=True)
+            return None
+        os.utime(folder)
+        return folder
+
+    @contextmanager
+    def staging(self) -> Iterator[Path]:
+        """A folder to download into, gone at the end of the block unless `keep` took it."""
+        staging = Path(tempfile.mkdtemp(prefix=DOWNLOAD_PREFIX, dir=self.folder))
+        try:
+            with _lock(staging):
+                yield staging
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+
+    def keep(self, staging: Path, version: Version) -> Path:
+        """Take a downloaded version into the cache, once its files are what its manifest says.
+
+        raises: DamagedVersion otherwise
+        """
+        check_files(staging, read_manifest(staging))
+        write_json(staging / "version.json", asdict(version))
+        staging.chmod(0o755)
+        folder = self.folder / version.key
+        try:
+            os.rename(staging, folder)
+        except OSError:  # another process was faster
+            if not folder.is_dir():
+                raise
+        return folder
+
+    def trim(self, in_use: set[str]) -> None:
+        """Drop the versions used longest ago until the rest fits; those in use stay."""
+        folders = sorted((path for path in self.folder.glob("[0-9]*-*") if path.is_dir()), key=_last_use)
+        sizes = {path: _size(path) for path in folders}
+        for path in folders:
+            if sum(sizes.values()) <= self.max_bytes:
+                return
+            if path.name not in in_use:
+                shutil.rmtree(path, ignore_errors=True)
+                del sizes[path]
+
+    def remember(self, version: Version) -> None:
+        """Note the version that is served, for a start while the registry is down."""
+        write_json(self.folder / "last_good.json", asdict(version))
+
+    def last_good(self) -> Version | None:
+        """The version that was served last, where it was noted."""
+        try:
+            return Version(**json.loads((self.folder / "last_good.json").read_text()))
+        except (OSError, ValueError, TypeError):
+            return None
+
+
+def read_manifest(folder: Path) -> dict[str, dict[str, Any]]:
+    """File names of a version with sha256 and size. raises: DamagedVersion for one that is no manifest of ours"""
+    path = folder / "manifest.json"
+    try:
+        if path.stat().st_size > MAX_MANIFEST_BYTES:
+            raise DamagedVersion(f"manifest.json has at most {MAX_MANIFEST_BYTES} bytes, got {path.stat().st_size}")
+        files = json.loads(path.read_text())["files"]
+        for name, facts in files.items():
+            parts = name.split("/")
+            if len(parts) != 2 or parts[0] != "model" or parts[1].startswith(".") or "\\" in name:
+                raise DamagedVersion(f"manifest.json may list files model/<name> only, got {name!r}")
+            if not isinstance(facts["sha256"], str) or not isinstance(facts["size"], int) or facts["size"] < 0:
+                raise DamagedVersion(f"manifest.json needs sha256 and size of {name}, got {facts}")
+    except FileNotFoundError:
+        raise DamagedVersion("the version has no manifest.json; publish it again") from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        if isinstance(error, DamagedVersion):
+            raise
+        raise DamagedVersion(f"manifest.json is damaged: {error!r}") from error
+    if not files:
+        raise DamagedVersion("manifest.json lists no file; publish the version again")
+    return dict(files)
+
+
+def check_files(folder: Path, manifest: dict[str, dict[str, Any]]) -> None:
+    """raises: DamagedVersion for a file that is missing, too short, too long or altered"""
+    for name, facts in manifest.items():
+        path = folder / name
+        if not path.is_file():
+            raise DamagedVersion(f"{name} is missing")
+        if path.stat().st_size != facts["size"]:
+            raise DamagedVersion(f"{name} should have {facts['size']} bytes and has {path.stat().st_size}")
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        if found != facts["sha256"]:
+            raise DamagedVersion(f"{name} should have sha256 {facts['sha256'][:12]}... and has {found[:12]}...")
+
+
+@contextmanager
+def _lock(folder: Path) -> Iterator[bool]:
+    """Hold a folder's lock, which the system frees when its process dies. yields: whether it was free"""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except FileNotFoundError:
+        yield False
+        return
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield True
+    except BlockingIOError:
+        yield False
+    finally:
+        os.close(descriptor)
+
+
+def _last_use(folder: Path) -> float:
+    return folder.stat().st_mtime
+
+
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

@@ -1,0 +1,239 @@
+"""The engine alone: batching, seeds, prefixes, swaps, limits."""
+
+import queue
+import time
+
+import pytest
+
+from devopsgpt_model.generate import stream_ids
+from devopsgpt_model.tokenizer import Tokenizer
+from devopsgpt_serving.engine import Engine, EngineFailure, QueueFull
+from devopsgpt_serving.lane import Cancelled, LoadedModel
+from devopsgpt_serving.runner import EagerRunner
+from devopsgpt_serving.sampling import Sampling
+from devopsgpt_serving.sequence import DeadlinePassed, Failed, Finished, Sequence
+from devopsgpt_serving.version_cache import Version
+from serving.conftest import BLOCK_SIZE, make_model, until
+
+TOKENIZER = Tokenizer.plain_bytes()
+
+
+class CountingRunner(EagerRunner):
+    """Remembers what was computed; may be slowed down or made to fail."""
+
+    def __init__(self, model, rows):
+        super().__init__(model, rows)
+        self.prefilled, self.decoded, self.delay_s, self.error = [], [], 0.0, None
+
+    def prefill(self, row, ids, start, every):
+        self.prefilled.append((row, start, len(ids)))
+        return super().prefill(row, ids, start, every)
+
+    def decode(self, ids, starts):
+        if self.error:
+            raise self.error
+        time.sleep(self.delay_s)
+        self.decoded.append(len(ids))
+        return super().decode(ids, starts)
+
+
+def load(version="1", seed=1, rows=4, **shape):
+    model = make_model(seed, **shape)
+    return LoadedModel(Version("m", version, f"models:/{version}", 0), CountingRunner(model, rows), TOKENIZER)
+
+
+@pytest.fixture
+def engine():
+    engine = Engine(max_running=4, max_queue=8, prefill_chunk=16)
+    engine.start()
+    engine.install(load())
+    yield engine
+    engine.stop()
+
+
+class Asked:
+    def __init__(self, engine, prompt, lane=None, deadline=float("inf"), **sampling):
+        self.reports = queue.Queue()
+        ids = TOKENIZER.encode(prompt) if isinstance(prompt, str) else prompt
+        settings = Sampling(**({"max_tokens": 20, "temperature": 0.8} | sampling))
+        self.sequence = Sequence(ids, settings, self.reports.put, deadline)
+        engine.submit(lane or engine.current, [self.sequence])
+
+    def end(self):
+        """(text, reason or error)"""
+        text = ""
+        while True:
+            report = self.reports.get(timeout=20)
+            if isinstance(report, Finished):
+                return text, report.reason
+            if isinstance(report, Failed):
+                return text, report.error
+            text += report.text
+
+    @property
+    def text(self):
+        return self.end()[0]
+
+
+def alone(prompt, seed=1, model_seed=1, **settings):
+    ids = TOKENIZER.encode(prompt)
+    settings = {"max_tokens": 20, "temperature": 0.8} | settings
+    return TOKENIZER.decode(stream_ids(make_model(model_seed), ids, eot_id=256, seed=seed, **settings))
+
+
+def test_the_batch_changes_no_answer(engine):
+    prompts = ["a", "a long prompt " * 6, "xyz", "", "b" * 40, "the same", "the same"]
+    asked = [
+        Asked(engine, prompt or [256], seed=seed, top_k=40, top_p=0.9, max_tokens=30 + seed)
+        for seed, prompt in enumerate(prompts)
+    ]
+    for seed, (prompt, one) in enumerate(zip(prompts, asked, strict=True)):
+        if prompt:
+            assert one.text == alone(prompt, seed, top_k=40, top_p=0.9, max_tokens=30 + seed), prompt
+
+
+@pytest.mark.parametrize("temperature", [0, 1e-9, 2])
+def test_extreme_temperatures_answer(engine, temperature):
+    text, reason = Asked(engine, "hello", temperature=temperature, seed=1).end()
+    assert reason == "length"
+    if temperature < 1:
+        assert text == alone("hello", temperature=0)
+
+
+def test_a_seed_is_drawn_where_none_is_given(engine):
+    assert Asked(engine, "hello").text != Asked(engine, "hello").text
+
+
+def test_a_long_prompt_is_computed_in_chunks_while_others_go_on(engine):
+    runner = engine.current.loaded.runner
+    running = Asked(engine, "short", max_tokens=60)
+    until(lambda: runner.decoded)
+    before = len(runner.decoded)
+    long = Asked(engine, "y" * 100, max_tokens=1)
+    long.end()
+    chunks = [length for row, start, length in runner.prefilled if row == 1]
+    assert chunks == [16] * 6 + [4]
+    assert len(runner.decoded) - before >= 6
+    running.end()
+
+
+def test_a_prefix_is_not_computed_twice(engine):
+    runner = engine.current.loaded.runner
+    first = "Notes for the night shift. A disk fills up"
+    second = "Notes for the night shift. A queue grows"
+    Asked(engine, first).end()
+    runner.prefilled.clear()
+    asked = Asked(engine, second, seed=5)
+    assert asked.text == alone(second, 5)
+    shared = len("Notes for the night shift. A ")
+    assert asked.sequence.cached_tokens == shared
+    assert sum(length for _, _, length in runner.prefilled) == len(second) - shared
+
+
+def test_a_prefix_is_taken_from_a_row_that_is_running(engine):
+    running = Asked(engine, "the very same prompt", max_tokens=100, seed=1)
+    until(lambda: running.sequence.tokens)
+    asked = Asked(engine, "the very same prompt", seed=2)
+    assert asked.text == alone("the very same prompt", 2)
+    assert asked.sequence.cached_tokens == len("the very same prompt") - 1
+    assert running.text == alone("the very same prompt", 1, max_tokens=100)
+
+
+def test_a_full_context_does_not_spoil_its_row_for_others(engine):
+    full = "z" * (BLOCK_SIZE - 1)
+    asked = [Asked(engine, full, seed=1, max_tokens=5), Asked(engine, "abc", seed=2, max_tokens=60)]
+    assert [one.end()[1] for one in asked] == ["length", "length"]
+    again = Asked(engine, full, seed=1, max_tokens=5)
+    assert again.text == alone(full, 1, max_tokens=5)
+
+
+def test_end_of_text_is_a_stop(engine):
+    engine.install(load("2", endless=False))
+    assert Asked(engine, "x", temperature=0).end() == ("", "stop")
+
+
+def test_penalties_keep_a_greedy_answer_from_repeating(engine):
+    plain = Asked(engine, "aaaa", temperature=0, max_tokens=40).sequence
+    until(lambda: plain.ended)
+    for penalty in ({"presence_penalty": 2.0}, {"frequency_penalty": 2.0}, {"repetition_penalty": 5.0}):
+        sequence = Asked(engine, "aaaa", temperature=0, max_tokens=40, **penalty).sequence
+        until(lambda s=sequence: s.ended)
+        assert len(set(sequence.tokens)) > len(set(plain.tokens)), penalty
+
+
+def test_who_waits_gets_a_place_when_one_leaves(engine):
+    asked = [Asked(engine, "x", seed=i, max_tokens=5 + i) for i in range(12)]
+    assert all(one.end()[1] == "length" for one in asked)
+    until(lambda: engine.running == 0)
+    assert engine.waiting == 0
+
+
+def test_more_than_running_and_waiting_is_refused_at_once(engine):
+    engine.current.loaded.runner.delay_s = 0.02
+    asked = [Asked(engine, "x") for _ in range(12)]
+    with pytest.raises(QueueFull, match="12 of 12 places are taken"):
+        Asked(engine, "x")
+    assert all(one.end()[1] == "length" for one in asked)
+    Asked(engine, "x").end()
+
+
+def test_a_cancelled_sequence_leaves_its_row(engine):
+    engine.current.loaded.runner.delay_s = 0.01
+    asked = [Asked(engine, "x", max_tokens=100) for _ in range(6)]
+    until(lambda: engine.running == 4)
+    for one in asked:
+        one.sequence.cancelled = True
+    assert all(isinstance(one.end()[1], Cancelled) for one in asked)
+    until(lambda: engine.running == engine.waiting == 0)
+
+
+def test_a_deadline_ends_what_runs_and_what_waits(engine):
+    engine.current.loaded.runner.delay_s = 0.05
+    deadline = time.monotonic() + 0.3
+    asked = [Asked(engine, "x", max_tokens=100, deadline=deadline) for _ in range(5)]
+    assert all(isinstance(one.end()[1], DeadlinePassed) for one in asked)
+    assert time.monotonic() < deadline + 1
+
+
+def test_a_swap_lets_the_old_model_finish(engine):
+    old = engine.current
+    old.loaded.runner.delay_s = 0.01
+    running = [Asked(engine, "hello", seed=seed, max_tokens=50) for seed in range(6)]
+    until(lambda: engine.running == 4)
+    engine.install(load("2", seed=2))
+    newer = Asked(engine, "hello", seed=1)
+    assert newer.text == alone("hello", 1, model_seed=2)
+    assert [one.text for one in running] == [alone("hello", seed, max_tokens=50) for seed in range(6)]
+    until(lambda: old not in engine._lanes)
+
+
+def test_a_prompt_encoded_for_the_old_model_is_answered_by_it(engine):
+    old = engine.current
+    engine.install(load("2", seed=2))
+    until(lambda: old not in engine._lanes)
+    assert Asked(engine, "hello", lane=old, seed=3).text == alone("hello", 3)
+    until(lambda: old not in engine._lanes)
+
+
+def test_a_failing_model_fails_its_sequences_and_not_the_engine(engine, caplog):
+    runner = engine.current.loaded.runner
+    runner.error = RuntimeError("out of memory")
+    _, error = Asked(engine, "x").end()
+    assert isinstance(error, EngineFailure)
+    assert "out of memory" in str(error)
+    runner.error = None
+    assert engine.alive
+    assert Asked(engine, "x", seed=1).text == alone("x", 1)
+
+
+def test_stopping_gives_up_what_runs():
+    engine = Engine(max_running=4, max_queue=8, prefill_chunk=16)
+    engine.start()
+    loaded = load()
+    loaded.runner.delay_s = 0.02
+    engine.install(loaded)
+    asked = Asked(engine, "x", max_tokens=100)
+    until(lambda: engine.running)
+    engine.stop()
+    assert "stopped" in str(asked.end()[1])
+    assert not engine.alive

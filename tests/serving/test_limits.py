@@ -1,0 +1,164 @@
+"""Keys, sizes, queues, deadlines, callers who hang up."""
+
+import threading
+
+import httpx
+import pytest
+from pydantic import ValidationError
+
+from devopsgpt_serving.settings import Settings
+from serving.conftest import serving, until
+from serving.test_engine import CountingRunner
+
+
+@pytest.fixture
+def small_service(common_shelf, tmp_path):
+    """Two places and two to wait, each step slowed down."""
+    with serving(
+        tmp_path,
+        tracking_uri=common_shelf.url,
+        model_name=common_shelf.name,
+        max_batch_size=2,
+        max_queue=2,
+        max_choices=4,
+        max_body_bytes=2000,
+        poll_interval_s=60,
+    ) as service:
+        service.wait_for("1")
+        yield service
+
+
+def slow_down(service, delay_s):
+    runner = service.service.engine.current.loaded.runner
+    runner.__class__ = CountingRunner
+    runner.prefilled, runner.decoded, runner.delay_s, runner.error = [], [], delay_s, None
+
+
+def idle(service):
+    engine = service.service.engine
+    return engine.running == 0 and engine.waiting == 0
+
+
+def test_a_full_queue_is_429_at_once(small_service):
+    slow_down(small_service, 0.02)
+    thread = threading.Thread(target=small_service.generate, args=("x",), kwargs={"iterations": 4, "max_token_len": 30})
+    thread.start()
+    until(lambda: small_service.service.engine.running == 2)
+    answer = httpx.post(f"{small_service.url}/api/generate", json={"prompt": "x"}, timeout=1)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (429, "queue_full")
+    assert answer.headers["retry-after"] == "1"
+    thread.join()
+    assert small_service.generate("x", max_token_len=1).status_code == 200
+
+
+def test_a_body_that_is_too_large_is_413(small_service):
+    answer = small_service.generate("x" * 3000)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (413, "body_too_large")
+    parts = (b'{"prompt": "', *[b"x" * 500] * 6, b'"}')
+    headers = {"Content-Type": "application/json"}
+    answer = small_service.http.post("/api/generate", content=iter(parts), headers=headers)
+    assert answer.status_code == 413
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_caller_who_hangs_up_frees_the_place(small_service, stream):
+    slow_down(small_service, 0.05)
+    body = {"model": small_service.name, "prompt": "x", "max_tokens": 100, "stream": stream, "n": 3}
+    with httpx.Client(base_url=small_service.url) as client:
+        if stream:
+            with client.stream("POST", "/v1/completions", json=body) as answer:
+                next(answer.iter_lines())
+        else:
+            with pytest.raises(httpx.ReadTimeout):
+                client.post("/v1/completions", json=body, timeout=0.3)
+    until(lambda: idle(small_service), seconds=2)
+    reasons = small_service.http.get("/metrics").text
+    assert 'devopsgpt:request_success_total{finished_reason="cancelled"} 3.0' in reasons
+
+
+def test_a_caller_who_hangs_up_while_waiting_is_dropped(small_service):
+    slow_down(small_service, 0.05)
+    body = {"model": small_service.name, "prompt": "x", "max_tokens": 60, "n": 2}
+    thread = threading.Thread(target=lambda: small_service.complete(**body))
+    thread.start()
+    until(lambda: small_service.service.engine.running == 2)
+    with pytest.raises(httpx.ReadTimeout):
+        httpx.post(f"{small_service.url}/v1/completions", json=body, timeout=0.3)
+    until(lambda: small_service.service.engine.waiting == 0, seconds=1)
+    thread.join()
+
+
+def test_a_deadline_is_504(common_shelf, tmp_path):
+    where = dict(tracking_uri=common_shelf.url, model_name=common_shelf.name)
+    with serving(tmp_path, **where, deadline_s=0.3, poll_interval_s=60) as service:
+        service.wait_for("1")
+        slow_down(service, 0.05)
+        answer = service.generate("x")
+        assert (answer.status_code, answer.json()["error"]["code"]) == (504, "deadline_exceeded")
+        text = service.complete("x", max_tokens=100, stream=True).text
+        assert '"code":"deadline_exceeded"' in text
+        assert text.endswith("data: [DONE]\n\n")
+
+
+def test_keys_are_asked_for(common_shelf, tmp_path):
+    keys = tmp_path / "keys"
+    keys.write_text("second\n\n")
+    where = dict(tracking_uri=common_shelf.url, model_name=common_shelf.name)
+    with serving(tmp_path, **where, api_keys="first,third", api_keys_file=keys) as service:
+        service.wait_for("1")
+        for path in ("/api/healthz", "/api/readyz", "/", "/docs", "/openapi.json", "/metrics"):
+            assert service.http.get(path).status_code == 200, path
+        for key in (None, "wrong", "firs"):
+            headers = {"Authorization": f"Bearer {key}"} if key else {}
+            for method, path in (("GET", "/v1/models"), ("POST", "/api/generate"), ("POST", "/admin/reload")):
+                answer = service.http.request(method, path, headers=headers)
+                assert answer.status_code == 401
+                assert answer.json()["error"]["code"] == "invalid_api_key"
+                assert "x-request-id" in answer.headers
+        for key in ("first", "second", "third"):
+            headers = {"Authorization": f"Bearer {key}"}
+            assert service.http.get("/v1/models", headers=headers).status_code == 200
+
+
+def test_other_origins_are_admitted_only_by_name(service, common_shelf, tmp_path):
+    origin = {"Origin": "https://example.org"}
+    assert "access-control-allow-origin" not in service.http.get("/api/healthz", headers=origin).headers
+    where = dict(tracking_uri=common_shelf.url, model_name=common_shelf.name)
+    with serving(tmp_path, **where, cors_origins="https://example.org") as other:
+        headers = other.http.get("/api/healthz", headers=origin).headers
+        assert headers["access-control-allow-origin"] == "https://example.org"
+
+
+def test_an_open_service_beyond_loopback_must_be_meant(monkeypatch):
+    with pytest.raises(ValidationError, match="no API key is set"):
+        Settings(host="0.0.0.0")
+    assert Settings(host="0.0.0.0", api_keys="k").accepted_keys() == ["k"]
+    assert Settings(host="0.0.0.0", allow_anonymous=True).host == "0.0.0.0"
+    assert Settings(host="::1").host == "::1"
+
+
+def test_settings_come_from_the_environment(monkeypatch, tmp_path):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow:5000")
+    monkeypatch.setenv("DEVOPSGPT_HOME", str(tmp_path))
+    monkeypatch.setenv("DEVOPSGPT_SERVING_API_KEYS", "a, b")
+    settings = Settings()
+    assert settings.tracking_uri == "http://mlflow:5000"
+    assert settings.cache_folder == tmp_path / "serving"
+    assert settings.accepted_keys() == ["a", "b"]
+    assert "a, b" not in repr(settings)
+    monkeypatch.setenv("DEVOPSGPT_SERVING_TRACKING_URI", "http://other:5000")
+    assert Settings().tracking_uri == "http://other:5000"
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"port": 70000}, {"poll_interval_s": 0}, {"max_choices": 100}, {"log_level": "x"}, {"model_name": ""}],
+)
+def test_settings_out_of_range_are_refused(wrong):
+    with pytest.raises(ValidationError):
+        Settings(**wrong)
+
+
+def test_a_missing_file_of_keys_is_an_error():
+    with pytest.raises(ValueError, match="api_keys_file /nowhere cannot be read: No such file"):
+        Settings(api_keys_file="/nowhere").accepted_keys()

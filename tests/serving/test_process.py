@@ -1,0 +1,109 @@
+"""`python -m devopsgpt_serving` as a process: starts in any weather, leaves calmly."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from contextlib import contextmanager
+
+import httpx
+import pytest
+
+from serving.conftest import until
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@contextmanager
+def process(tmp_path, **settings):
+    port = free_port()
+    named = {"port": port, "cache_dir": tmp_path / "cache", "poll_interval_s": 0.1, "shutdown_delay_s": 0.3} | settings
+    environment = {f"DEVOPSGPT_SERVING_{name.upper()}": str(value) for name, value in named.items()}
+    command = [sys.executable, "-W", "error", "-m", "devopsgpt_serving"]
+    with (tmp_path / "log").open("w") as log:
+        running = subprocess.Popen(command, env=os.environ | environment, stderr=log, stdout=log)
+    try:
+        yield running, f"http://127.0.0.1:{port}", tmp_path / "log"
+    finally:
+        running.kill()
+        running.wait()
+
+
+def status(url):
+    try:
+        return httpx.get(url, timeout=2).status_code
+    except httpx.TransportError:
+        return None
+
+
+def test_it_drains_on_sigterm(common_shelf, tmp_path):
+    where = dict(tracking_uri=common_shelf.url, model_name=common_shelf.name)
+    with process(tmp_path, **where) as (running, url, log):
+        until(lambda: status(f"{url}/api/readyz") == 200, say=log.read_text)
+        body = {"model": common_shelf.name, "prompt": "x", "max_tokens": 120, "n": 8, "stream": True}
+        texts = []
+
+        def ask():
+            with httpx.stream("POST", f"{url}/v1/completions", json=body, timeout=30) as answer:
+                for line in answer.iter_lines():
+                    texts.append(line)
+
+        thread = threading.Thread(target=ask)
+        thread.start()
+        until(lambda: texts)
+        running.send_signal(signal.SIGTERM)
+        until(lambda: status(f"{url}/api/readyz") == 503, seconds=1)
+        assert status(f"{url}/api/healthz") == 200
+        assert httpx.post(f"{url}/api/generate", json={"prompt": "x"}).json()["error"]["code"] == "draining"
+        thread.join()
+        assert texts[-2:] == ["data: [DONE]", ""]
+        assert running.wait(10) == 0
+        lines = [json.loads(line) for line in log.read_text().splitlines()]
+        requests = [line for line in lines if line["message"] == "request" and line["path"] == "/v1/completions"]
+        assert requests[0]["version"] == "1"
+        assert requests[0]["request_id"]
+
+
+def test_it_lives_without_a_registry(tmp_path):
+    began = time.monotonic()
+    with process(tmp_path, tracking_uri="http://127.0.0.1:9", model_name="nothing") as (running, url, log):
+        until(lambda: status(f"{url}/api/healthz") == 200, say=log.read_text)
+        assert time.monotonic() - began < 15
+        assert status(f"{url}/api/readyz") == 503
+        running.send_signal(signal.SIGINT)
+        assert running.wait(10) in (0, 130, -signal.SIGINT)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"host": "0.0.0.0"}, "DEVOPSGPT_SERVING_API_KEYS"),
+        ({"port": "many"}, "DEVOPSGPT_SERVING_PORT: "),
+        ({"device": "cuda:9"}, "device 'cuda:9' is not to be had here"),
+        ({"cache_dir": "/dev/null/cache"}, "/dev/null"),
+    ],
+)
+def test_a_wrong_setting_is_one_line(tmp_path, settings, message):
+    with process(tmp_path, **settings) as (running, _, log):
+        assert running.wait(30) == 1
+        assert message in log.read_text()
+        assert len(log.read_text().splitlines()) == 1
+
+
+def test_a_taken_port_is_one_line(tmp_path):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with process(tmp_path, port=port) as (running, _, log):
+            assert running.wait(30) == 1
+            assert f"cannot listen on 127.0.0.1:{port}" in log.read_text()
+            assert "DEVOPSGPT_SERVING_PORT" in log.read_text()

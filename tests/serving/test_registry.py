@@ -1,0 +1,283 @@
+"""Following the alias of a real registry, through trouble of every kind."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+from devopsgpt_serving import registry as registry_module
+from devopsgpt_serving.registry import NoModelYet, Registry, RegistryUnavailable
+from devopsgpt_serving.version_cache import DamagedVersion, VersionCache
+from serving.conftest import serving, until
+
+
+@pytest.fixture
+def cache(tmp_path):
+    cache = VersionCache(tmp_path / "cache", 10**9)
+    cache.prepare()
+    return cache
+
+
+def weights(folder):
+    return folder / "model" / "model.safetensors"
+
+
+def flip_a_byte(folder):
+    content = bytearray(weights(folder).read_bytes())
+    content[-1] ^= 1
+    weights(folder).write_bytes(content)
+
+
+def cut_short(folder):
+    weights(folder).write_bytes(weights(folder).read_bytes()[:-10])
+
+
+def drop_file(folder):
+    weights(folder).unlink()
+
+
+def drop_manifest(folder):
+    (folder / "manifest.json").unlink()
+
+
+def test_the_alias_names_a_version_and_its_lineage(common_shelf):
+    found = Registry(common_shelf.url, common_shelf.name, "champion", 2).resolve()
+    assert (found.name, found.version) == (common_shelf.name, "1")
+    assert found.tags["val_loss"] == "1.5"
+    assert found.created > 1_700_000_000
+
+
+@pytest.mark.parametrize("name", ["no-such-model", None])
+def test_no_champion_is_no_model_yet(shelf, name):
+    with pytest.raises(NoModelYet, match="no version with alias 'champion'"):
+        Registry(shelf.url, name or shelf.name, "champion", 2).resolve()
+
+
+def test_a_version_arrives_verified_and_is_not_fetched_again(common_shelf, cache, proxy):
+    registry = Registry(proxy.url, common_shelf.name, "champion", 2)
+    version = registry.resolve()
+    folder = registry.fetch(version, cache)
+    assert sorted(path.name for path in folder.iterdir()) == ["manifest.json", "model", "version.json"]
+    assert json.loads((folder / "version.json").read_text())["tags"] == version.tags
+    asked = len(proxy.requests)
+    assert registry.fetch(version, cache) == folder
+    assert len(proxy.requests) == asked
+
+
+@pytest.mark.parametrize("spoil", [flip_a_byte, cut_short, drop_file, drop_manifest])
+def test_a_version_that_is_not_what_it_says_is_refused(shelf, cache, spoil):
+    shelf.publish(spoil=spoil)
+    registry = Registry(shelf.url, shelf.name, "champion", 2)
+    with pytest.raises((DamagedVersion, RegistryUnavailable)):
+        registry.fetch(registry.resolve(), cache)
+    assert list(cache.folder.iterdir()) == []
+
+
+def test_a_disk_without_room_is_noticed_before_the_download(common_shelf, cache, monkeypatch):
+    monkeypatch.setattr(registry_module, "DISK_RESERVE_BYTES", 10**18)
+    registry = Registry(common_shelf.url, common_shelf.name, "champion", 2)
+    with pytest.raises(OSError, match="the download needs"):
+        registry.fetch(registry.resolve(), cache)
+
+
+@pytest.mark.parametrize("mode", ["500", "hang", "truncate"])
+def test_a_registry_in_trouble_is_unavailable(common_shelf, cache, proxy, mode):
+    registry = Registry(proxy.url, common_shelf.name, "champion", 2)
+    version = registry.resolve()
+    proxy.mode = mode
+    with pytest.raises((RegistryUnavailable, DamagedVersion)):
+        registry.fetch(version, cache)
+    assert list(cache.folder.iterdir()) == []
+
+
+def test_a_champion_is_taken_up_as_soon_as_it_appears(shelf, tmp_path):
+    with serving(tmp_path, tracking_uri=shelf.url, model_name=shelf.name) as service:
+        until(lambda: service.ready()["registry_up"])
+        assert service.http.get("/api/readyz").status_code == 503
+        assert "no version with alias 'champion'" in service.ready()["problem"]
+        assert service.http.get("/api/healthz").json() == {"api_healthy": True}
+        assert service.http.get("/v1/models").json()["data"] == []
+        answer = service.generate("x")
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "no_model")
+        assert answer.headers["x-model-version"] == "none"
+        assert "retry-after" in answer.headers
+        shelf.publish(seed=1)
+        service.wait_for("1")
+        assert service.generate("x").json()["version"] == "1"
+
+
+def test_a_new_champion_is_swapped_in_and_back_without_a_download(shelf, tmp_path, proxy):
+    shelf.publish(seed=1)
+    with serving(tmp_path, tracking_uri=proxy.url, model_name=shelf.name) as service:
+        service.wait_for("1")
+        first = service.generate("hello", seed=1).json()
+        shelf.publish(seed=2)
+        service.wait_for("2")
+        second = service.generate("hello", seed=1).json()
+        assert second["version"] == "2"
+        assert second["completions"] != first["completions"]
+        proxy.requests.clear()
+        shelf.promote("1")
+        service.wait_for("1")
+        assert service.generate("hello", seed=1).json() == first
+        assert not any("safetensors" in path for path in proxy.requests)
+
+
+def test_a_removed_alias_leaves_the_model_in_place(shelf, tmp_path):
+    shelf.publish()
+    with serving(tmp_path, tracking_uri=shelf.url, model_name=shelf.name) as service:
+        service.wait_for("1")
+        shelf.client.delete_registered_model_alias(shelf.name, "champion")
+        until(lambda: service.ready()["problem"])
+        assert service.ready()["ready"]
+        assert service.generate("x").status_code == 200
+
+
+def refused_then_repaired(service, shelf, problem):
+    until(lambda: problem in (service.ready()["problem"] or ""), say=service.ready)
+    assert service.ready()["version"] == "1"
+    assert service.generate("x").json()["version"] == "1"
+    shelf.publish(seed=3)
+    service.wait_for("3")
+    assert service.ready()["problem"] is None
+
+
+def drop_tensor(folder):
+    tensors = load_file(weights(folder))
+    del tensors["transformer.ln_f.weight"]
+    save_file(tensors, weights(folder))
+    repair_manifest(folder)
+
+
+def no_numbers(folder):
+    tensors = load_file(weights(folder))
+    tensors["transformer.ln_f.weight"] *= float("nan")
+    save_file(tensors, weights(folder))
+    repair_manifest(folder)
+
+
+def repair_manifest(folder):
+    import hashlib
+
+    path = folder / "manifest.json"
+    manifest = json.loads(path.read_text())
+    content = weights(folder).read_bytes()
+    facts = {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content)}
+    manifest["files"]["model/model.safetensors"] = facts
+    path.write_text(json.dumps(manifest))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "problem"),
+    [
+        (flip_a_byte, "should have sha256"),
+        (cut_short, "bytes and has"),
+        (drop_tensor, "asks for tensor ln_f.weight"),
+        (no_numbers, "logits that are no numbers"),
+    ],
+)
+def test_a_bad_version_never_replaces_a_good_one(shelf, tmp_path, spoil, problem):
+    shelf.publish(seed=1)
+    with serving(tmp_path, tracking_uri=shelf.url, model_name=shelf.name) as service:
+        service.wait_for("1")
+        shelf.publish(seed=2, spoil=spoil)
+        refused_then_repaired(service, shelf, problem)
+
+
+@pytest.mark.parametrize("mode", ["500", "hang", "refuse"])
+def test_the_service_outlives_its_registry(shelf, tmp_path, proxy, mode):
+    shelf.publish(seed=1)
+    with serving(tmp_path, tracking_uri=proxy.url, model_name=shelf.name, registry_timeout_s=1) as service:
+        service.wait_for("1")
+        proxy.refuse() if mode == "refuse" else setattr(proxy, "mode", mode)
+        until(lambda: service.ready()["registry_up"] is False)
+        assert service.ready()["ready"]
+        assert proxy.url in service.ready()["problem"]
+        assert service.generate("x").json()["version"] == "1"
+        assert "devopsgpt:registry_up 0.0" in service.http.get("/metrics").text
+        shelf.publish(seed=2)
+        proxy.listen_again() if mode == "refuse" else setattr(proxy, "mode", "pass")
+        service.wait_for("2")
+        assert service.ready()["registry_up"]
+
+
+def test_a_restart_without_the_registry_serves_the_last_good_version(shelf, tmp_path):
+    shelf.publish(seed=1)
+    with serving(tmp_path, tracking_uri=shelf.url, model_name=shelf.name) as service:
+        service.wait_for("1")
+        expected = service.generate("hello", seed=1).json()
+    nobody = "http://127.0.0.1:9"
+    with serving(tmp_path, tracking_uri=nobody, model_name=shelf.name) as service:
+        service.wait_for("1")
+        assert service.ready()["from_cache"]
+        assert nobody in service.ready()["problem"]
+        assert service.generate("hello", seed=1).json() == expected
+
+
+def test_a_damaged_cache_is_not_served(shelf, tmp_path):
+    shelf.publish(seed=1)
+    with serving(tmp_path, tracking_uri=shelf.url, model_name=shelf.name) as service:
+        service.wait_for("1")
+    (path,) = (tmp_path / "cache").glob("*/model/model.safetensors")
+    path.write_bytes(path.read_bytes()[:-4])
+    with serving(tmp_path, tracking_uri="http://127.0.0.1:9", model_name=shelf.name) as service:
+        until(lambda: service.ready()["registry_up"] is False)
+        assert service.generate("x").status_code == 503
+    with serving(tmp_path, tracking_uri=shelf.url, model_name=shelf.name) as service:
+        service.wait_for("1")
+
+
+def test_reload_looks_at_once(shelf, tmp_path):
+    shelf.publish(seed=1)
+    with serving(tmp_path, tracking_uri=shelf.url, model_name=shelf.name, poll_interval_s=60) as service:
+        service.wait_for("1")
+        shelf.publish(seed=2)
+        assert service.http.post("/admin/reload").json()["version"] == "2"
+
+
+SKINNY = """
+import sys
+from importlib.machinery import PathFinder
+
+class Without:
+    finders = list(sys.meta_path)
+    find_distributions = staticmethod(PathFinder.find_distributions)
+
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] not in {absent!r}:
+            return next(filter(None, (finder.find_spec(name, path, target) for finder in self.finders)), None)
+
+sys.meta_path[:] = [Without()]
+from pathlib import Path
+from devopsgpt_serving.app import create_app
+from devopsgpt_serving.registry import Registry
+from devopsgpt_serving.version_cache import VersionCache
+assert "mlflow" not in sys.modules, "importing the service imports mlflow"
+cache = VersionCache(Path({folder!r}), 10**9)
+cache.prepare()
+registry = Registry({url!r}, {name!r}, "champion", 5)
+print(registry.fetch(registry.resolve(), cache).name)
+print(sorted({forbidden!r} & {{name.split(".")[0] for name in sys.modules}}))
+"""
+NOT_IN_SKINNY = (
+    *("pandas", "flask", "sqlalchemy", "alembic", "docker", "graphene", "sklearn", "scipy", "matplotlib", "pyarrow"),
+    *("dagster", "transformers", "devopsgpt_pipeline"),
+)
+
+
+def test_mlflow_skinny_is_enough(common_shelf, tmp_path):
+    forbidden = {*NOT_IN_SKINNY}
+    code = SKINNY.format(
+        absent=NOT_IN_SKINNY,
+        forbidden=forbidden,
+        folder=str(tmp_path / "cache"),
+        url=common_shelf.url,
+        name=common_shelf.name,
+    )
+    answer = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False)
+    assert answer.returncode == 0, answer.stderr
+    key, loaded = answer.stdout.split("\n")[:2]
+    assert key.startswith("1-")
+    assert loaded == "[]"
