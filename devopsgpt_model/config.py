@@ -79,16 +79,16 @@ class TrainingConfig:
     grad_accum_steps: int = 1
     """Micro-batches per optimizer step, summed over all processes; a multiple of their number."""
 
-    max_steps: int = 600
+    max_steps: int = 450
     """Optimizer steps."""
 
-    learning_rate: float = 2e-3
+    learning_rate: float = 3e-3
     """Peak learning rate of AdamW."""
 
     min_learning_rate: float = 0.0
     """Learning rate at max_steps, reached linearly from the peak; equal to it for a constant rate."""
 
-    warmup_steps: int = 60
+    warmup_steps: int = 40
     """Optimizer steps over which the learning rate rises from zero to its peak."""
 
     weight_decay: float = 0.1

@@ -13,6 +13,7 @@ from fastapi import Request
 from devopsgpt_serving.engine import QueueFull, Stopping
 from devopsgpt_serving.errors import CLIENT_GONE, ApiError, from_engine
 from devopsgpt_serving.lane import Lane
+from devopsgpt_serving.mailbox import Reports
 from devopsgpt_serving.sampling import Sampling
 from devopsgpt_serving.sequence import Failed, Finished, FinishReason, Progress, Report, Scored, Sequence
 from devopsgpt_serving.service import Service
@@ -33,12 +34,12 @@ class Asked:
     """The sequences of one request, admitted together. raises: ApiError 429 or 503"""
 
     def __init__(self, service: Service, lane: Lane, wanted: list[tuple[list[int], Sampling]]) -> None:
-        self.reports: asyncio.Queue[tuple[int, Report]] = asyncio.Queue()
-        loop, deadline = asyncio.get_running_loop(), service.deadline()
+        self.reports: Reports = asyncio.Queue()
+        post, deadline = service.mailbox.post, service.deadline()
 
         def sequence(index: int, prompt: list[int], sampling: Sampling) -> Sequence:
             def report(what: Report) -> None:
-                loop.call_soon_threadsafe(self.reports.put_nowait, (index, what))
+                post(self.reports, index, what)
 
             return Sequence(prompt, sampling, report, deadline)
 

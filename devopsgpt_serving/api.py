@@ -8,9 +8,9 @@ from pydantic import BaseModel, Field, ValidationError
 
 from devopsgpt_serving.answers import Asked
 from devopsgpt_serving.errors import invalid, responses
-from devopsgpt_serving.schemas import SamplingFields, Text, check_limits
+from devopsgpt_serving.schemas import PromptText, SamplingFields, Text, check_limits
 from devopsgpt_serving.sequence import FinishReason
-from devopsgpt_serving.service import Service, check_prompt, empty_prompt, service_of
+from devopsgpt_serving.service import Service, check_prompt, service_of
 
 router = APIRouter()
 Here = Annotated[Service, Depends(service_of)]
@@ -22,7 +22,9 @@ DEFAULT_TEMPERATURE = 0.8  # nanoGPT's sample.py, which the original's users kno
 class GenerateRequest(SamplingFields):
     """What to go on from, and how."""
 
-    prompt: Text = Field(default="", description="Text to go on from.")
+    prompt: PromptText | None = Field(
+        default=None, description="Text to go on from; without one, a new document begins."
+    )
     pre_prompt: Text | None = Field(default=None, description="Text put before the prompt, a space between them.")
     max_token_len: int = Field(default=DEFAULT_MAX_TOKEN_LEN, ge=1, description="Most tokens of each answer.")
     iterations: int = Field(default=1, ge=1, description="How many answers.")
@@ -113,7 +115,7 @@ async def generate(
     request: Request,
     service: Here,
     body: Annotated[GenerateRequest | None, Body(openapi_examples=EXAMPLES)] = None,  # type: ignore[arg-type]
-    prompt: Annotated[str | None, Query(description="As in the body, which wins.")] = None,
+    prompt: Annotated[str | None, Query(min_length=1, description="As in the body, which wins.")] = None,
     pre_prompt: Annotated[str | None, Query()] = None,
     max_token_len: Annotated[int | None, Query(ge=1)] = None,
     iterations: Annotated[int | None, Query(ge=1)] = None,
@@ -122,11 +124,13 @@ async def generate(
     query = dict(prompt=prompt, pre_prompt=pre_prompt, max_token_len=max_token_len, iterations=iterations)
     asked_for = merge(body, query)
     settings = service.settings
-    check_limits(settings, asked_for.max_token_len, "max_token_len", asked_for.iterations, "iterations")
+    largest = max(asked_for.max_token_len, max_token_len or 0), max(asked_for.iterations, iterations or 0)
+    check_limits(settings, largest[0], "max_token_len", largest[1], "iterations")
     text = whole_prompt(asked_for, settings.pre_prompt)
     service.log_prompt(request, text)
     lane = service.lane()
-    ids = check_prompt(await asyncio.to_thread(lane.loaded.tokenizer.encode, text), lane.loaded)
+    tokenizer = lane.loaded.tokenizer
+    ids = check_prompt(await asyncio.to_thread(tokenizer.encode, text) or [tokenizer.eot_id], lane.loaded)
     sampling = asked_for.sampling(asked_for.max_token_len, DEFAULT_TEMPERATURE)
     request.state.version = lane.loaded.version.version
     asked = Asked(service, lane, [(ids, sampling.choice(index)) for index in range(asked_for.iterations)])
@@ -152,13 +156,12 @@ def merge(body: GenerateRequest | None, query: dict[str, Any]) -> GenerateReques
     try:
         return GenerateRequest(**(named | (body.model_dump(exclude_unset=True) if body else {})))
     except ValidationError as error:
-        raise invalid(dict(error.errors()[0])) from error
+        raise invalid([dict(one) for one in error.errors()]) from error
 
 
 def whole_prompt(asked_for: GenerateRequest, default_pre_prompt: str) -> str:
-    """What the model reads. raises: ApiError 422 where that is nothing"""
+    """What the model reads: pre_prompt and prompt, a space between them where there is none."""
     before = default_pre_prompt if asked_for.pre_prompt is None else asked_for.pre_prompt
-    glue = " " if before and asked_for.prompt and not before[-1].isspace() else ""
-    if not asked_for.prompt:
-        raise empty_prompt()
-    return before + glue + asked_for.prompt
+    prompt = asked_for.prompt or ""
+    glue = " " if before and prompt and not before[-1].isspace() else ""
+    return before + glue + prompt

@@ -1,5 +1,6 @@
 """Wiring: settings in, a FastAPI application out. Nothing is read or started before create_app() and its lifespan."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import PackageNotFoundError, version
@@ -9,6 +10,7 @@ from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
 from devopsgpt_serving import api, completions
+from devopsgpt_serving.description import describe_limits
 from devopsgpt_serving.engine import Engine
 from devopsgpt_serving.envelope import Envelope
 from devopsgpt_serving.errors import install_handlers
@@ -35,6 +37,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        service.mailbox.open(asyncio.get_running_loop())
         service.engine.start()
         service.follower.start()
         yield
@@ -55,6 +58,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.include_router(api.router)
     app.include_router(completions.router)
     install_pages(app)
+    describe_limits(app, service.settings)
     app.add_middleware(Envelope, service=service)
     if service.settings.cors_origins:
         app.add_middleware(

@@ -65,10 +65,9 @@ class CompletionStream(StreamingResponse):
         yield "data: [DONE]\n\n"
 
     def _chunk(self, choice: Any) -> str:
-        content = CompletionAnswer(**self.head, choices=[choice]).model_dump()
-        if not self.include_usage:
-            del content["usage"]
-        return _event(content)
+        content = CompletionAnswer.model_construct(**self.head, object="text_completion", choices=[choice], usage=None)
+        unsaid = None if self.include_usage else {"usage"}
+        return f"data: {content.model_dump_json(exclude=unsaid)}\n\n"
 
 
 def _event(content: dict[str, Any]) -> str:

@@ -1,11 +1,11 @@
 """OpenAI's routes: /v1/models and /v1/completions, so that its clients work unchanged."""
 
 import asyncio
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Body, Depends, Request
 from fastapi.responses import Response
-from pydantic import BaseModel, ConfigDict, Field, StrictInt
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt
 
 from devopsgpt_serving.answers import Asked
 from devopsgpt_serving.api import Usage
@@ -13,8 +13,8 @@ from devopsgpt_serving.completion_stream import CompletionStream
 from devopsgpt_serving.completion_text import CompletionAnswer, Style, choice_of, envelope
 from devopsgpt_serving.errors import ApiError, responses
 from devopsgpt_serving.lane import LoadedModel
-from devopsgpt_serving.schemas import SamplingFields, Text, check_limits
-from devopsgpt_serving.service import Service, check_prompt, empty_prompt, service_of
+from devopsgpt_serving.schemas import PromptText, SamplingFields, check_limits
+from devopsgpt_serving.service import Service, check_prompt, service_of
 from devopsgpt_serving.version_cache import Version
 
 router = APIRouter(prefix="/v1", tags=["OpenAI"])
@@ -23,22 +23,23 @@ Here = Annotated[Service, Depends(service_of)]
 DEFAULT_MAX_TOKENS = 16  # OpenAI's
 DEFAULT_TEMPERATURE = 1.0  # OpenAI's
 
-TokenIds = Annotated[list[StrictInt], Field(min_length=1)]
+TokenIds = Annotated[list[Annotated[StrictInt, Field(ge=0)]], Field(min_length=1)]
+Texts = Annotated[list[PromptText], Field(min_length=1)]
 
 
 class StreamOptions(BaseModel):
     """What a stream tells besides text."""
 
     model_config = ConfigDict(extra="forbid")
-    include_usage: bool = False
-    include_obfuscation: bool = False
+    include_usage: StrictBool = False
+    include_obfuscation: StrictBool = False
 
 
 class CompletionRequest(SamplingFields):
     """OpenAI's fields; top_k and repetition_penalty come on top. A field that has no effect here is refused."""
 
     model: str = Field(description="The model's id, as /v1/models lists it.")
-    prompt: Text | TokenIds | Annotated[list[Text] | list[TokenIds], Field(min_length=1)] | None = Field(
+    prompt: PromptText | TokenIds | Texts | Annotated[list[TokenIds], Field(min_length=1)] | None = Field(
         default=None, description="A text, token ids, or a list of either; without one, a new document begins."
     )
     max_tokens: int | None = Field(
@@ -48,8 +49,8 @@ class CompletionRequest(SamplingFields):
     logprobs: int | None = Field(
         default=None, ge=0, le=20, description="Score tokens, with this many likeliest beside each."
     )
-    echo: bool | None = Field(default=None, description="Whether the answer repeats the prompt.")
-    stream: bool | None = Field(default=None, description="Whether the answer comes piece by piece.")
+    echo: StrictBool | None = Field(default=None, description="Whether the answer repeats the prompt.")
+    stream: StrictBool | None = Field(default=None, description="Whether the answer comes piece by piece.")
     stream_options: StreamOptions | None = None
     user: str | None = Field(default=None, description="Taken and not used.")
 
@@ -94,6 +95,12 @@ EXAMPLES = {
 }
 
 
+STREAMED: dict[str, Any] = {
+    "description": "The answer; where `stream` is true, a chunk of the same form in each event, and [DONE].",
+    "content": {"text/event-stream": {"schema": {"type": "object", "properties": {"data": {"type": "string"}}}}},
+}
+
+
 @router.get("/models", responses=responses(401))
 async def list_models(service: Here) -> ModelList:
     """The model that is served."""
@@ -113,7 +120,7 @@ async def get_model(model: str, service: Here) -> ModelCard:
 @router.post(
     "/completions",
     response_model=CompletionAnswer,
-    responses=responses(400, 401, 404, 413, 422, 429, 500, 503, 504),
+    responses=responses(400, 401, 404, 413, 422, 429, 500, 503, 504) | {200: STREAMED},
 )
 async def complete(
     request: Request,
@@ -130,8 +137,6 @@ async def complete(
     service.log_prompt(request, texts)
     check_limits(service.settings, max_tokens, "max_tokens", n * len(texts), "n")
     echo = bool(body.echo)
-    if max_tokens == 0 and not echo:
-        raise ApiError(422, "invalid_value", "max_tokens: 0 needs echo=true, else the answer is empty", "max_tokens")
     prompts = await asyncio.to_thread(_encode, texts, lane.loaded, 1 if max_tokens else 0)
     sampling = body.sampling(
         max_tokens, DEFAULT_TEMPERATURE, logprobs=body.logprobs, echo_logprobs=echo and body.logprobs is not None
@@ -171,8 +176,6 @@ def _encode(texts: list[str | list[int] | None], loaded: LoadedModel, spare: int
 def _ids(text: str | list[int] | None, loaded: LoadedModel) -> list[int]:
     if text is None:
         return [loaded.tokenizer.eot_id]
-    if not text:
-        raise empty_prompt()
     return loaded.tokenizer.encode(text) if isinstance(text, str) else text
 
 

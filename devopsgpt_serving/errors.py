@@ -115,22 +115,32 @@ async def _api_error(request: Request, error: Exception) -> JSONResponse:
 
 
 async def _invalid(request: Request, error: Exception) -> JSONResponse:
-    first = error.errors()[0] if isinstance(error, RequestValidationError) else {}
-    return _told(request, invalid(first, request.headers.get("content-type")))
+    errors = [dict(one) for one in error.errors()] if isinstance(error, RequestValidationError) else [{}]
+    return _told(request, invalid(errors, request.headers.get("content-type")))
 
 
-def invalid(error: dict[str, Any], content_type: str | None = "application/json") -> ApiError:
-    """A 422 from the first of pydantic's complaints."""
-    where = [str(part) for part in error.get("loc", ()) if part not in ("body", "query", "path")]
-    if error.get("loc") == ("body",) and "json" not in (content_type or ""):
+def invalid(errors: list[dict[str, Any]], content_type: str | None = "application/json") -> ApiError:
+    """A 422 from pydantic's complaints about the first field that it complains about."""
+    if errors[0].get("loc") == ("body",) and "json" not in (content_type or ""):
         message = f"the body must be JSON with the header Content-Type: application/json, got {content_type}"
         return ApiError(422, "invalid_value", message)
-    param = where[0] if where and error.get("type") != "json_invalid" else None
-    what = str(error.get("msg", "invalid request"))
-    received = error.get("input")
+    param = _field(errors[0])
+    same = [error for error in errors if _field(error) == param]
+    # where a field may take several forms, the form that nearly fits says more than those of another type
+    error = next((one for one in same if not str(one.get("type")).endswith("_type")), same[0])
+    kind, what, received = error.get("type"), str(error.get("msg", "invalid request")), error.get("input")
+    if param == "prompt" and kind in ("string_too_short", "too_short"):
+        message = "the prompt must have at least one character, got none; leave it out to begin a new document"
+        return ApiError(422, "empty_prompt", message, param)
     shown = f", got {received!r}" if isinstance(received, int | float | bool) else ""
-    code = "unknown_field" if error.get("type") == "extra_forbidden" else "invalid_value"
+    code = "unknown_field" if kind == "extra_forbidden" else "invalid_value"
     return ApiError(422, code, f"{param}: {what}{shown}" if param else what, param)
+
+
+def _field(error: dict[str, Any]) -> str | None:
+    """The field that a complaint is about; None for the body as a whole."""
+    where = [str(part) for part in error.get("loc", ()) if part not in ("body", "query", "path")]
+    return where[0] if where and error.get("type") != "json_invalid" else None
 
 
 async def _http_error(request: Request, error: Exception) -> JSONResponse:

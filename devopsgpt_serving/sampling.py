@@ -10,6 +10,7 @@ from torch import Tensor
 from devopsgpt_model.generate import sample_token
 
 MAX_SEED = 2**63 - 1
+LEAST_TOP_P = 1e-6  # below it the likeliest token is drawn anyway, and float32 takes it for 0, which keeps none
 LEAST_TEMPERATURE = 1e-3  # below it the likeliest token is drawn anyway, and the division overflows
 
 
@@ -65,7 +66,8 @@ class Sampler:
         """The next token id. logits: (V,)"""
         settings = self.sampling
         temperature = settings.temperature if settings.temperature >= LEAST_TEMPERATURE else 0.0
-        token = sample_token(self._penalized(logits), temperature, settings.top_k, settings.top_p, self.generator)
+        top_p = max(settings.top_p, LEAST_TOP_P)
+        token = sample_token(self._penalized(logits), temperature, settings.top_k, top_p, self.generator)
         self.drawn[token] += 1
         return token
 

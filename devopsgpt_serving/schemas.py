@@ -2,7 +2,8 @@
 
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
+from pydantic_core import PydanticCustomError
 
 from devopsgpt_serving.errors import ApiError
 from devopsgpt_serving.sampling import Sampling
@@ -18,8 +19,18 @@ def whole_characters(text: str) -> str:
     return text
 
 
+LARGEST_SEED = 2**53 - 1  # what JSON carries exactly between all languages
+
 Text = Annotated[str, AfterValidator(whole_characters)]
+PromptText = Annotated[str, Field(min_length=1), AfterValidator(whole_characters)]
 StopString = Annotated[str, Field(min_length=1, max_length=256), AfterValidator(whole_characters)]
+
+
+_PASSED = {
+    *("temperature", "top_k", "top_p", "seed"),
+    *("repetition_penalty", "presence_penalty", "frequency_penalty"),
+}
+_NUMBERS = (*sorted(_PASSED), "max_token_len", "iterations", "max_tokens", "n", "logprobs")  # also of subclasses
 
 
 class SamplingFields(BaseModel):
@@ -37,7 +48,10 @@ class SamplingFields(BaseModel):
         default=None, gt=0, le=1, description="Draw from the likeliest tokens with this probability."
     )
     seed: int | None = Field(
-        default=None, ge=-(2**63), le=2**63 - 1, description="The same seed gives the same text from the same version."
+        default=None,
+        ge=-LARGEST_SEED,
+        le=LARGEST_SEED,
+        description="The same seed gives the same text from the same version.",
     )
     stop: StopString | Annotated[list[StopString], Field(max_length=16)] | None = Field(
         default=None, description="Texts at which an answer ends; they are not part of it."
@@ -50,18 +64,19 @@ class SamplingFields(BaseModel):
         default=None, ge=-2, le=2, description="Discourages tokens by how often they were used."
     )
 
+    @field_validator(*_NUMBERS, mode="before", check_fields=False)
+    @classmethod
+    def _refuse_what_is_no_number(cls, value: object) -> object:
+        if isinstance(value, bool | str):  # pydantic would read true and "1" as numbers
+            raise PydanticCustomError("number_type", "Input should be a number")
+        return value
+
     def sampling(self, max_tokens: int, temperature: float, **more: object) -> Sampling:
         """What the engine is told. temperature: where the request names none"""
         stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
         named = self.model_dump(include=_PASSED, exclude_none=True)
         settings: dict[str, Any] = {"max_tokens": max_tokens, "temperature": temperature, "stop": stop}
         return Sampling(**(settings | named | more))
-
-
-_PASSED = {
-    *("temperature", "top_k", "top_p", "seed"),
-    *("repetition_penalty", "presence_penalty", "frequency_penalty"),
-}
 
 
 def check_limits(settings: Settings, max_tokens: int, field: str, choices: int, choices_field: str) -> None:

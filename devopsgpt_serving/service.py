@@ -2,7 +2,7 @@
 
 import logging
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from fastapi import Request
 
@@ -10,6 +10,7 @@ from devopsgpt_serving.engine import Engine
 from devopsgpt_serving.errors import ApiError
 from devopsgpt_serving.follower import Follower
 from devopsgpt_serving.lane import Lane, LoadedModel
+from devopsgpt_serving.mailbox import Mailbox
 from devopsgpt_serving.metrics import Metrics
 from devopsgpt_serving.settings import Settings
 
@@ -24,6 +25,7 @@ class Service:
     engine: Engine
     follower: Follower
     metrics: Metrics
+    mailbox: Mailbox = field(default_factory=Mailbox)
     draining: bool = False
 
     def lane(self) -> Lane:
@@ -64,10 +66,8 @@ def check_prompt(ids: list[int], loaded: LoadedModel, spare: int = 1) -> list[in
     """A prompt that leaves room for an answer.
 
     spare: tokens that must still fit
-    raises: ApiError 400 for one that does not, 422 for one without tokens or with ids outside the vocabulary
+    raises: ApiError 400 for one that does not, 422 for one with ids outside the vocabulary
     """
-    if not ids:
-        raise empty_prompt()
     vocab_size, room = loaded.tokenizer.vocab_size, loaded.runner.block_size - spare
     if outside := [token for token in ids if not 0 <= token < vocab_size]:
         raise ApiError(
@@ -82,13 +82,3 @@ def check_prompt(ids: list[int], loaded: LoadedModel, spare: int = 1) -> list[in
             "prompt",
         )
     return ids
-
-
-def empty_prompt() -> ApiError:
-    """The answer to a prompt without a character."""
-    return ApiError(
-        422,
-        "empty_prompt",
-        "the prompt must have at least one character, got none; send some text to go on from",
-        "prompt",
-    )

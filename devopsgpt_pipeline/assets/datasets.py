@@ -16,7 +16,7 @@ from devopsgpt_pipeline.sources.books import Book
 from devopsgpt_pipeline.text.corpus import clean_book
 
 DATASET = "sre"
-TOKEN_BINS = dg.AssetKey(["token_bins", DATASET])
+TOKEN_BINS = dg.AssetKey(f"token_bins_{DATASET}")
 
 
 def build_clean_text(book: Book) -> dg.AssetsDefinition:

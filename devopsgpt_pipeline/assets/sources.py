@@ -29,8 +29,8 @@ class ChaptersSettings(dg.Config):
 
 
 def key_of(step: str, book: Book) -> dg.AssetKey:
-    """The asset of one step of one book; Dagster's names know no hyphen."""
-    return dg.AssetKey([step, book.name.replace("-", "_")])
+    """The asset of one step of one book. One part, since the graph shows the last only; and no hyphen in it."""
+    return dg.AssetKey(f"{step}_{book.name.replace('-', '_')}")
 
 
 def build_book_site(book: Book) -> dg.AssetsDefinition:
@@ -46,7 +46,7 @@ def build_book_site(book: Book) -> dg.AssetsDefinition:
         metadata={"contents_url": dg.MetadataValue.url(book.contents_url), "licence": book.licence},
     )
 
-    @dg.multi_observable_source_asset(name=f"observe_{key.path[-1]}", specs=[spec])  # type: ignore[untyped-decorator]
+    @dg.multi_observable_source_asset(name=f"observe_{key.path[0]}", specs=[spec])  # type: ignore[untyped-decorator]
     def book_site(context: dg.AssetExecutionContext, home: HomeResource, web: WebResource) -> dg.ObserveResult:  # type: ignore[type-arg]
         with web.fetcher(home.folders) as fetcher:
             archive = ChapterArchive(home.folders.chapters / book.name)
@@ -133,8 +133,9 @@ def _metadata(report: ScrapeReport, archive: ChapterArchive) -> dict[str, dg.Met
 
 
 def _check_results(report: ScrapeReport, key: dg.AssetKey) -> list[dg.AssetCheckResult]:
-    """One result per guard. Without a contents page the others have nothing to judge, and it alone fails."""
+    """One result per guard. Without a contents page it alone fails, and the others have nothing to judge."""
     judged = {result.name: result for result in report.guards}
+    listed = f"lists {report.chapters} chapters" if "contents_page" not in judged else "nothing to judge"
     results = []
     for name in GUARD_DOCS:
         result = judged.get(name)
@@ -143,7 +144,7 @@ def _check_results(report: ScrapeReport, key: dg.AssetKey) -> list[dg.AssetCheck
                 check_name=name,
                 asset_key=key,
                 passed=result is None or result.passed or name in report.waived,
-                description=result.message if result else "nothing to judge",
+                description=result.message if result else listed,
                 metadata=dict(result.numbers) if result else {},
             )
         )

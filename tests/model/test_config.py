@@ -32,7 +32,7 @@ def test_an_unknown_preset_is_told_with_the_known_ones():
     [
         ({"max_steps": 0}, "max_steps must be at least 1, got 0"),
         ({"learning_rate": 0.0}, "learning_rate must be positive, got 0.0"),
-        ({"min_learning_rate": 1.0}, r"at most learning_rate \(0.002\), got 1.0"),
+        ({"min_learning_rate": 1.0}, r"at most learning_rate \(0.003\), got 1.0"),
         ({"dropout": 1.0}, r"dropout must be in \[0, 1\), got 1.0"),
         ({"dtype": "float16"}, "dtype must be one of auto, float32, bfloat16, got 'float16'"),
         ({"n_embd": 130}, "n_embd must be a multiple of n_head, got 130 and 4"),

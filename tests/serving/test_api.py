@@ -77,6 +77,8 @@ def test_any_character_is_welcome(service):
         ({"prompt": "x", "stop": ""}, 422, "stop", "at least 1 character"),
         ({"prompt": "x", "stop": ["a"] * 17}, 422, "stop", ""),
         ({"prompt": "x", "wrong": 1}, 422, "wrong", "Extra inputs are not permitted"),
+        ({"prompt": "x", "top_k": True}, 422, "top_k", "should be a number, got True"),
+        ({"prompt": "x", "max_token_len": "5"}, 422, "max_token_len", "should be a number"),
         ({"prompt": 7}, 422, "prompt", "valid string"),
     ],
 )
@@ -88,13 +90,23 @@ def test_bad_requests_get_one_clear_message(service, fields, status, param, mess
     assert set(error) == {"message", "type", "param", "code"}
 
 
-def test_nothing_at_all_is_an_empty_prompt(service):
-    assert service.http.post("/api/generate").json()["error"]["code"] == "empty_prompt"
+def test_an_empty_query_is_an_empty_prompt(service):
+    assert service.http.post("/api/generate?prompt=").json()["error"]["code"] == "empty_prompt"
 
 
-@pytest.mark.parametrize(
-    "content", [b"{", b"", b"[]", b'"x"', b'{"prompt": "\\ud800"}', b'{"prompt": NaN}', b"\xff\xfe"]
-)
+def test_no_prompt_begins_a_document(service):
+    answer = service.http.post("/api/generate").json()
+    assert answer["usage"]["prompt_tokens"] == 1
+    assert service.http.post("/api/generate", json={"pre_prompt": "abc"}).json()["usage"]["prompt_tokens"] == 3
+
+
+def test_the_document_tells_the_limits(service):
+    schemas = service.http.get("/openapi.json").json()["components"]["schemas"]
+    assert schemas["GenerateRequest"]["properties"]["iterations"]["maximum"] == 16
+    assert schemas["CompletionRequest"]["properties"]["max_tokens"]["anyOf"][0]["maximum"] == 4096
+
+
+@pytest.mark.parametrize("content", [b"{", b"[]", b'"x"', b'{"prompt": "\\ud800"}', b'{"prompt": NaN}', b"\xff\xfe"])
 def test_bodies_that_are_no_request_are_refused(service, content):
     answer = service.http.post("/api/generate", content=content, headers={"Content-Type": "application/json"})
     assert answer.status_code == 422, answer.text

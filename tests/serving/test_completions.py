@@ -130,7 +130,6 @@ def test_context_overflow_is_openais_error(service, client):
         ({"prompt": [257]}, "prompt"),
         ({"prompt": [-1]}, "prompt"),
         ({"prompt": [True]}, "prompt"),
-        ({"prompt": "x", "max_tokens": 0}, "max_tokens"),
         ({"prompt": "x", "n": 17}, "n"),
         ({"prompt": "x", "logprobs": 21}, "logprobs"),
         ({"prompt": "x", "best_of": 3}, "best_of"),
@@ -142,6 +141,11 @@ def test_what_cannot_be_done_is_said(service, client, fields, param):
     with pytest.raises(openai.UnprocessableEntityError) as caught:
         client.completions.create(model=service.name, extra_body=fields, prompt="x")
     assert caught.value.param == param
+
+
+def test_no_token_asked_for_is_no_text(service, client):
+    (choice,) = client.completions.create(model=service.name, prompt="x", max_tokens=0).choices
+    assert (choice.text, choice.finish_reason) == ("", "length")
 
 
 def test_stop_strings_end_the_text_before_them(service, client):

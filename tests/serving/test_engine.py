@@ -100,6 +100,10 @@ def test_extreme_temperatures_answer(engine, temperature):
         assert text == alone("hello", temperature=0)
 
 
+def test_the_smallest_top_p_is_greedy(engine):
+    assert Asked(engine, "hello", top_p=5e-324).text == alone("hello", temperature=0)
+
+
 def test_a_seed_is_drawn_where_none_is_given(engine):
     assert Asked(engine, "hello").text != Asked(engine, "hello").text
 
