@@ -71,7 +71,7 @@ class TrainingConfig:
     """Tokens per training sequence; at most the initial checkpoint's context (1,024 for GPT-2)."""
 
     dropout: float = 0.1
-    """Share of activations dropped while training, in [0, 1)."""
+    """Share of embeddings and of each block's outputs dropped while training, in [0, 1)."""
 
     batch_size: int = 8
     """Sequences per micro-batch and process."""

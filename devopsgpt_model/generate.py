@@ -27,14 +27,16 @@ def sample_token(logits: Tensor, temperature: float, top_k: int, top_p: float, g
     """
     if temperature == 0:
         return int(logits.argmax())
-    logits = logits.float() / temperature
+    logits = (logits.float() - logits.max()) / temperature  # at most 0: a tiny temperature cannot overflow
     if top_k:
         kept = torch.topk(logits, min(top_k, logits.numel()))
         logits = torch.full_like(logits, -torch.inf).scatter(0, kept.indices, kept.values)
     probabilities = torch.softmax(logits, dim=0)
     if top_p < 1:
         ordered, ids = probabilities.sort(descending=True)
-        ordered[ordered.cumsum(0) - ordered >= top_p] = 0  # the token that crosses top_p stays
+        beyond = ordered.cumsum(0) - ordered >= top_p  # the token that crosses top_p stays
+        beyond[0] = False  # so does the first, however small top_p is
+        ordered[beyond] = 0
         probabilities = torch.zeros_like(probabilities).scatter(0, ids, ordered)
     return int(torch.multinomial(probabilities, 1, generator=generator))
 

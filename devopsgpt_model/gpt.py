@@ -34,7 +34,10 @@ class KVCache:
 
 
 class Attention(nn.Module):
-    """Causal self-attention over H heads."""
+    """Causal self-attention over H heads.
+
+    Dropout acts on what it adds to the residual stream, not on its weights: that would turn the fused kernel off.
+    """
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
@@ -46,8 +49,7 @@ class Attention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x: (B, T, C) -> (B, T, C)"""
         q, k, v = self._heads(x)
-        dropout = self.dropout if self.training else 0.0
-        y = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         return self._merge(y)
 
     def extend(self, x: Tensor, keys: Tensor, values: Tensor, positions: Tensor, length: int) -> Tensor:

@@ -6,14 +6,16 @@ import socket
 import sys
 import threading
 from types import FrameType
+from typing import TYPE_CHECKING
 
 import uvicorn
 from pydantic import ValidationError
 
 from devopsgpt_serving import logs
-from devopsgpt_serving.app import create_app
-from devopsgpt_serving.service import Service
 from devopsgpt_serving.settings import PREFIX, Settings
+
+if TYPE_CHECKING:
+    from devopsgpt_serving.service import Service
 
 log = logging.getLogger("devopsgpt_serving")
 
@@ -25,7 +27,7 @@ SWITCH_INTERVAL_S = 0.0005
 class Server(uvicorn.Server):
     """uvicorn, with a while of not being ready before it closes its door."""
 
-    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+    def __init__(self, config: uvicorn.Config, service: "Service") -> None:
         super().__init__(config)
         self.service = service
 
@@ -46,12 +48,12 @@ class Server(uvicorn.Server):
 
 
 def main() -> None:
-    """Start the service; exits with 2 and one line where a setting or a place does not allow it."""
+    """Start the service; exits with 1 and one line where a setting or a place does not allow it."""
     try:
         settings = Settings()
         logs.configure(settings.log_level)
-        app = create_app(settings)
-        listener = bind(settings.host, settings.port)
+        with bind(settings.host, settings.port) as listener:
+            serve(settings, listener)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
@@ -59,6 +61,13 @@ def main() -> None:
         sys.exit(f"devopsgpt_serving: {name + ': ' if name else ''}{first['msg']}")
     except (ValueError, OSError) as error:
         sys.exit(f"devopsgpt_serving: {error}")
+
+
+def serve(settings: Settings, listener: socket.socket) -> None:
+    """Answer on a bound socket until a signal comes."""
+    from devopsgpt_serving.app import create_app  # torch takes seconds; a wrong setting is told before
+
+    app = create_app(settings)
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     config = uvicorn.Config(
         app,
@@ -66,12 +75,10 @@ def main() -> None:
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=settings.drain_s,
-        h11_max_incomplete_event_size=65_536,
     )
     host, port = listener.getsockname()[:2]
     log.info("listening", extra={"url": f"http://{host}:{port}"})
-    with listener:
-        Server(config, app.state.service).run(sockets=[listener])
+    Server(config, app.state.service).run(sockets=[listener])
 
 
 def bind(host: str, port: int) -> socket.socket:

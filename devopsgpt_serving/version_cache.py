@@ -53,7 +53,14 @@ class VersionCache:
 
     def prepare(self) -> None:
         """Create the folder and clear what killed downloads left. raises: OSError where it cannot be written"""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=self.folder).close()
+        except OSError as error:
+            raise OSError(
+                f"the cache {self.folder} cannot be written ({error.strerror}); "
+                "set DEVOPSGPT_SERVING_CACHE_DIR to a folder that you may write"
+            ) from error
         for leftover in self.folder.glob(f"{DOWNLOAD_PREFIX}*"):
             with _lock(leftover) as free:
                 if free:

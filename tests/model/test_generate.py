@@ -33,6 +33,11 @@ def test_top_p_keeps_the_tokens_that_reach_it():
     assert set(draws(top_p=0.81)) == {0, 1, 2}
 
 
+def test_extreme_settings_still_draw_the_most_likely_token():
+    assert set(draws(20, top_p=5e-324)) == {0}
+    assert set(draws(20, temperature=1e-30)) == {0}
+
+
 def test_greedy_generation_is_the_argmax_of_the_full_pass(tiny_gpt):
     prompt = [1, 2, 3]
     generated = list(stream_ids(tiny_gpt, prompt, 10, eot_id=256, temperature=0.0))

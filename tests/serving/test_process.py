@@ -88,7 +88,7 @@ def test_it_lives_without_a_registry(tmp_path):
         ({"host": "0.0.0.0"}, "DEVOPSGPT_SERVING_API_KEYS"),
         ({"port": "many"}, "DEVOPSGPT_SERVING_PORT: "),
         ({"device": "cuda:9"}, "device 'cuda:9' is not to be had here"),
-        ({"cache_dir": "/dev/null/cache"}, "/dev/null"),
+        ({"cache_dir": "/dev/null/cache"}, "set DEVOPSGPT_SERVING_CACHE_DIR"),
     ],
 )
 def test_a_wrong_setting_is_one_line(tmp_path, settings, message):

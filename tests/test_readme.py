@@ -1,0 +1,109 @@
+"""The README tells the truth: what it names is there, and what it says to type works."""
+
+import re
+import tomllib
+
+import pytest
+from conftest import REPOSITORY
+
+from devopsgpt_pipeline.cli import main
+from devopsgpt_pipeline.sources.books import load_book
+
+README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+MAKEFILE = (REPOSITORY / "Makefile").read_text()
+
+
+def tree_paths():
+    """Paths of the captioned tree, two spaces a level."""
+    block = README.split("## What is where")[1].split("## ")[0]
+    folder = ""
+    for line in block.splitlines():
+        if match := re.match(r"    (  )?(\S+) ", line):
+            indented, name = match.groups()
+            folder = name if not indented and name.endswith("/") else folder
+            yield f"{folder}{name}" if indented else name
+
+
+def test_the_tree_is_there():
+    paths = list(tree_paths())
+    assert len(paths) > 20
+    assert [path for path in paths if not (REPOSITORY / path).exists()] == []
+
+
+def test_the_tree_names_every_room_of_the_pipeline():
+    rooms = {f"devopsgpt_pipeline/{p.parent.name}/" for p in (REPOSITORY / "devopsgpt_pipeline").glob("*/__init__.py")}
+    assert rooms <= set(tree_paths())
+
+
+def test_its_make_targets_exist():
+    targets = set(re.findall(r"`?make ([a-z-]+)", README))
+    assert targets >= {"run", "test", "up", "setup"}
+    assert [name for name in targets if not re.search(rf"^{name}:", MAKEFILE, re.MULTILINE)] == []
+
+
+def test_its_commands_exist():
+    commands = set(re.findall(r"devopsgpt ((?!_)[a-z]+)(?![\w./-])", README))
+    assert commands >= {"run", "up", "sample", "finetune", "evaluate", "serve", "promote", "rollback"}
+    assert commands - set(main.commands) <= {"finetune_sre"}
+
+
+@pytest.mark.parametrize("preset", sorted(set(re.findall(r"devopsgpt\s+finetune\s+([a-z_]+)", README))))
+def test_its_presets_exist(preset):
+    from devopsgpt_model.config import PRESETS
+
+    assert preset in PRESETS
+
+
+def test_its_pictures_and_files_exist():
+    links = re.findall(r"\]\((?!http)([^)]+)\)", README)
+    assert len(links) >= 4
+    assert [link for link in links if not (REPOSITORY / link).exists()] == []
+
+
+def test_its_third_book_loads(tmp_path):
+    text = README.split("```toml")[1].split("```")[0]
+    text = "\n".join(line.removeprefix("  ") for line in text.splitlines())
+    tomllib.loads(text)
+    path = tmp_path / "harbour.toml"
+    path.write_text(text)
+    assert load_book(path).name == "harbour-manual"
+
+
+def test_its_settings_are_settings():
+    from devopsgpt_model.config import TrainingConfig, field_docs
+
+    assert set(re.findall(r"--set ([a-z_]+)=", README)) <= set(field_docs(TrainingConfig))
+
+
+def test_its_environment_variables_are_read_somewhere():
+    source = "".join(path.read_text() for path in REPOSITORY.glob("devopsgpt_*/**/*.py"))
+    names = set(re.findall(r"DEVOPSGPT_[A-Z]+(?:_[A-Z]+)*", README))
+    assert [name for name in names if name not in source] == []
+
+
+def test_its_schedule_and_jobs_exist():
+    source = (REPOSITORY / "devopsgpt_pipeline" / "definitions.py").read_text()
+    for name in ("observe_books_daily", "on_change", "whole_chain"):
+        assert f"`{name}`" in README or f"*Jobs > {name}*" in README
+        assert f'"{name}"' in source
+    assert 'cron_schedule="17 4 * * *"' in source
+    assert "04:17" in README
+
+
+def test_its_routes_are_served():
+    from devopsgpt_serving.app import create_app
+    from devopsgpt_serving.settings import Settings
+
+    paths = set(create_app(Settings()).openapi()["paths"]) | {"/", "/docs", "/metrics"}
+    named = set(re.findall(r"`(?:GET|POST) (/[^`]*)`", README))
+    assert len(named) >= 5
+    assert named <= paths
+
+
+def test_nothing_is_left_to_fill_in():
+    assert "<!--" not in README
+
+
+def test_no_path_of_a_machine_is_named():
+    for path in [REPOSITORY / "README.md", *(REPOSITORY / "docs").glob("*.md"), REPOSITORY / "CHANGELOG.md"]:
+        assert not re.search(r"(/work/|/root/|/home/|/tmp/)", path.read_text()), path
