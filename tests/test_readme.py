@@ -36,7 +36,7 @@ def test_the_tree_names_every_room_of_the_pipeline():
 
 
 def test_its_make_targets_exist():
-    targets = set(re.findall(r"`?make ([a-z-]+)", README))
+    targets = set(re.findall(r"(?:^    |`)make ([a-z-]+)", README, re.MULTILINE))
     assert targets >= {"run", "test", "up", "setup"}
     assert [name for name in targets if not re.search(rf"^{name}:", MAKEFILE, re.MULTILINE)] == []
 
