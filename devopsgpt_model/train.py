@@ -251,6 +251,7 @@ class Trainer:
             "device": str(self.device),
             "dtype": "bfloat16" if self.autocast else "float32",
             "init_checkpoint": str(self.job.init_checkpoint or ""),
+            "dataset": read_meta(self.job.bins).dataset,
             "data_version": self.job.data_version,
             "code_version": self.job.code_version,
             "mlflow_run_id": self.job.mlflow_run_id,

@@ -129,9 +129,10 @@ def sample(prompt: str, checkpoint: Path | None, samples: int, max_tokens: int, 
 @main.command()
 @click.argument("preset")
 @click.option("-s", "--set", "changes", multiple=True, metavar="NAME=VALUE", help="A training setting; repeatable.")
+@click.option("--dataset", default="sre", show_default=True, help="What to train on: sre (the books) or shakespeare.")
 @click.option("--list-settings", is_flag=True, help="Print every setting of PRESET with its value and unit, and stop.")
 @told_in_one_line
-def finetune(preset: str, changes: tuple[str, ...], list_settings: bool) -> None:
+def finetune(preset: str, changes: tuple[str, ...], dataset: str, list_settings: bool) -> None:
     """Fine-tune with the settings of PRESET and put the result through the gate.
 
     Presets: sample, train_sre_cpu, finetune_sre_small, finetune_sre, finetune_shakespeare. What comes before
@@ -144,7 +145,7 @@ def finetune(preset: str, changes: tuple[str, ...], list_settings: bool) -> None
     if list_settings:
         click.echo(describe(config))
         return
-    finetune_once(Home.from_environment().prepare(), profile_from_environment(), config)
+    finetune_once(Home.from_environment().prepare(), profile_from_environment(), config, dataset)
 
 
 @main.command()

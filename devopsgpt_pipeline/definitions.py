@@ -6,7 +6,7 @@ from pathlib import Path
 
 import dagster as dg
 
-from devopsgpt_pipeline.assets.datasets import build_clean_text, build_token_bins
+from devopsgpt_pipeline.assets.datasets import build_clean_text, build_token_bins, token_bins_shakespeare
 from devopsgpt_pipeline.assets.evaluation import evaluation
 from devopsgpt_pipeline.assets.pretrained import pretrained_gpt2
 from devopsgpt_pipeline.assets.registry import champion, registered_model
@@ -45,12 +45,15 @@ def build_definitions(
     ]
     # A run carries one partition key, and the chain has none: the weights to start from have a job of their own.
     fetch_pretrained = dg.define_asset_job("fetch_pretrained_gpt2", selection=dg.AssetSelection.assets(pretrained_gpt2))
+    fetch_shakespeare = dg.define_asset_job(
+        "token_bins_shakespeare_job", selection=dg.AssetSelection.assets(token_bins_shakespeare)
+    )
     observe_books = dg.define_asset_job("observe_books", selection=dg.AssetSelection.assets(*site_keys))
     whole_chain = dg.define_asset_job("whole_chain", selection=dg.AssetSelection.assets(*assets))
     return dg.Definitions(
-        assets=[*sites, pretrained_gpt2, *assets],
+        assets=[*sites, pretrained_gpt2, token_bins_shakespeare, *assets],
         asset_checks=CHECKS,
-        jobs=[observe_books, fetch_pretrained, whole_chain],
+        jobs=[observe_books, fetch_pretrained, fetch_shakespeare, whole_chain],
         schedules=[
             dg.ScheduleDefinition(
                 name="observe_books_daily",

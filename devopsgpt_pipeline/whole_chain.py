@@ -15,6 +15,7 @@ from devopsgpt_pipeline.profiles import Profile
 from devopsgpt_pipeline.progress import ChainProgress
 
 UI_URL = "http://127.0.0.1:5000"  # where `devopsgpt up` shows MLflow; links in metadata point there
+DATASETS = ("sre", "shakespeare")
 AFTER_TOKEN_BINS = [
     dg.AssetKey(name) for name in ("finetuned_checkpoint", "evaluation", "registered_model", "champion")
 ]
@@ -33,7 +34,7 @@ def bring_up_to_date(home: Home, profile: Profile) -> Iterator[str]:
         yield tracking_uri
 
 
-def finetune_once(home: Home, profile: Profile, config: TrainingConfig) -> None:
+def finetune_once(home: Home, profile: Profile, config: TrainingConfig, dataset: str) -> None:
     """Train with these settings on data that is up to date, then evaluate, register and decide.
 
     raises: ChainError for a step or a check that failed
@@ -42,7 +43,9 @@ def finetune_once(home: Home, profile: Profile, config: TrainingConfig) -> None:
         session.observe()
         session.fetch_pretrained(config.init_from)
         session.update(leave_out=AFTER_TOKEN_BINS)
-        run_config = {"ops": {"finetuned_checkpoint": {"config": dataclasses.asdict(config)}}}
+        session.make_dataset(dataset)
+        settings = dataclasses.asdict(config) | {"dataset": dataset}
+        run_config = {"ops": {"finetuned_checkpoint": {"config": settings}}}
         chain.materialize(session.job, session.instance, session.progress, AFTER_TOKEN_BINS, run_config)
 
 
@@ -82,6 +85,14 @@ class Session:
             self.progress.say(f"fetching {init_from}")
             job = self.definitions.resolve_job_def("fetch_pretrained_gpt2")
             chain.materialize(job, self.instance, self.progress, partition=init_from)
+
+    def make_dataset(self, dataset: str) -> None:
+        """The token bins of a dataset beside the books. raises: ValueError for an unknown one"""
+        if dataset not in DATASETS:
+            raise ValueError(f"unknown dataset {dataset!r}; the datasets are {', '.join(DATASETS)}")
+        if dataset == "shakespeare":
+            job = self.definitions.resolve_job_def("token_bins_shakespeare_job")
+            chain.materialize(job, self.instance, self.progress)
 
     def update(self, leave_out: list[dg.AssetKey] | None = None) -> None:
         """Materialize in rounds: what one round makes may leave what follows as it was."""

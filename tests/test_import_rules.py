@@ -1,6 +1,7 @@
 """Who may import whom: the rooms' walls, read from the source."""
 
 import ast
+import re
 import subprocess
 import sys
 
@@ -66,3 +67,17 @@ print([name for name in ("torch", "mlflow", "matplotlib") if name in sys.modules
 """
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
     assert answer.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("package", [MODEL, PIPELINE, SERVING])
+def test_nothing_is_pickled_or_evaluated(package):
+    forbidden = re.compile(
+        r"\bimport (pickle|cloudpickle|joblib|marshal|shelve)\b|torch\.(load|save)\(|\beval\(|\bexec\("
+    )
+    found = [
+        f"{path.relative_to(REPOSITORY)}: {line.strip()}"
+        for path in files(package)
+        for line in path.read_text().splitlines()
+        if forbidden.search(line) and ".eval()" not in line
+    ]
+    assert found == []

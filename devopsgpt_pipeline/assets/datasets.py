@@ -7,9 +7,11 @@ import dagster as dg
 from pydantic import Field, create_model
 
 from devopsgpt_model.token_bins import TokenBinsMeta
+from devopsgpt_model.tokenizer import Tokenizer
 from devopsgpt_pipeline.assets import OWNERS
 from devopsgpt_pipeline.assets.sources import key_of
 from devopsgpt_pipeline.datasets.books import make_tokenizer, split_chapters, write_books
+from devopsgpt_pipeline.datasets.shakespeare import fetch_shakespeare, write_shakespeare
 from devopsgpt_pipeline.profiles import Profile
 from devopsgpt_pipeline.resources import HomeResource
 from devopsgpt_pipeline.sources.books import Book
@@ -91,6 +93,15 @@ def build_token_bins(profile: Profile, books: list[Book]) -> dg.AssetsDefinition
         return dg.MaterializeResult(data_version=dg.DataVersion(meta.data_version), metadata=_metadata(meta, folder))
 
     return token_bins
+
+
+@dg.asset(group_name="datasets", kinds={"numpy", "tiktoken"}, owners=OWNERS, code_version="1", pool="web")
+def token_bins_shakespeare(home: HomeResource) -> dg.MaterializeResult:  # type: ignore[type-arg]
+    """Tiny shakespeare in GPT-2 tokens, for the preset finetune_shakespeare; made on demand only."""
+    text = fetch_shakespeare(home.folders.text / "tinyshakespeare.txt")
+    folder = home.folders.tokens / "shakespeare"
+    meta = write_shakespeare(folder, text, Tokenizer.gpt2())
+    return dg.MaterializeResult(data_version=dg.DataVersion(meta.data_version), metadata=_metadata(meta, folder))
 
 
 def _metadata(meta: TokenBinsMeta, folder: Path) -> dict[str, Any]:

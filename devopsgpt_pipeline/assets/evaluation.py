@@ -4,7 +4,7 @@ import dagster as dg
 
 from devopsgpt_model.folders import write_json
 from devopsgpt_pipeline.assets import OWNERS
-from devopsgpt_pipeline.assets.datasets import DATASET, TOKEN_BINS
+from devopsgpt_pipeline.assets.datasets import TOKEN_BINS
 from devopsgpt_pipeline.evaluation import Comparison, compare_with_start
 from devopsgpt_pipeline.registry.runs import log_bytes, log_final
 from devopsgpt_pipeline.resources import HomeResource, MlflowResource
@@ -20,10 +20,10 @@ COMPARED = ("val_loss", "perplexity", "bits_per_byte")
     code_version="1",
 )
 def evaluation(home: HomeResource, mlflow: MlflowResource) -> dg.MaterializeResult:  # type: ignore[type-arg]
-    """Loss on the held-out chapters and sample texts, before and after fine-tuning."""
+    """Loss on the held-out part of what it was trained on, and sample texts, before and after fine-tuning."""
     folders = home.folders
-    comparison = compare_with_start(folders.finetuned, folders.tokens / DATASET)
     facts = folders.finetuned_facts()
+    comparison = compare_with_start(folders.finetuned, folders.tokens / facts["dataset"])
     run_id, step = facts["mlflow_run_id"], facts["step"]
     client = mlflow.client()
     log_final(client, run_id, _metrics(comparison), step)

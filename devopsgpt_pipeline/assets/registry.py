@@ -8,7 +8,7 @@ import dagster as dg
 
 from devopsgpt_pipeline.assets import OWNERS
 from devopsgpt_pipeline.assets.datasets import DATASET, TOKEN_BINS
-from devopsgpt_pipeline.evaluation import Comparison
+from devopsgpt_pipeline.evaluation import Comparison, compare_with_start
 from devopsgpt_pipeline.home import Home
 from devopsgpt_pipeline.registry.promote import Decision, decide, promote
 from devopsgpt_pipeline.registry.publish import checkpoint_sha256, fetch_version, publish
@@ -96,17 +96,21 @@ def _compare(client: "MlflowClient", home: Home, champion_version: str | None) -
     from devopsgpt_model.evaluate import evaluate_split
 
     comparison = Comparison.read(home.evaluation)
-    rival = None
+    challenger, start = comparison.finetuned["bits_per_byte"], comparison.start["bits_per_byte"]
+    bins, rival = home.tokens / DATASET, None
+    if comparison.dataset != DATASET:  # trained on something else: the books are the yardstick all the same
+        on_books = compare_with_start(home.finetuned, bins)
+        challenger, start = on_books.finetuned["bits_per_byte"], on_books.start["bits_per_byte"]
     if champion_version is not None:
         with tempfile.TemporaryDirectory(prefix="devopsgpt-champion-") as folder:
             checkpoint = load_checkpoint(fetch_version(client, champion_version, Path(folder)))
-            rival = evaluate_split(checkpoint.model, checkpoint.tokenizer, home.tokens / DATASET).bits_per_byte
-    return decide(comparison.finetuned["bits_per_byte"], rival, comparison.start["bits_per_byte"])
+            rival = evaluate_split(checkpoint.model, checkpoint.tokenizer, bins).bits_per_byte
+    return decide(challenger, rival, start)
 
 
 def _description(comparison: Comparison) -> str:
     before, after = comparison.start["val_loss"], comparison.finetuned["val_loss"]
     return (
-        f"val_loss {before:.4f} -> {after:.4f} nats/token on the held-out chapters of {comparison.dataset} "
+        f"val_loss {before:.4f} -> {after:.4f} nats/token on the held-out part of {comparison.dataset} "
         f"(data version {comparison.data_version})"
     )

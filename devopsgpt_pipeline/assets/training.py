@@ -1,14 +1,16 @@
 """Fine-tuning: token bins to a checkpoint, in a process of its own."""
 
+import hashlib
 import json
 import math
 import shutil
 import time
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from devopsgpt_model.config import GPT2_SIZES
+from devopsgpt_model.config import GPT2_SIZES, TrainingConfig
 from devopsgpt_model.folders import whole_folder
 from devopsgpt_model.job import TrainingJob
 from devopsgpt_model.report import read_metrics
@@ -33,14 +35,14 @@ OBSERVE_EVERY_S = 5.0  # an observation is a row in Dagster's event log; a curve
 
 def build_finetuned_checkpoint(profile: Profile) -> dg.AssetsDefinition:
     """The asset, its launchpad filled with the profile's settings."""
-    settings_class = training_run_config(profile.training)
+    settings_class = training_run_config(profile.training, DATASET)
 
     @dg.asset(
         deps=[TOKEN_BINS, *_pretrained(profile)],
         group_name="training",
         kinds={"pytorch", "mlflow"},
         owners=OWNERS,
-        code_version=f"{CODE_VERSION}-{profile.preset}",
+        code_version=f"{CODE_VERSION}-{_digest(profile.training)}",
         pool="gpu",
     )
     def finetuned_checkpoint(
@@ -53,14 +55,20 @@ def build_finetuned_checkpoint(profile: Profile) -> dg.AssetsDefinition:
         """GPT fine-tuned on the training chapters, in Hugging Face's layout: the best weights of the run."""
         client = mlflow.client()
         tags = {"dagster_run_id": context.run.run_id, "git_commit": git_commit(), "kind": "finetune"}
-        job = prepare_job(home.folders, client, settings_of(config), DATASET, CODE_VERSION, tags)
+        settings, dataset = settings_of(config)
+        job = prepare_job(home.folders, client, settings, dataset, CODE_VERSION, tags)
         with run_status(client, job.mlflow_run_id):
             launcher.train(context, job, Progress(context))
-            png = pictures.loss_curve(read_metrics(job.out / "metrics.jsonl"), f"GPT on {DATASET}")
+            png = pictures.loss_curve(read_metrics(job.out / "metrics.jsonl"), f"GPT on {dataset}")
             log_bytes(client, job.mlflow_run_id, "loss_curve.png", png)
         return _keep(job, home.folders, mlflow, client, png)
 
     return finetuned_checkpoint
+
+
+def _digest(config: TrainingConfig) -> str:
+    """Changes with any default setting, so that the checkpoint is out of date then."""
+    return hashlib.sha256(json.dumps(asdict(config), sort_keys=True).encode()).hexdigest()[:8]
 
 
 def _pretrained(profile: Profile) -> list[dg.AssetDep]:

@@ -7,6 +7,7 @@ import shutil
 
 import dagster as dg
 import pytest
+from conftest import shared_file
 
 from devopsgpt_model.checkpoint import load_checkpoint
 from devopsgpt_model.config import TrainingConfig
@@ -41,9 +42,9 @@ class Chain:
     def stale(self):
         return [key.to_user_string() for key in chain.out_of_date(self.job, self.instance)]
 
-    def materialize(self, keys, config=TINY, **changes):
+    def materialize(self, keys, config=TINY, dataset="sre", **changes):
         keys = [dg.AssetKey.from_user_string(key) for key in keys]
-        settings = dataclasses.asdict(dataclasses.replace(config, **changes))
+        settings = dataclasses.asdict(dataclasses.replace(config, **changes)) | {"dataset": dataset}
         run_config = {"ops": {"finetuned_checkpoint": {"config": settings}}}
         if dg.AssetKey("finetuned_checkpoint") not in keys:
             run_config = None
@@ -148,7 +149,7 @@ def test_the_version_is_tagged_with_its_lineage(finished, mlflow_server):
 def test_the_launchpad_shows_every_training_setting_with_its_unit(finished):
     fields = finished.job.run_config_schema.config_type.fields["ops"].config_type.fields
     config = fields["finetuned_checkpoint"].config_type.fields["config"].config_type.fields
-    assert set(config) == {field.name for field in dataclasses.fields(TrainingConfig)}
+    assert set(config) == {field.name for field in dataclasses.fields(TrainingConfig)} | {"dataset"}
     assert all(field.description for field in config.values())
     assert config["learning_rate"].default_value == PROFILES["sample"].training.learning_rate
 
@@ -288,3 +289,13 @@ def test_the_sre_profile_finetunes_pretrained_weights(mlflow_server, tmp_path, g
         assert whole.stale() == []
         assert load_checkpoint(home.finetuned).tokenizer.name == "gpt2"
         assert whole.blob("evaluation", "gain_bits_per_byte") > 0
+
+        # Tiny shakespeare from the same weights: trained and evaluated on it, judged on the books all the same.
+        text = shared_file("tinyshakespeare.txt").read_bytes()
+        (home.text / "tinyshakespeare.txt").write_bytes(text)
+        chain.materialize(definitions.resolve_job_def("token_bins_shakespeare_job"), instance, whole.events.append)
+        assert whole.blob("token_bins_shakespeare", "train_tokens") == 301_966
+        tiny = dataclasses.replace(PROFILES["sre"].training, device="cpu", **settings)
+        whole.materialize(CHAIN[5:], config=tiny, dataset="shakespeare")
+        assert home.finetuned_facts()["dataset"] == "shakespeare"
+        assert "than the champion" in whole.blob("champion", "decision")

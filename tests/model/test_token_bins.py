@@ -1,8 +1,5 @@
-import math
-
 import numpy as np
 import pytest
-from conftest import shared_file
 
 from devopsgpt_model.token_bins import TokenBinsError, read_meta, read_tokens, write_token_bins
 from devopsgpt_model.tokenizer import Tokenizer
@@ -56,13 +53,3 @@ def test_an_empty_split_is_refused_and_the_old_bins_stay(bins):
     with pytest.raises(ValueError, match="val split of toy has no tokens"):
         write_token_bins(bins, "toy", Tokenizer.plain_bytes(), {**DOCUMENTS, "val": []})
     assert read_meta(bins).splits["val"].tokens == 9
-
-
-def test_tiny_shakespeare_has_the_published_counts(gpt2_tokenizer, tmp_path):
-    text = shared_file("tinyshakespeare.txt").read_text()
-    cut = math.floor(len(text) * 0.9)
-    documents = {"train": [("train", text[:cut])], "val": [("val", text[cut:])]}
-    meta = write_token_bins(tmp_path / "tokens", "shakespeare", gpt2_tokenizer, documents, separate=False)
-    assert (meta.splits["train"].tokens, meta.splits["val"].tokens) == (301_966, 36_059)
-    # nanoGPT's train.py reads a bin just so
-    assert len(np.memmap(tmp_path / "tokens" / "train.bin", dtype=np.uint16, mode="r")) == 301_966
