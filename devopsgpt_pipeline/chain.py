@@ -105,5 +105,7 @@ def _first_failure(result: dg.ExecuteInProcessResult) -> str:
     for event in result.filter_events(lambda event: event.is_step_failure):
         error = event.step_failure_data.error
         cause = error.cause if error and error.cause else error
+        if error and error.cls_name == "DagsterExecutionInterruptedError":
+            return f"interrupted in {event.step_key}; what was done is kept, the same command goes on from there"
         return f"{event.step_key}: {cause.message.strip() if cause else 'failed'}"
     return f"run {result.run_id} failed; look at it in Dagster's UI"

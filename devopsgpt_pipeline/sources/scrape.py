@@ -209,7 +209,7 @@ def _take(
             charset=seen.charset,
             page_sha256=seen.page_sha256,
             content_sha256=content.sha256,
-            fetched_at=seen.fetched_at,
+            fetched_at=old.fetched_at if old is not None and old.page_sha256 == seen.page_sha256 else seen.fetched_at,
             since=old.since if old is not None and same else seen.fetched_at,
         )
     )
