@@ -4,12 +4,14 @@ What the Dagster daemon decides over hours for `devopsgpt up`, this decides once
 to the same Dagster instance, so the UI shows what was done here.
 """
 
+import os
 import uuid
 from collections.abc import Callable
 from typing import Any
 
 import dagster as dg
 
+PID_TAG = "devopsgpt/pid"  # of a run in a process of ours, not of a Dagster server
 DATA_VERSION_TAG = "dagster/data_version"
 CODE_VERSION_TAG = "dagster/code_version"
 EVALUATED = dg.DagsterEventType.ASSET_CHECK_EVALUATION.value
@@ -69,6 +71,26 @@ def _latest_evaluation(instance: dg.DagsterInstance, key: dg.AssetCheckKey) -> A
     return event.asset_check_evaluation_data if event and event.event_type_value == EVALUATED else None
 
 
+def end_abandoned_runs(instance: dg.DagsterInstance) -> list[str]:
+    """End the runs whose process was killed: they would hold their pool's slot for ever. returns: their ids"""
+    unfinished = dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED])
+    abandoned = [run for run in instance.get_runs(unfinished) if PID_TAG in run.tags and not _alive(run.tags[PID_TAG])]
+    for run in abandoned:
+        instance.report_run_failed(run, f"process {run.tags[PID_TAG]} was killed")
+        instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
+    return [run.run_id for run in abandoned]
+
+
+def _alive(pid: str) -> bool:
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
 def materialize(
     job: dg.JobDefinition,
     instance: dg.DagsterInstance,
@@ -91,7 +113,7 @@ def materialize(
         partition_key=partition,
         run_id=run_id,
         raise_on_error=False,
-        tags={"devopsgpt/launched_by": "devopsgpt run"},
+        tags={PID_TAG: str(os.getpid())},
     )
     if not result.success:
         raise ChainError(_first_failure(result))

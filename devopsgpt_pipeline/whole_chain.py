@@ -56,6 +56,8 @@ def _session(home: Home, profile: Profile) -> Iterator[tuple["Session", str]]:
     with ChainProgress() as progress:
         progress.say(f"profile {profile.name}, home {home.path}")
         with processes.running([mlflow]), dg.DagsterInstance.get() as instance:
+            if abandoned := chain.end_abandoned_runs(instance):
+                progress.say(f"ended {len(abandoned)} run(s) whose process was killed; what they did is kept")
             from devopsgpt_pipeline.definitions import defs  # reads the environment that was set just now
 
             yield Session(defs, instance, progress), mlflow.url

@@ -4,6 +4,8 @@ import dataclasses
 import json
 import os
 import shutil
+import subprocess
+import sys
 
 import dagster as dg
 import pytest
@@ -299,3 +301,23 @@ def test_the_sre_profile_finetunes_pretrained_weights(mlflow_server, tmp_path, g
         whole.materialize(CHAIN[5:], config=tiny, dataset="shakespeare")
         assert home.finetuned_facts()["dataset"] == "shakespeare"
         assert "than the champion" in whole.blob("champion", "decision")
+
+
+def test_a_killed_run_gives_its_slot_back(finished, tmp_path):
+    ended = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
+    pids = {"killed": ended.stdout.strip(), "alive": str(os.getpid())}
+    with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
+        runs = {
+            name: instance.create_run_for_job(
+                finished.job, status=dg.DagsterRunStatus.STARTED, tags={chain.PID_TAG: pid}
+            )
+            for name, pid in pids.items()
+        }
+        storage = instance.event_log_storage
+        storage.set_concurrency_slots("gpu", 1)
+        storage.claim_concurrency_slot("gpu", runs["killed"].run_id, "finetuned_checkpoint")
+        assert storage.get_concurrency_info("gpu").claimed_slots
+        assert chain.end_abandoned_runs(instance) == [runs["killed"].run_id]
+        assert storage.get_concurrency_info("gpu").claimed_slots == []
+        statuses = [instance.get_run_by_id(runs[name].run_id).status for name in ("killed", "alive")]
+        assert statuses == [dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.STARTED]
