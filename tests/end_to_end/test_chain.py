@@ -321,3 +321,20 @@ def test_a_killed_run_gives_its_slot_back(finished, tmp_path):
         assert storage.get_concurrency_info("gpu").claimed_slots == []
         statuses = [instance.get_run_by_id(runs[name].run_id).status for name in ("killed", "alive")]
         assert statuses == [dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.STARTED]
+
+
+def test_automation_follows_a_changed_book_and_nothing_else(finished):
+    def requested(cursor=None):
+        result = dg.evaluate_automation_conditions(finished.definitions, finished.instance, cursor=cursor)
+        keys = {c.key.to_user_string() for c in finished.job.asset_layer.asset_graph.asset_nodes}
+        return {key for key in keys if result.get_num_requested(dg.AssetKey.from_user_string(key))}, result.cursor
+
+    _, cursor = requested()
+    quiet, cursor = requested(cursor)
+    assert quiet == set()
+    seen = dg.AssetObservation("book_site_night_shift", tags={chain.DATA_VERSION_TAG: "edited"})
+    finished.instance.report_runless_asset_event(seen)
+    fired, cursor = requested(cursor)
+    assert fired == {"chapters_night_shift"}
+    finished.instance.report_runless_asset_event(seen)
+    assert requested(cursor)[0] == set()
