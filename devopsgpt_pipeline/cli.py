@@ -1,10 +1,11 @@
-"""The command line: `devopsgpt run | up | sample | finetune | evaluate | serve | promote | rollback`."""
+"""The command line: `devopsgpt run | up | sample | finetune | evaluate | serve | history | promote | rollback`."""
 
 import os
 import signal
 import sys
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -191,6 +192,31 @@ def serve(port: int, tracking_uri: str | None) -> None:
     os.environ |= {"DEVOPSGPT_SERVING_PORT": str(port), "DEVOPSGPT_SERVING_TRACKING_URI": uri}
     sys.stdout.flush()
     os.execv(sys.executable, [sys.executable, "-m", "devopsgpt_serving"])
+
+
+@main.command()
+@click.argument("book")
+@click.argument("chapter", required=False)
+@click.option(
+    "--at", type=click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"]), help="Print CHAPTER as it was then (UTC)."
+)
+@told_in_one_line
+def history(book: str, chapter: str | None, at: datetime | None) -> None:
+    """The versions of BOOK's chapters, or of one CHAPTER, that the archive keeps; with --at, that chapter's text.
+
+    A version stays for a year after another one took its place.
+    """
+    from devopsgpt_pipeline.progress import table
+    from devopsgpt_pipeline.sources.books import books_from_environment
+    from devopsgpt_pipeline.text import history as kept
+
+    home, books = Home.from_environment(), books_from_environment(profile_from_environment().name)
+    if at is None:
+        table(kept.versions(home.chapters, kept.book_named(book, books), chapter))
+    elif chapter is None:
+        raise click.UsageError("--at needs a CHAPTER")
+    else:
+        click.echo(kept.text_at(home.chapters, kept.book_named(book, books), chapter, at.replace(tzinfo=UTC)), nl=False)
 
 
 @main.command()

@@ -2,7 +2,6 @@
 
 import os
 import warnings
-from pathlib import Path
 
 import dagster as dg
 
@@ -12,13 +11,13 @@ from devopsgpt_pipeline.assets.pretrained import pretrained_gpt2
 from devopsgpt_pipeline.assets.registry import champion, registered_model
 from devopsgpt_pipeline.assets.sources import build_book_site, build_chapters
 from devopsgpt_pipeline.assets.training import build_finetuned_checkpoint
-from devopsgpt_pipeline.automation import ON_CHANGE
+from devopsgpt_pipeline.automation import DAILY, ON_CHANGE, Timetable
 from devopsgpt_pipeline.checks import CHECKS
 from devopsgpt_pipeline.home import Home
 from devopsgpt_pipeline.launcher import LocalLauncher
 from devopsgpt_pipeline.profiles import Profile, profile_from_environment
 from devopsgpt_pipeline.resources import HomeResource, MlflowResource, WebResource
-from devopsgpt_pipeline.sources.books import Book, books_of_profile
+from devopsgpt_pipeline.sources.books import Book, books_from_environment
 
 # Observed sources and live Pipes messages are beta in Dagster; what is used of them is pinned and tested.
 warnings.filterwarnings("ignore", category=dg.BetaWarning)
@@ -26,7 +25,12 @@ warnings.filterwarnings("ignore", category=dg.PreviewWarning)
 
 
 def build_definitions(
-    profile: Profile, books: list[Book], home: Home, tracking_uri: str, ui_url: str
+    profile: Profile,
+    books: list[Book],
+    home: Home,
+    tracking_uri: str,
+    ui_url: str,
+    timetable: Timetable = DAILY,
 ) -> dg.Definitions:
     """Everything that Dagster knows, for one profile and its books."""
     sites = [build_book_site(book) for book in books]
@@ -40,9 +44,7 @@ def build_definitions(
         registered_model,
         champion,
     ]
-    assets = [
-        asset.map_asset_specs(lambda spec: spec.replace_attributes(automation_condition=ON_CHANGE)) for asset in assets
-    ]
+    assets = [_automated(asset, timetable) for asset in assets]
     # A run carries one partition key, and the chain has none: the weights to start from have a job of their own.
     fetch_pretrained = dg.define_asset_job("fetch_pretrained_gpt2", selection=dg.AssetSelection.assets(pretrained_gpt2))
     fetch_shakespeare = dg.define_asset_job(
@@ -58,7 +60,7 @@ def build_definitions(
             dg.ScheduleDefinition(
                 name="observe_books_daily",
                 job=observe_books,
-                cron_schedule="17 4 * * *",
+                cron_schedule=timetable.observe,
                 default_status=dg.DefaultScheduleStatus.RUNNING,
             )
         ],
@@ -78,13 +80,19 @@ def build_definitions(
     )
 
 
+def _automated(asset: dg.AssetsDefinition, timetable: Timetable) -> dg.AssetsDefinition:
+    trained = asset.key == dg.AssetKey("finetuned_checkpoint")
+    condition = timetable.training_condition if trained else ON_CHANGE
+    return asset.map_asset_specs(lambda spec: spec.replace_attributes(automation_condition=condition))
+
+
 def _from_environment() -> dg.Definitions:
     profile = profile_from_environment()
     tracking_uri = os.environ.get("MLFLOW_TRACKING_URI") or "http://127.0.0.1:5000"
     ui_url = os.environ.get("DEVOPSGPT_MLFLOW_UI_URL") or tracking_uri
-    own = os.environ.get("DEVOPSGPT_BOOKS")
-    books = books_of_profile(profile.name, Path(own) if own else None)
-    return build_definitions(profile, books, Home.from_environment(), tracking_uri, ui_url)
+    books = books_from_environment(profile.name)
+    home, timetable = Home.from_environment(), Timetable.from_environment()
+    return build_definitions(profile, books, home, tracking_uri, ui_url, timetable)
 
 
 defs = _from_environment()

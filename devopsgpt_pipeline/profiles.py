@@ -1,12 +1,14 @@
 """Profiles: which library is read, how it is encoded and what is trained. DEVOPSGPT_PROFILE selects one.
 
-Every value is a default: the launchpad and the command line can override it for one run.
+Every value is a default: the launchpad and the command line can override it for one run, and DEVOPSGPT_TRAINING the
+training settings for every run, those with no hand on them among them.
 """
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from devopsgpt_model.config import TrainingConfig, preset
+from devopsgpt_pipeline.training_options import changed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,23 +26,33 @@ class Profile:
     held_out_fraction: float
     """Share of chapters kept from training, chosen by a hash of book and slug."""
 
-    preset: str
-    """Training settings, by name."""
-
-    @property
-    def training(self) -> TrainingConfig:
-        return preset(self.preset)
+    training: TrainingConfig
+    """A preset."""
 
 
 PROFILES = {
-    "sample": Profile(name="sample", tokenizer="bpe", vocab_size=2048, held_out_fraction=0.12, preset="sample"),
-    "sre": Profile(name="sre", tokenizer="gpt2", vocab_size=50257, held_out_fraction=0.1, preset="finetune_sre_small"),
+    "sample": Profile(
+        name="sample", tokenizer="bpe", vocab_size=2048, held_out_fraction=0.12, training=preset("sample")
+    ),
+    "sre": Profile(
+        name="sre", tokenizer="gpt2", vocab_size=50257, held_out_fraction=0.1, training=preset("finetune_sre_small")
+    ),
 }
 
 
 def profile_from_environment() -> Profile:
-    """The profile that DEVOPSGPT_PROFILE names, by default `sample`. raises: ValueError for an unknown name"""
+    """The profile that DEVOPSGPT_PROFILE names, by default `sample`, with the settings of DEVOPSGPT_TRAINING.
+
+    DEVOPSGPT_TRAINING: a preset and changes to it, as in `finetune_sre max_steps=200`
+    raises: ValueError for an unknown profile, preset or setting
+    """
     name = os.environ.get("DEVOPSGPT_PROFILE") or "sample"
     if name not in PROFILES:
         raise ValueError(f"unknown profile {name!r} in DEVOPSGPT_PROFILE; the profiles are {', '.join(PROFILES)}")
-    return PROFILES[name]
+    words = os.environ.get("DEVOPSGPT_TRAINING", "").split()
+    if not words:
+        return PROFILES[name]
+    try:
+        return replace(PROFILES[name], training=changed(words[0], words[1:]))
+    except ValueError as error:
+        raise ValueError(f"DEVOPSGPT_TRAINING: {error}") from error

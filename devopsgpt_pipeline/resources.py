@@ -7,6 +7,7 @@ import dagster as dg
 
 from devopsgpt_pipeline.home import Home
 from devopsgpt_pipeline.registry import tracking
+from devopsgpt_pipeline.sources.books import Book
 from devopsgpt_pipeline.sources.fetch import Fetcher
 from devopsgpt_pipeline.sources.fetch_settings import FetchSettings
 
@@ -30,12 +31,12 @@ class WebResource(dg.ConfigurableResource):  # type: ignore[type-arg]
     contact: str = ""
     """An address for the sites' owners, sent in the User-Agent."""
 
-    allow_http: bool = False
-    """Plain http as well as https, for a site on one's own machine."""
+    def fetcher(self, home: Home, book: Book) -> Fetcher:
+        """A fetcher that keeps its pace across processes. Use it as a context manager.
 
-    def fetcher(self, home: Home) -> Fetcher:
-        """A fetcher that keeps its pace across processes. Use it as a context manager."""
-        settings = FetchSettings(contact=self.contact, allow_http=self.allow_http)
+        Plain http is spoken with a book whose own file gives such an address, and with no other.
+        """
+        settings = FetchSettings(contact=self.contact, allow_http=book.contents_url.startswith("http:"))
         return Fetcher(settings, pace_folder=home.chapters)
 
 

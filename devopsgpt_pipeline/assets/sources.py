@@ -48,7 +48,7 @@ def build_book_site(book: Book) -> dg.AssetsDefinition:
 
     @dg.multi_observable_source_asset(name=f"observe_{key.path[0]}", specs=[spec])  # type: ignore[untyped-decorator]
     def book_site(context: dg.AssetExecutionContext, home: HomeResource, web: WebResource) -> dg.ObserveResult:  # type: ignore[type-arg]
-        with web.fetcher(home.folders) as fetcher:
+        with web.fetcher(home.folders, book) as fetcher:
             archive = ChapterArchive(home.folders.chapters / book.name)
             seen = observe_book(book, fetcher, archive, _logged(context, book))
         return dg.ObserveResult(
@@ -88,7 +88,7 @@ def build_chapters(book: Book) -> dg.AssetsDefinition:
     def chapters(
         context: dg.AssetExecutionContext, config: ChaptersSettings, home: HomeResource, web: WebResource
     ) -> dg.MaterializeResult:  # type: ignore[type-arg]
-        with web.fetcher(home.folders) as fetcher:
+        with web.fetcher(home.folders, book) as fetcher:
             archive = ChapterArchive(home.folders.chapters / book.name)
             report = scrape_book(
                 book,

@@ -26,6 +26,10 @@ class DamagedArchive(ValueError):
     """An archive whose manifest or pages do not fit together."""
 
 
+class NoSuchVersion(ValueError):
+    """A chapter at a time for which nothing is kept."""
+
+
 class ArchiveBusy(RuntimeError):
     """Another process observes or scrapes the same book."""
 
@@ -99,14 +103,14 @@ class ChapterArchive:
         """The corpus in use, in reading order; [] before the first scrape. raises: DamagedArchive"""
         return [ArchivedPage(**row) for row in self._table(MANIFEST, ArchivedPage)]
 
-    def read(self, row: ArchivedPage) -> bytes:
+    def read(self, row: ArchivedPage | EarlierPage) -> bytes:
         """A chapter's page as served. raises: DamagedArchive where it is gone or not the one of the manifest"""
-        path = self.folder / f"{row.slug}.html"
+        path = self.folder / (row.file if isinstance(row, EarlierPage) else f"{row.slug}.html")
         try:
             body = path.read_bytes()
         except FileNotFoundError as error:
             raise self._damaged(path, "is in the manifest and not on disk") from error
-        if hashlib.sha256(body).hexdigest() != row.page_sha256:
+        if isinstance(row, ArchivedPage) and hashlib.sha256(body).hexdigest() != row.page_sha256:
             raise self._damaged(path, "is not the page that the manifest tells of")
         return body
 
@@ -158,21 +162,18 @@ class ChapterArchive:
         pages = [EarlierPage(**row) for row in self._table(HISTORY, EarlierPage)]
         return [page for page in pages if slug in (None, page.slug)]
 
-    def page_at(self, slug: str, when: datetime) -> bytes:
-        """A chapter's page as it was in use at a time (with a time zone).
+    def version_at(self, slug: str, when: datetime) -> ArchivedPage | EarlierPage:
+        """The version of a chapter that was in use at a time (with a time zone), for `read`.
 
-        raises: LookupError where the book had no such chapter then, or the version is older than the retention
+        raises: NoSuchVersion where the book had no such chapter then, or the version is older than the retention
         """
-        for page in self.history(slug):
-            if when < datetime.fromisoformat(page.until):
-                if when < datetime.fromisoformat(page.since):
-                    break
-                return (self.folder / page.file).read_bytes()
-        else:
-            for row in self.rows():
-                if row.slug == slug and when >= datetime.fromisoformat(row.since):
-                    return self.read(row)
-        raise LookupError(f"no version of {slug!r} in use at {when.isoformat()} is kept in {self.folder}")
+        in_use = (row for row in self.rows() if row.slug == slug)
+        pages: list[ArchivedPage | EarlierPage] = [*self.history(slug), *in_use]
+        for page in pages:
+            until = datetime.fromisoformat(page.until) if isinstance(page, EarlierPage) else None
+            if datetime.fromisoformat(page.since) <= when and (until is None or when < until):
+                return page
+        raise NoSuchVersion(f"no version of {slug!r} in use at {when:%Y-%m-%dT%H:%M:%S%z} is kept in {self.folder}")
 
     def _table(self, name: str, kind: type) -> list[dict[str, Any]]:
         path = self.folder / name

@@ -148,7 +148,9 @@ class Fetcher:
         address = urlsplit(url)
         schemes = ("https", "sample", *(("http",) if self.settings.allow_http else ()))
         if address.scheme not in schemes or not address.hostname:
-            raise FetchRefused(url, "only https addresses are fetched; allow_http is for a site of one's own")
+            raise FetchRefused(
+                url, "only https addresses are fetched, and http where the book's contents_url says http"
+            )
         if not self._rules(url).allows(url):
             raise FetchRefused(url, f"robots.txt forbids it to {AGENT}; leave the chapter out in the book's TOML file")
 

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from devopsgpt_pipeline.sources import whole_files
-from devopsgpt_pipeline.sources.archive import ArchivedPage, ChapterArchive, DamagedArchive
+from devopsgpt_pipeline.sources.archive import ArchivedPage, ChapterArchive, DamagedArchive, NoSuchVersion
 from devopsgpt_pipeline.sources.whole_files import switch_files, write_whole
 
 DAY = datetime(2026, 11, 1, 12, tzinfo=UTC)
@@ -82,15 +82,15 @@ def test_earlier_versions_are_retrievable_by_date(archive):
     put(archive, {"one": b"first", "two": b"2"}, DAY)
     put(archive, {"one": b"second", "two": b"2"}, DAY + 2 * day)
     put(archive, {"one": b"third"}, DAY + 4 * day)
-    assert archive.page_at("one", DAY + day) == b"first"
-    assert archive.page_at("one", DAY + 2 * day) == b"second"
-    assert archive.page_at("one", DAY + 3 * day) == b"second"
-    assert archive.page_at("one", DAY + 9 * day) == b"third"
-    assert archive.page_at("two", DAY + 3 * day) == b"2"
+    assert archive.read(archive.version_at("one", DAY + day)) == b"first"
+    assert archive.read(archive.version_at("one", DAY + 2 * day)) == b"second"
+    assert archive.read(archive.version_at("one", DAY + 3 * day)) == b"second"
+    assert archive.read(archive.version_at("one", DAY + 9 * day)) == b"third"
+    assert archive.read(archive.version_at("two", DAY + 3 * day)) == b"2"
     assert [page.slug for page in archive.history()] == ["one", "one", "two"]
     for slug, when in (("one", DAY - day), ("two", DAY + 5 * day), ("three", DAY)):
-        with pytest.raises(LookupError, match="no version of"):
-            archive.page_at(slug, when)
+        with pytest.raises(NoSuchVersion, match="no version of"):
+            archive.version_at(slug, when)
 
 
 def test_a_page_whose_content_stayed_is_no_version(archive):
@@ -110,8 +110,8 @@ def test_history_ends_with_its_retention(tmp_path):
     put(archive, {"one": b"fourth"}, DAY + 13 * day)
     assert [page.until[:10] for page in archive.history("one")] == ["2026-11-09", "2026-11-14"]
     assert len(list((archive.folder / "history" / "one").iterdir())) == 2
-    with pytest.raises(LookupError):
-        archive.page_at("one", DAY)
+    with pytest.raises(NoSuchVersion):
+        archive.version_at("one", DAY)
 
 
 class _Killed(BaseException):

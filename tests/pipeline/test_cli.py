@@ -17,6 +17,7 @@ from devopsgpt_pipeline.home import Home, HomeError
 from devopsgpt_pipeline.profiles import profile_from_environment
 from devopsgpt_pipeline.training_options import changed, describe
 
+COMMANDS = ["run", "up", "sample", "finetune", "evaluate", "serve", "history", "promote", "rollback"]
 DEVOPSGPT = [sys.executable, "-c", "from devopsgpt_pipeline.cli import main; main()"]
 
 
@@ -24,7 +25,7 @@ def invoke(*arguments, **environment):
     return CliRunner().invoke(main, arguments, env=environment)
 
 
-@pytest.mark.parametrize("command", ["run", "up", "sample", "finetune", "evaluate", "serve", "promote", "rollback"])
+@pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_explains_itself(command):
     answer = invoke(command, "--help")
     assert answer.exit_code == 0

@@ -1,0 +1,134 @@
+"""The conditions by themselves, on a graph of three assets and a clock that the test moves."""
+
+from datetime import UTC, datetime, timedelta
+
+import dagster as dg
+import pytest
+
+from devopsgpt_pipeline.automation import ON_CHANGE, Timetable
+
+MONDAY = datetime(2026, 11, 2, 12, 0, tzinfo=UTC)
+DAY = timedelta(days=1)
+SUNDAYS = Timetable(retrain="0 3 * * 0")
+
+
+class Clockwork:
+    """A corpus that changes, and what is trained on it. Ticks do what the daemon does: evaluate, and run what fired."""
+
+    def __init__(self, instance, timetable):
+        self.instance, self.cursor = instance, None
+        self.version, self.passes, self.trains = "1", True, True
+
+        @dg.asset(check_specs=[dg.AssetCheckSpec("guard", asset="corpus", blocking=True)])
+        def corpus():
+            results = [dg.AssetCheckResult(passed=self.passes)]
+            return dg.MaterializeResult(data_version=dg.DataVersion(self.version), check_results=results)
+
+        @dg.asset(deps=[corpus], automation_condition=ON_CHANGE)
+        def bins():
+            return dg.MaterializeResult(data_version=dg.DataVersion(self.version))
+
+        @dg.asset(deps=[bins], automation_condition=timetable.training_condition)
+        def checkpoint():
+            if not self.trains:
+                raise ValueError("no room")
+
+        self.definitions = dg.Definitions([corpus, bins, checkpoint])
+
+    def change(self, version, passes=True):
+        self.version, self.passes = version, passes
+        self._run(["corpus"])
+
+    def tick(self, now):
+        """What ran, in order."""
+        result = dg.evaluate_automation_conditions(
+            self.definitions, self.instance, cursor=self.cursor, evaluation_time=now
+        )
+        self.cursor = result.cursor
+        fired = [name for name in ("bins", "checkpoint") if result.get_num_requested(dg.AssetKey(name))]
+        self._run(fired)
+        return fired
+
+    def ticks(self, now, count=4):
+        return [name for n in range(count) for name in self.tick(now + timedelta(seconds=30 * n))]
+
+    def _run(self, names):
+        if names:
+            job = self.definitions.resolve_implicit_global_asset_job_def()
+            keys = [dg.AssetKey(name) for name in names]
+            job.execute_in_process(instance=self.instance, asset_selection=keys, raise_on_error=False)
+
+
+@pytest.fixture
+def clockwork():
+    with dg.DagsterInstance.ephemeral() as instance:
+
+        def wound_up(timetable):
+            works = Clockwork(instance, timetable)
+            works.tick(MONDAY - DAY)  # nothing is there yet
+            return works
+
+        yield wound_up
+
+
+def test_training_follows_a_change_once(clockwork):
+    works = clockwork(Timetable())
+    works.change("1")
+    assert works.ticks(MONDAY) == ["bins", "checkpoint"]
+    works.change("1")
+    assert works.ticks(MONDAY + DAY) == []
+    works.change("2")
+    assert works.ticks(MONDAY + 2 * DAY) == ["bins", "checkpoint"]
+
+
+def test_a_failed_training_is_not_tried_again_until_something_changes(clockwork):
+    works = clockwork(Timetable())
+    works.trains = False
+    works.change("1")
+    assert works.ticks(MONDAY, 8) == ["bins", "checkpoint"]
+    works.trains = True
+    assert works.ticks(MONDAY + DAY) == []
+    works.change("2")
+    assert works.ticks(MONDAY + 2 * DAY) == ["bins", "checkpoint"]
+
+
+def test_a_failed_guard_holds_everything_back_until_it_passes(clockwork):
+    works = clockwork(Timetable())
+    works.change("1")
+    works.ticks(MONDAY)
+    works.change("2", passes=False)
+    assert works.ticks(MONDAY + DAY) == []
+    works.change("2", passes=True)
+    assert works.ticks(MONDAY + 2 * DAY) == ["bins", "checkpoint"]
+
+
+def test_training_is_held_to_once_between_two_ticks(clockwork):
+    works = clockwork(SUNDAYS)
+    works.change("1")
+    assert works.ticks(MONDAY) == ["bins", "checkpoint"]  # the first waits for no tick
+    for day in range(1, 6):
+        works.change(f"edited on day {day}")
+        assert works.ticks(MONDAY + day * DAY) == ["bins"]
+    assert works.ticks(MONDAY + 6 * DAY) == ["checkpoint"]  # a Sunday, after 3
+    works.change("edited on Sunday evening")
+    assert works.ticks(MONDAY + 6.3 * DAY) == ["bins"]
+    assert works.ticks(MONDAY + 13 * DAY) == ["checkpoint"]
+
+
+def test_a_tick_without_a_change_trains_nothing(clockwork):
+    works = clockwork(SUNDAYS)
+    works.change("1")
+    works.ticks(MONDAY)
+    assert works.ticks(MONDAY + 6 * DAY) == []
+    works.change("2")  # the Sunday that passed counts: nothing was trained since
+    assert works.ticks(MONDAY + 7 * DAY) == ["bins", "checkpoint"]
+
+
+def test_a_timetable_comes_from_the_environment(monkeypatch):
+    monkeypatch.setenv("DEVOPSGPT_RETRAIN_CRON", "@weekly")
+    assert Timetable.from_environment() == Timetable(observe="17 4 * * *", retrain="@weekly")
+    monkeypatch.setenv("DEVOPSGPT_OBSERVE_CRON", "hourly")
+    with pytest.raises(ValueError, match=r"DEVOPSGPT_OBSERVE_CRON must be a cron expression .* got 'hourly'"):
+        Timetable.from_environment()
+    with pytest.raises(ValueError, match="DEVOPSGPT_RETRAIN_CRON must be a cron expression"):
+        Timetable(retrain="61 * * * *")
