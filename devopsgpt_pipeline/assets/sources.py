@@ -16,7 +16,7 @@ GUARD_DOCS = {
     "contents_page": "The contents page must link to chapters: a redesign or an error page has none.",
     **{guard.__name__: (guard.__doc__ or "").strip() for guard in GUARDS},
 }
-REUSE_SEEN_WITHIN_S = 600.0  # what was observed so recently is not asked for again
+REUSE_SEEN_WITHIN_S = 600.0  # observed so recently, pages are not asked for again
 
 
 class ChaptersSettings(dg.Config):

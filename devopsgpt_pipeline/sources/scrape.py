@@ -54,8 +54,13 @@ class ScrapeReport:
         counts = [f"{kinds.count(name)} {name}" for name in names if name in kinds]
         counts += [f"{len(self.failed)} failed"] if self.failed else []
         broken = [result.name for result in self.guards if not result.passed and result.name not in self.waived]
-        ending = f"; NOT ACCEPTED ({', '.join(broken)}), the last good corpus stays in use" if broken else ""
-        return f"{self.book}: {', '.join(counts) or 'nothing to read'}{ending}"
+        said = f"{self.book}: {', '.join(counts) or 'nothing to read'}"
+        if not broken:
+            return said
+        said += f"; NOT ACCEPTED ({', '.join(broken)}), the last good corpus stays in use"
+        if self.changes:  # somebody can look at them and agree
+            said += f"; if the book is meant to be so, scrape it with accept: [{', '.join(broken)}]"
+        return said
 
     @property
     def table(self) -> str:
@@ -80,7 +85,8 @@ def scrape_book(
     """Fetch what changed, and make it the corpus in use if every guard passes.
 
     accept: names of guards whose failure a person has looked at and agrees to
-    reuse_seen_within_s: pages that an observation asked for so recently are not asked for again
+    reuse_seen_within_s: pages that an observation asked for so recently, after the last scrape, are not asked for
+    again; with accept, those of the last scrape neither
     raises: FetchError where the contents page does not come; DamagedArchive; ArchiveBusy; ValueError for an unknown
     guard
     """
@@ -91,7 +97,8 @@ def scrape_book(
     started, requests = time.monotonic(), fetcher.requests
     with archive.held():
         seen = SeenPages(archive.folder / "seen")
-        visitor = Visitor(book, fetcher, archive, seen, _fresh_since(seen, reuse_seen_within_s), on_progress)
+        fresh_since = _fresh_since(seen, reuse_seen_within_s, bool(accept))
+        visitor = Visitor(book, fetcher, archive, seen, fresh_since, on_progress)
         before = _Reading(book, archive)
         try:
             visit = visitor.go()
@@ -104,9 +111,12 @@ def scrape_book(
     return replace(report, requests=fetcher.requests - requests, seconds=time.monotonic() - started)
 
 
-def _fresh_since(seen: SeenPages, reuse_seen_within_s: float) -> str:
-    reusable = datetime.now(UTC) - timedelta(seconds=reuse_seen_within_s)
-    return min(seen.begin(RESUME_WITHIN_S), reusable.isoformat(timespec="microseconds"))
+def _fresh_since(seen: SeenPages, reuse_seen_within_s: float, accepting: bool) -> str:
+    """Whoever scrapes again wants to know what the site says now; whoever accepts means what the last scrape saw."""
+    reusable = (datetime.now(UTC) - timedelta(seconds=reuse_seen_within_s)).isoformat(timespec="microseconds")
+    if not accepting:
+        reusable = max(reusable, seen.scraped_at)
+    return min(seen.begin(RESUME_WITHIN_S), reusable)
 
 
 class _Reading:

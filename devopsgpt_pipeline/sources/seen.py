@@ -38,6 +38,8 @@ class SeenPages:
         self._rows: dict[str, SeenPage] = {}
         self.unfinished_since: str | None = None
         """When a scrape began that did not come to its end."""
+        self.scraped_at = ""
+        """When the last scrape came to its end; before every time where there was none."""
         self._load()
 
     def get(self, url: str) -> tuple[SeenPage, bytes] | None:
@@ -78,7 +80,7 @@ class SeenPages:
 
     def end(self, urls: set[str]) -> None:
         """A scrape has come to its end; pages of other addresses than these are forgotten."""
-        self.unfinished_since = None
+        self.unfinished_since, self.scraped_at = None, _now()
         for url in self._rows.keys() - urls:
             self._path(url).unlink(missing_ok=True)
             del self._rows[url]
@@ -98,12 +100,13 @@ class SeenPages:
         try:
             table = json.loads(path.read_text(encoding="utf-8"))
             self._rows = {url: SeenPage(**row) for url, row in table["pages"].items()}
-            self.unfinished_since = table["unfinished_since"]
+            self.unfinished_since, self.scraped_at = table["unfinished_since"], table.get("scraped_at", "")
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             logger.warning("%s cannot be read (%s); its pages will be asked for again", path, error)
 
     def _save(self) -> None:
-        table = {"unfinished_since": self.unfinished_since, "pages": {u: asdict(r) for u, r in self._rows.items()}}
+        pages = {url: asdict(row) for url, row in self._rows.items()}
+        table = {"unfinished_since": self.unfinished_since, "scraped_at": self.scraped_at, "pages": pages}
         write_whole(self.folder / "index.json", json.dumps(table, indent=1).encode())
 
 
