@@ -3,8 +3,9 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 RUNTIME := .venv/.runtime
 DEVELOPMENT := .venv/.development
+BENCHMARKS := .venv/.benchmarks
 
-.PHONY: setup run up test test-slow check clean
+.PHONY: setup run up test test-slow check bench clean
 
 setup: $(RUNTIME)  ## install what running needs
 
@@ -17,6 +18,10 @@ $(DEVELOPMENT): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[pipeline,serving,dev]'
 	@touch $@ $(RUNTIME)
+
+$(BENCHMARKS): $(DEVELOPMENT)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[pipeline,serving,dev,bench]'
+	@touch $@ $(DEVELOPMENT) $(RUNTIME)
 
 run: $(RUNTIME)  ## the whole chain once, a question to the service, its answer
 	$(BIN)/devopsgpt run
@@ -34,6 +39,9 @@ check: $(DEVELOPMENT)  ## format, lint and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+bench: $(BENCHMARKS)  ## ours against its peers, one after the other; `make bench NAME=extraction` runs one
+	$(BIN)/python -m benchmarks $(NAME)
 
 clean:  ## forget the environment and everything that was trained
 	rm -rf .venv .devopsgpt
