@@ -69,6 +69,8 @@ def build_definitions(
                 "on_change",
                 target=dg.AssetSelection.all(include_sources=True),
                 default_status=dg.DefaultSensorStatus.RUNNING,
+                # the chain is seven steps, and each waits for a tick
+                minimum_interval_seconds=10,
             )
         ],
         resources={

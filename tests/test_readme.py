@@ -86,8 +86,11 @@ def test_its_schedule_and_jobs_exist():
     for name in ("observe_books_daily", "on_change", "whole_chain"):
         assert f"`{name}`" in README or f"*Jobs > {name}*" in README
         assert f'"{name}"' in source
-    assert 'cron_schedule="17 4 * * *"' in source
-    assert "04:17" in README
+    from devopsgpt_pipeline.automation import DAILY
+
+    assert (DAILY.observe, DAILY.retrain) == ("17 4 * * *", "")
+    assert "04:17 UTC" in README
+    assert f"`{DAILY.observe}`" in README
 
 
 def test_its_routes_are_served():

@@ -25,7 +25,7 @@ title = "The Local Book"
 contents_url = "{url}"
 licence = "MIT"
 attribution = "written for this test"
-
+{further}
 [select]
 links = "ol#drop-down a.menu-buttons"
 content = ["#maia-main #content"]
@@ -63,6 +63,8 @@ class BookSite:
     chapters: list[Chapter] = field(default_factory=list)
     deploy: str = "1111111"
     validators: bool = True
+    crawl_delay_s: float | None = None
+    """In the book's file."""
     robots: str | None = "User-agent: *\nDisallow: /local-book/secret/\n"
     pages: dict[str, bytes] = field(default_factory=dict)
     """Further pages by path."""
@@ -80,7 +82,8 @@ class BookSite:
 
     def book(self, folder: Path) -> Book:
         path = folder / f"{self.name}.toml"
-        path.write_text(TOML.format(name=self.name, url=self.contents_url))
+        further = "" if self.crawl_delay_s is None else f"crawl_delay_s = {self.crawl_delay_s}\n"
+        path.write_text(TOML.format(name=self.name, url=self.contents_url, further=further))
         return load_book(path)
 
     def fail(self, slug: str, *faults: Fault) -> None:

@@ -1,10 +1,11 @@
-"""The conditions by themselves, on a graph of three assets and a clock that the test moves."""
+"""The conditions by themselves, on a graph like the chain's end and a clock that the test moves."""
 
 from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 import pytest
 
+from devopsgpt_pipeline.assets.datasets import TOKEN_BINS
 from devopsgpt_pipeline.automation import ON_CHANGE, Timetable
 
 MONDAY = datetime(2026, 11, 2, 12, 0, tzinfo=UTC)
@@ -12,44 +13,60 @@ DAY = timedelta(days=1)
 SUNDAYS = Timetable(retrain="0 3 * * 0")
 
 
+YARDSTICK = TOKEN_BINS.to_user_string()
+TRAINED = ["checkpoint", "evaluation", "registered", "champion"]
+
+
 class Clockwork:
-    """A corpus that changes, and what is trained on it. Ticks do what the daemon does: evaluate, and run what fired."""
+    """A corpus that changes, and what follows from it. Ticks do what the daemon does: evaluate, and run what fired."""
 
     def __init__(self, instance, timetable):
         self.instance, self.cursor = instance, None
         self.version, self.passes, self.trains = "1", True, True
+        made = {}
 
         @dg.asset(check_specs=[dg.AssetCheckSpec("guard", asset="corpus", blocking=True)])
         def corpus():
             results = [dg.AssetCheckResult(passed=self.passes)]
             return dg.MaterializeResult(data_version=dg.DataVersion(self.version), check_results=results)
 
-        @dg.asset(deps=[corpus], automation_condition=ON_CHANGE)
-        def bins():
-            return dg.MaterializeResult(data_version=dg.DataVersion(self.version))
+        def step(name, *deps, condition=ON_CHANGE):
+            @dg.asset(name=name, deps=deps, automation_condition=condition)
+            def following():
+                if name == "checkpoint" and not self.trains:
+                    raise ValueError("no room")
+                made[name] = made[deps[0]] if name != YARDSTICK else self.version
+                return dg.MaterializeResult(data_version=dg.DataVersion(made[name]))
 
-        @dg.asset(deps=[bins], automation_condition=timetable.training_condition)
-        def checkpoint():
-            if not self.trains:
-                raise ValueError("no room")
+            return following
 
-        self.definitions = dg.Definitions([corpus, bins, checkpoint])
+        self.definitions = dg.Definitions(
+            [
+                corpus,
+                step(YARDSTICK, "corpus"),
+                step("checkpoint", YARDSTICK, condition=timetable.training_condition),
+                step("evaluation", "checkpoint", YARDSTICK),
+                step("registered", "checkpoint", "evaluation"),
+                step("champion", "registered", YARDSTICK),
+            ]
+        )
 
     def change(self, version, passes=True):
         self.version, self.passes = version, passes
         self._run(["corpus"])
 
     def tick(self, now):
-        """What ran, in order."""
+        """What ran."""
         result = dg.evaluate_automation_conditions(
             self.definitions, self.instance, cursor=self.cursor, evaluation_time=now
         )
         self.cursor = result.cursor
-        fired = [name for name in ("bins", "checkpoint") if result.get_num_requested(dg.AssetKey(name))]
+        fired = [name for name in (YARDSTICK, *TRAINED) if result.get_num_requested(dg.AssetKey(name))]
         self._run(fired)
         return fired
 
-    def ticks(self, now, count=4):
+    def ticks(self, now, count=5):
+        """What ran in so many ticks, in order."""
         return [name for n in range(count) for name in self.tick(now + timedelta(seconds=30 * n))]
 
     def _run(self, names):
@@ -74,22 +91,22 @@ def clockwork():
 def test_training_follows_a_change_once(clockwork):
     works = clockwork(Timetable())
     works.change("1")
-    assert works.ticks(MONDAY) == ["bins", "checkpoint"]
+    assert works.ticks(MONDAY) == [YARDSTICK, *TRAINED]
     works.change("1")
-    assert works.ticks(MONDAY + DAY) == []
+    assert works.ticks(MONDAY + DAY, 2) == []
     works.change("2")
-    assert works.ticks(MONDAY + 2 * DAY) == ["bins", "checkpoint"]
+    assert works.ticks(MONDAY + 2 * DAY) == [YARDSTICK, *TRAINED]
 
 
 def test_a_failed_training_is_not_tried_again_until_something_changes(clockwork):
     works = clockwork(Timetable())
     works.trains = False
     works.change("1")
-    assert works.ticks(MONDAY, 8) == ["bins", "checkpoint"]
+    assert works.ticks(MONDAY, 4) == [YARDSTICK, "checkpoint"]
     works.trains = True
-    assert works.ticks(MONDAY + DAY) == []
+    assert works.ticks(MONDAY + DAY, 2) == []
     works.change("2")
-    assert works.ticks(MONDAY + 2 * DAY) == ["bins", "checkpoint"]
+    assert works.ticks(MONDAY + 2 * DAY) == [YARDSTICK, *TRAINED]
 
 
 def test_a_failed_guard_holds_everything_back_until_it_passes(clockwork):
@@ -97,22 +114,22 @@ def test_a_failed_guard_holds_everything_back_until_it_passes(clockwork):
     works.change("1")
     works.ticks(MONDAY)
     works.change("2", passes=False)
-    assert works.ticks(MONDAY + DAY) == []
+    assert works.ticks(MONDAY + DAY, 2) == []
     works.change("2", passes=True)
-    assert works.ticks(MONDAY + 2 * DAY) == ["bins", "checkpoint"]
+    assert works.ticks(MONDAY + 2 * DAY) == [YARDSTICK, *TRAINED]
 
 
 def test_training_is_held_to_once_between_two_ticks(clockwork):
     works = clockwork(SUNDAYS)
     works.change("1")
-    assert works.ticks(MONDAY) == ["bins", "checkpoint"]  # the first waits for no tick
+    assert works.ticks(MONDAY) == [YARDSTICK, *TRAINED]  # the first waits for no tick
     for day in range(1, 6):
         works.change(f"edited on day {day}")
-        assert works.ticks(MONDAY + day * DAY) == ["bins"]
-    assert works.ticks(MONDAY + 6 * DAY) == ["checkpoint"]  # a Sunday, after 3
+        assert works.ticks(MONDAY + day * DAY, 2) == [YARDSTICK]
+    assert works.ticks(MONDAY + 6 * DAY) == TRAINED  # a Sunday, after 3
     works.change("edited on Sunday evening")
-    assert works.ticks(MONDAY + 6.3 * DAY) == ["bins"]
-    assert works.ticks(MONDAY + 13 * DAY) == ["checkpoint"]
+    assert works.ticks(MONDAY + 6.3 * DAY) == [YARDSTICK]
+    assert works.ticks(MONDAY + 13 * DAY) == TRAINED
 
 
 def test_a_tick_without_a_change_trains_nothing(clockwork):
@@ -121,7 +138,7 @@ def test_a_tick_without_a_change_trains_nothing(clockwork):
     works.ticks(MONDAY)
     assert works.ticks(MONDAY + 6 * DAY) == []
     works.change("2")  # the Sunday that passed counts: nothing was trained since
-    assert works.ticks(MONDAY + 7 * DAY) == ["bins", "checkpoint"]
+    assert works.ticks(MONDAY + 7 * DAY) == [YARDSTICK, *TRAINED]
 
 
 def test_a_timetable_comes_from_the_environment(monkeypatch):

@@ -1,7 +1,5 @@
 """The guards as Dagster shows them: blocking checks on a book's chapters, each passing and failing on a real site."""
 
-from dataclasses import replace
-
 import dagster as dg
 import pytest
 
@@ -46,7 +44,8 @@ class Scraped:
 
 @pytest.fixture
 def scraped(book_site, tmp_path):
-    book = replace(book_site.book(tmp_path), crawl_delay_s=0.0)  # nobody is disturbed here
+    book_site.crawl_delay_s = 0.0  # nobody is disturbed here
+    book = book_site.book(tmp_path)
     with dg.DagsterInstance.ephemeral() as instance:
         made = Scraped(book, Home(tmp_path / "home").prepare(), instance)
         assert made.scrape() == set()
