@@ -4,7 +4,7 @@ BIN := .venv/bin
 RUNTIME := .venv/.runtime
 DEVELOPMENT := .venv/.development
 
-.PHONY: setup run up test test-slow check clean
+.PHONY: setup run up env test test-slow chaos check audit clean
 
 setup: $(RUNTIME)  ## install what running needs
 
@@ -15,7 +15,7 @@ $(RUNTIME): pyproject.toml constraints.txt
 
 $(DEVELOPMENT): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[pipeline,serving,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[pipeline,serving,cluster,dev]'
 	@touch $@ $(RUNTIME)
 
 run: $(RUNTIME)  ## the whole chain once, a question to the service, its answer
@@ -24,16 +24,26 @@ run: $(RUNTIME)  ## the whole chain once, a question to the service, its answer
 up: $(RUNTIME)  ## Dagster on :3000, MLflow on :5000, the service on :8000; Ctrl-C stops all three
 	$(BIN)/devopsgpt up
 
+env:  ## a .env with random secrets for docker-compose.yml
+	$(PYTHON) -m devopsgpt_pipeline.deploy_env
+
 test: $(DEVELOPMENT)  ## every test that fits in five minutes on two cores, no network
 	$(BIN)/python -m pytest
 
 test-slow: $(DEVELOPMENT)  ## load, soak and whole-chain tests that take longer
 	$(BIN)/python -m pytest -m slow
 
+chaos: $(DEVELOPMENT)  ## faults: kill -9, a full disk, a jumping clock, a lost database; ten minutes at most
+	timeout 600 $(BIN)/python -m pytest -m chaos tests/chaos
+
 check: $(DEVELOPMENT)  ## format, lint and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+audit: $(DEVELOPMENT)  ## known vulnerabilities of the pinned versions; needs the network
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check pip-audit==2.10.1
+	$(BIN)/pip-audit --requirement constraints.txt --no-deps --disable-pip
 
 clean:  ## forget the environment and everything that was trained
 	rm -rf .venv .devopsgpt
