@@ -43,7 +43,7 @@ check: $(DEVELOPMENT)  ## format, lint and types
 
 audit: $(DEVELOPMENT)  ## known vulnerabilities of the pinned versions; needs the network
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check pip-audit==2.10.1
-	$(BIN)/pip-audit --requirement constraints.txt --no-deps --disable-pip
+	$(BIN)/pip-audit --vulnerability-service osv --requirement constraints.txt --no-deps --disable-pip
 
 clean:  ## forget the environment and everything that was trained
 	rm -rf .venv .devopsgpt

@@ -18,9 +18,30 @@ MANIFESTS = sorted(path for path in FOLDER.glob("*.yaml") if not path.name.endsw
 OBJECTS = [(path.name, thing) for path in MANIFESTS for thing in yaml.safe_load_all(path.read_text())]
 NAMES = [f"{file}-{thing['kind']}" for file, thing in OBJECTS]
 # the chart's own list of top-level values, version 1.13
-CHART_VALUES = set(
-    ["global", "dagsterWebserver", "dagster-user-deployments", "postgresql", "generatePostgresqlPasswordSecret", "rabbitmq", "redis", "flower", "ingress", "imagePullSecrets", "computeLogManager", "scheduler", "runLauncher", "pythonLogs", "dagsterDaemon", "busybox", "migrate", "telemetry", "generateCeleryConfigSecret", "serviceAccount", "retention", "additionalInstanceConfig"]
-)
+CHART_VALUES = {
+    "additionalInstanceConfig",
+    "busybox",
+    "computeLogManager",
+    "dagster-user-deployments",
+    "dagsterDaemon",
+    "dagsterWebserver",
+    "flower",
+    "generateCeleryConfigSecret",
+    "generatePostgresqlPasswordSecret",
+    "global",
+    "imagePullSecrets",
+    "ingress",
+    "migrate",
+    "postgresql",
+    "pythonLogs",
+    "rabbitmq",
+    "redis",
+    "retention",
+    "runLauncher",
+    "scheduler",
+    "serviceAccount",
+    "telemetry",
+}
 
 
 def pods():
