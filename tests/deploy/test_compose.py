@@ -70,7 +70,7 @@ def test_every_variable_that_the_file_insists_on_is_made():
 
 def test_only_pages_and_the_api_are_published_and_only_on_loopback(services):
     published = {name: service["ports"] for name, service in services.items() if "ports" in service}
-    assert set(published) == {"mlflow", "webserver", "serving", "proxy"}
+    assert set(published) == {"mlflow", "webserver", "serving", "serving-vllm", "proxy"}
     assert all(port.startswith("127.0.0.1:") for ports in published.values() for port in ports)
 
 
