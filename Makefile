@@ -5,7 +5,7 @@ RUNTIME := .venv/.runtime
 DEVELOPMENT := .venv/.development
 BENCHMARKS := .venv/.benchmarks
 
-.PHONY: setup run up test test-slow check bench clean
+.PHONY: setup run up env test test-slow chaos check bench audit clean
 
 setup: $(RUNTIME)  ## install what running needs
 
@@ -16,11 +16,11 @@ $(RUNTIME): pyproject.toml constraints.txt
 
 $(DEVELOPMENT): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[pipeline,serving,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[pipeline,serving,cluster,dev]'
 	@touch $@ $(RUNTIME)
 
 $(BENCHMARKS): $(DEVELOPMENT)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[pipeline,serving,dev,bench]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[pipeline,serving,cluster,dev,bench]'
 	@touch $@ $(DEVELOPMENT) $(RUNTIME)
 
 run: $(RUNTIME)  ## the whole chain once, a question to the service, its answer
@@ -29,11 +29,17 @@ run: $(RUNTIME)  ## the whole chain once, a question to the service, its answer
 up: $(RUNTIME)  ## Dagster on :3000, MLflow on :5000, the service on :8000; Ctrl-C stops all three
 	$(BIN)/devopsgpt up
 
+env:  ## a .env with random secrets for docker-compose.yml
+	$(PYTHON) -m devopsgpt_pipeline.deploy_env
+
 test: $(DEVELOPMENT)  ## every test that fits in five minutes on two cores, no network
 	$(BIN)/python -m pytest
 
 test-slow: $(DEVELOPMENT)  ## load, soak and whole-chain tests that take longer
 	$(BIN)/python -m pytest -m slow
+
+chaos: $(DEVELOPMENT)  ## faults: kill -9, a full disk, a jumping clock, a lost database; ten minutes at most
+	timeout 600 $(BIN)/python -m pytest -m chaos tests/chaos
 
 check: $(DEVELOPMENT)  ## format, lint and types
 	$(BIN)/ruff format --check .
@@ -42,6 +48,10 @@ check: $(DEVELOPMENT)  ## format, lint and types
 
 bench: $(BENCHMARKS)  ## ours against its peers, one after the other; `make bench NAME=extraction` runs one
 	$(BIN)/python -m benchmarks $(NAME)
+
+audit: $(DEVELOPMENT)  ## known vulnerabilities of the pinned versions; needs the network
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check pip-audit==2.10.1
+	$(BIN)/pip-audit --vulnerability-service osv --requirement constraints.txt --no-deps --disable-pip
 
 clean:  ## forget the environment and everything that was trained
 	rm -rf .venv .devopsgpt

@@ -244,7 +244,36 @@ def rollback(reason: str) -> None:
     click.echo(f"version {promote.rollback(_client(), reason)} is the champion again")
 
 
+@main.command()
+@click.argument("target", type=click.Path(path_type=Path))
+@told_in_one_line
+def backup(target: Path) -> None:
+    """Write the whole home (databases, archive, artifacts) to the file TARGET, or into the folder TARGET.
+
+    Nothing has to be stopped. Where the environment names PostgreSQL databases, they are in it too.
+    """
+    from devopsgpt_pipeline.backup import backup as write
+
+    click.echo(f"wrote {write(Home.from_environment(), target)}")
+
+
+@main.command()
+@click.argument("source", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@told_in_one_line
+def restore(source: Path) -> None:
+    """Bring the backup SOURCE back into DEVOPSGPT_HOME, which must be empty: whole, or not at all."""
+    from devopsgpt_pipeline.restore import restore as bring_back
+
+    home = Home.from_environment()
+    bring_back(source, home)
+    click.echo(f"restored {home.path}")
+
+
 def _client() -> Any:
     from devopsgpt_pipeline.registry.tracking import connect
 
     return connect(os.environ.get("MLFLOW_TRACKING_URI") or f"http://127.0.0.1:{MLFLOW_PORT}")
+
+
+if __name__ == "__main__":  # where the package is not installed: in a container
+    main()

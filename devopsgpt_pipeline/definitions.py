@@ -17,6 +17,7 @@ from devopsgpt_pipeline.home import Home
 from devopsgpt_pipeline.launcher import LocalLauncher
 from devopsgpt_pipeline.profiles import Profile, profile_from_environment
 from devopsgpt_pipeline.resources import HomeResource, MlflowResource, WebResource
+from devopsgpt_pipeline.retention import RETENTION_DAILY, retention
 from devopsgpt_pipeline.sources.books import Book, books_from_environment
 
 # Observed sources and live Pipes messages are beta in Dagster; what is used of them is pinned and tested.
@@ -55,14 +56,15 @@ def build_definitions(
     return dg.Definitions(
         assets=[*sites, pretrained_gpt2, token_bins_shakespeare, *assets],
         asset_checks=CHECKS,
-        jobs=[observe_books, fetch_pretrained, fetch_shakespeare, whole_chain],
+        jobs=[observe_books, fetch_pretrained, fetch_shakespeare, whole_chain, retention],
         schedules=[
             dg.ScheduleDefinition(
                 name="observe_books_daily",
                 job=observe_books,
                 cron_schedule=timetable.observe,
                 default_status=dg.DefaultScheduleStatus.RUNNING,
-            )
+            ),
+            RETENTION_DAILY,
         ],
         sensors=[
             dg.AutomationConditionSensorDefinition(

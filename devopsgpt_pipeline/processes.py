@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from devopsgpt_pipeline.home import Home
+from devopsgpt_pipeline.keeper import Keeper
 
 HOST = "127.0.0.1"
 READY_DEADLINE_S = 90.0
@@ -99,18 +100,22 @@ def check_ports_free(servers: Sequence[Server]) -> None:
 
 @contextmanager
 def running(servers: Sequence[Server]) -> Iterator[list[subprocess.Popen[bytes]]]:
-    """Start servers, wait until each answers, and stop all of them at the end of the block.
+    """Start servers, wait until each answers, and stop all of them at the end of the block, or of this process.
 
     raises: ProcessError for one that ends or does not answer in time, with the end of its log
     """
     processes: list[subprocess.Popen[bytes]] = []
+    keeper = Keeper()
     try:
-        processes += [_start(server) for server in servers]
+        for server in servers:
+            processes.append(_start(server))
+            keeper.watch(processes[-1].pid)
         for server, process in zip(servers, processes, strict=True):
             _wait_until_ready(server, process)
         yield processes
     finally:
         stop(processes)
+        keeper.dismiss()
 
 
 def _start(server: Server) -> subprocess.Popen[bytes]:

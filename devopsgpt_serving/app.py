@@ -1,9 +1,10 @@
 """Wiring: settings in, a FastAPI application out. Nothing is read or started before create_app() and its lifespan."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 from anyio import to_thread
 from fastapi import FastAPI
@@ -15,13 +16,15 @@ from devopsgpt_serving.engine import Engine
 from devopsgpt_serving.envelope import Envelope
 from devopsgpt_serving.errors import install_handlers
 from devopsgpt_serving.follower import Follower
+from devopsgpt_serving.lane import Lane, LoadedModel
 from devopsgpt_serving.loading import loader
 from devopsgpt_serving.metrics import Metrics
 from devopsgpt_serving.pages import install_pages
 from devopsgpt_serving.registry import Registry
 from devopsgpt_serving.service import Service
 from devopsgpt_serving.settings import Settings
-from devopsgpt_serving.version_cache import VersionCache
+from devopsgpt_serving.version_cache import Version, VersionCache
+from devopsgpt_serving.vllm import VllmLane, vllm_loader
 
 DESCRIPTION = """Text from a GPT-2 fine-tuned on books about running services reliably.
 
@@ -80,6 +83,7 @@ def build_service(settings: Settings) -> Service:
         prefill_chunk=settings.prefill_chunk,
         on_token=metrics.token,
         on_end=metrics.ended,
+        lane=VllmLane if settings.engine == "vllm" else Lane,
     )
     cache = VersionCache(settings.cache_folder, settings.max_cache_bytes)
     cache.prepare()
@@ -87,12 +91,19 @@ def build_service(settings: Settings) -> Service:
         Registry(settings.tracking_uri, settings.model_name, settings.alias, settings.registry_timeout_s),
         cache,
         engine,
-        loader(settings.device, settings.max_batch_size),
+        _loader(settings),
         poll_interval_s=settings.poll_interval_s,
         poll_jitter=settings.poll_jitter,
     )
     metrics.watch(engine, follower)
     return Service(settings, engine, follower, metrics)
+
+
+def _loader(settings: Settings) -> Callable[[Version, Path], LoadedModel]:
+    if settings.engine == "own":
+        return loader(settings.device, settings.max_batch_size)
+    key, rows = settings.vllm_api_key.get_secret_value(), settings.max_batch_size
+    return vllm_loader(settings.vllm_url, key, rows, settings.cache_folder, settings.vllm_start_s)
 
 
 def _package_version() -> str:

@@ -37,11 +37,12 @@ class Engine:
         prefill_chunk: int,
         on_token: Callable[[Sequence], None] = lambda sequence: None,
         on_end: Callable[[Sequence, str], None] = lambda sequence, reason: None,
+        lane: Callable[[LoadedModel, int, Observers], Lane] = Lane,
     ) -> None:
-        """max_running: rows of each model; max_queue: sequences that may wait beside those"""
+        """max_running: rows of each model; max_queue: sequences that may wait beside those; lane: who computes"""
         self.capacity = max_running + max_queue
         self.prefill_chunk = prefill_chunk
-        self._on_token, self._on_end = on_token, on_end
+        self._on_token, self._on_end, self._lane = on_token, on_end, lane
         self._current: Lane | None = None
         self._lanes: list[Lane] = []
         self._inbox: list[tuple[Lane, Sequence]] = []
@@ -82,7 +83,7 @@ class Engine:
     def install(self, loaded: LoadedModel) -> None:
         """Make a model the one that new prompts go to; the old one finishes what it has."""
         with self._wake:
-            self._current = Lane(loaded, self.prefill_chunk, Observers(self._on_token, self._ended))
+            self._current = self._lane(loaded, self.prefill_chunk, Observers(self._on_token, self._ended))
             self._lanes.append(self._current)
             self._wake.notify()
 

@@ -56,6 +56,18 @@ class Settings(BaseSettings):
     device: str = "auto"
     """Torch device: "cpu", "cuda", "cuda:N"; "auto" takes CUDA where there is one."""
 
+    engine: Literal["own", "vllm"] = "own"
+    """Who computes: this process, or a vLLM server beside it that follows the link <cache_dir>/vllm."""
+
+    vllm_url: str = "http://127.0.0.1:8001"
+    """Where that vLLM listens."""
+
+    vllm_api_key: SecretStr = SecretStr("")
+    """The key that it asks for, where it asks for one."""
+
+    vllm_start_s: float = Field(default=300.0, gt=0)
+    """Seconds that it may take to load a version."""
+
     max_batch_size: int = Field(default=8, ge=1)
     """Sequences that are computed together; the KV cache is allocated for so many."""
 

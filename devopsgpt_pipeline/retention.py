@@ -1,0 +1,190 @@
+"""What is forgotten, and when: model versions, Dagster's runs, working folders, logs. A job runs it every day.
+
+Never forgotten: a version that an alias names, the run that tells what an asset is now, a file that is in use.
+Earlier pages of the books have a limit of their own (sources/archive.py), the service's cache too (its settings).
+"""
+
+import shutil
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+
+from devopsgpt_pipeline.home import Home
+from devopsgpt_pipeline.registry.tracking import MODEL_NAME, experiment_id
+from devopsgpt_pipeline.resources import HomeResource, MlflowResource
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+DAY_S = 86_400
+Kind = dg.DagsterEventType
+FACTS = {Kind.ASSET_MATERIALIZATION, Kind.ASSET_OBSERVATION, Kind.ASSET_CHECK_EVALUATION}
+
+
+class Retention(dg.Config):
+    """How much is kept."""
+
+    versions: int = 20
+    """Newest model versions whose files are kept, besides those that an alias names."""
+
+    orphan_days: float = 1.0
+    """Days after which uploaded weights that no version names are deleted: an upload that was cut off."""
+
+    run_days: float = 90.0
+    """Days that a finished run of Dagster is kept, with its events and the output of its steps."""
+
+    work_days: float = 14.0
+    """Days that an interrupted training's state, or a half-written folder, waits to be gone on with."""
+
+    log_bytes: int = 20_000_000
+    """Size that a server's log may reach; the newer half stays."""
+
+
+@dg.op
+def forget_what_is_old(
+    context: dg.OpExecutionContext, config: Retention, home: HomeResource, mlflow: MlflowResource
+) -> None:
+    """Apply the retention to this home and its registry."""
+    client = mlflow.client()
+    counts = {
+        "versions": len(forget_versions(client, config.versions)),
+        "orphaned uploads": len(forget_orphans(client, config.orphan_days)),
+        "runs": len(forget_runs(context.instance, home.folders, config.run_days)),
+        "folders": len(forget_folders(home.folders, config.work_days)),
+        "logs": len(cut_logs(home.folders, config.log_bytes)),
+    }
+    context.log.info("forgotten: " + ", ".join(f"{count} {name}" for name, count in counts.items()))
+
+
+@dg.job(description="Delete what the retention no longer keeps: versions, runs, working folders, logs.")
+def retention() -> None:
+    """One op, so that it shows in Dagster like everything else that runs daily."""
+    forget_what_is_old()
+
+
+RETENTION_DAILY = dg.ScheduleDefinition(
+    name="retention_daily",
+    job=retention,
+    cron_schedule="47 5 * * *",
+    default_status=dg.DefaultScheduleStatus.RUNNING,
+)
+
+
+def forget_versions(client: "MlflowClient", keep: int) -> list[str]:
+    """Delete model versions beyond the newest `keep`, but none with an alias. returns: their numbers"""
+    named = {str(version) for version in _aliases(client).values()}
+    versions = sorted((int(found.version) for found in _versions(client)), reverse=True)
+    old = [str(number) for number in versions[keep:] if str(number) not in named]
+    for version in old:
+        client.delete_model_version(MODEL_NAME, version)
+    return old
+
+
+def forget_orphans(client: "MlflowClient", days: float) -> list[str]:
+    """Delete the files of uploads that no version names. returns: their ids"""
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+    used = {found.source.rpartition("/")[2] for found in _versions(client)}
+    before_ms = (time.time() - days * DAY_S) * 1000
+    orphans = [
+        model
+        for model in _pages(client.search_logged_models, experiment_ids=[experiment_id(client)])
+        if model.model_id not in used and model.creation_timestamp < before_ms and model.name == MODEL_NAME
+    ]
+    for model in orphans:
+        get_artifact_repository(model.artifact_location, tracking_uri=client.tracking_uri).delete_artifacts()
+        client.delete_logged_model(model.model_id)  # last: after a crash it is found again
+    return [model.model_id for model in orphans]
+
+
+def _aliases(client: "MlflowClient") -> dict[str, str]:
+    found = client.search_registered_models(f"name = '{MODEL_NAME}'")
+    return dict(found[0].aliases) if found else {}
+
+
+def _versions(client: "MlflowClient") -> list[Any]:
+    return _pages(client.search_model_versions, filter_string=f"name = '{MODEL_NAME}'")
+
+
+def _pages(search: Any, **query: Any) -> list[Any]:
+    """Every result of a search that answers page by page."""
+    found, token = [], None
+    while True:
+        page = search(**query, page_token=token)
+        found += page
+        if not (token := page.token):
+            return found
+
+
+def forget_runs(instance: dg.DagsterInstance, home: Home, days: float) -> list[str]:
+    """Delete finished runs and what their steps printed; not those that hold an asset's present facts."""
+    ended = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
+    before = datetime.now(UTC) - timedelta(days=days)
+    old = instance.get_run_records(dg.RunsFilter(statuses=ended, updated_before=before))
+    forgotten = [record.dagster_run.run_id for record in old if not _is_needed(instance, record.dagster_run.run_id)]
+    for run_id in forgotten:
+        instance.delete_run(run_id)
+        shutil.rmtree(home.dagster / "storage" / run_id, ignore_errors=True)
+    return forgotten
+
+
+def _is_needed(instance: dg.DagsterInstance, run_id: str) -> bool:
+    """Whether a run holds the latest fact about something: deleting it would make that thing out of date."""
+    return any(
+        _is_latest(instance, run_id, entry.dagster_event)
+        for entry in instance.all_logs(run_id, of_type=FACTS)
+        if entry.dagster_event
+    )
+
+
+def _is_latest(instance: dg.DagsterInstance, run_id: str, event: dg.DagsterEvent) -> bool:
+    if event.partition is not None:
+        return True  # each partition's facts are facts of their own; there are few
+    if event.event_type is Kind.ASSET_CHECK_EVALUATION:
+        key = event.asset_check_evaluation_data.asset_check_key
+        history = instance.event_log_storage.get_asset_check_execution_history(key, limit=1)
+        return bool(history) and history[0].run_id == run_id
+    if event.asset_key is None:
+        return False
+    if event.event_type is Kind.ASSET_MATERIALIZATION:
+        latest = instance.get_latest_materialization_event(event.asset_key)
+        return latest is not None and latest.run_id == run_id
+    observed = instance.fetch_observations(event.asset_key, limit=1).records
+    return bool(observed) and observed[0].run_id == run_id
+
+
+def forget_folders(home: Home, days: float) -> list[Path]:
+    """Delete the state of trainings that nobody went on with, and folders that were never finished."""
+    in_use = {home.finetuned.resolve()}
+    places = [
+        *home.training.glob("*"),
+        *home.checkpoints.glob(".*"),
+        *home.tokens.glob(".*"),
+        *home.pretrained.glob(".*"),
+    ]
+    in_use |= {path.resolve() for folder in (home.tokens, home.pretrained) for path in folder.glob("[!.]*")}
+    before = time.time() - days * DAY_S
+    old = [path for path in places if path.is_dir() and path.resolve() not in in_use and _last_change(path) < before]
+    for path in old:
+        path.unlink() if path.is_symlink() else shutil.rmtree(path, ignore_errors=True)
+    return old
+
+
+def _last_change(folder: Path) -> float:
+    return max(path.lstat().st_mtime for path in (folder, *folder.rglob("*")))
+
+
+def cut_logs(home: Home, limit_bytes: int) -> list[Path]:
+    """Cut logs that grew too long; their writers append, so they write on behind what is left."""
+    long = [path for path in home.logs.glob("*.log") if path.stat().st_size > limit_bytes]
+    for path in long:
+        with path.open("r+b") as log:
+            log.seek(-limit_bytes // 2, 2)
+            tail = log.read()
+            log.seek(0)
+            log.write(tail[tail.find(b"\n") + 1 :])
+            log.truncate()
+    return long

@@ -1,0 +1,225 @@
+"""Backups hold everything, are whole or not there, and come back only as they were."""
+
+import io
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import tarfile
+import threading
+import time
+from contextlib import closing
+
+import httpx
+import pytest
+
+from deploy.conftest import Postgres
+from devopsgpt_model.folders import whole_folder
+from devopsgpt_pipeline import processes
+from devopsgpt_pipeline.backup import BackupError, backup, run_postgres
+from devopsgpt_pipeline.home import Home
+from devopsgpt_pipeline.restore import restore
+
+
+@pytest.fixture(autouse=True)
+def no_databases_of_the_caller(monkeypatch):
+    for name in ("DAGSTER_POSTGRES_URL", "MLFLOW_BACKEND_STORE_URI", "MLFLOW_ARTIFACTS_DESTINATION"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def home(tmp_path):
+    home = Home(tmp_path / "home").prepare()
+    with whole_folder(home.finetuned) as folder:
+        (folder / "model.safetensors").write_bytes(os.urandom(100_000))
+    (home.chapters / "book").mkdir(parents=True)
+    (home.chapters / "book" / "page.html").write_text("<p>page</p>")
+    (home.path / "serving").mkdir()
+    (home.path / "serving" / "cached").write_text("can be had again")
+    with closing(sqlite3.connect(home.mlflow / "mlflow.db")) as database:
+        database.execute("PRAGMA journal_mode=WAL")
+        database.execute("CREATE TABLE pairs (a INTEGER, b INTEGER)")
+        database.commit()
+    return home
+
+
+def pairs(home):
+    with closing(sqlite3.connect(home.mlflow / "mlflow.db")) as database:
+        return database.execute("SELECT count(*), sum(a - b) FROM pairs").fetchone()
+
+
+def test_a_home_comes_back_as_it_was_while_others_write_to_it(home, tmp_path):
+    stop = threading.Event()
+
+    def write():
+        with closing(sqlite3.connect(home.mlflow / "mlflow.db", timeout=30)) as database:
+            number = 0
+            while not stop.is_set():
+                number += 1
+                database.execute("INSERT INTO pairs VALUES (?, 0)", (number,))
+                database.execute("INSERT INTO pairs VALUES (0, ?)", (number,))  # both rows, or neither
+                database.commit()
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    time.sleep(0.2)
+    try:
+        file = backup(home, tmp_path)
+    finally:
+        stop.set()
+        thread.join()
+    restored = Home(tmp_path / "elsewhere")
+    restore(file, restored)
+    assert restored.finetuned.is_symlink()
+    weights = (restored.finetuned / "model.safetensors").read_bytes()
+    assert weights == (home.finetuned / "model.safetensors").read_bytes()
+    assert (restored.chapters / "book" / "page.html").read_text() == "<p>page</p>"
+    assert not (restored.path / "serving").exists()
+    rows, difference = pairs(restored)
+    assert rows > 0
+    assert rows % 2 == difference == 0
+
+
+def spoil(file, how):
+    content = bytearray(file.read_bytes())
+    if how == "cut short":
+        content = content[: len(content) // 2 // 512 * 512]
+    elif how == "bit flipped":
+        content[content.index(b"<p>page</p>") + 3] ^= 1
+    elif how == "not a backup":
+        content = bytearray(b"hello" * 1000)
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize("how", ["cut short", "bit flipped", "not a backup"])
+def test_a_damaged_backup_changes_nothing(home, tmp_path, how):
+    file = backup(home, tmp_path)
+    spoil(file, how)
+    place = Home(tmp_path / "elsewhere")
+    with pytest.raises(BackupError, match=r"cut short|damaged|could not be restored"):
+        restore(file, place)
+    assert not place.path.exists()
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_a_backup_cannot_write_outside_its_place(home, tmp_path):
+    file = backup(home, tmp_path)
+    with tarfile.open(file, "a") as tar:
+        member = tarfile.TarInfo("../escaped")
+        member.size = 4
+        tar.addfile(member, io.BytesIO(b"evil"))
+    with pytest.raises(BackupError, match="outside the destination"):
+        restore(file, Home(tmp_path / "elsewhere"))
+    assert not (tmp_path / "escaped").exists()
+
+
+def test_a_file_that_the_manifest_does_not_know_is_refused(home, tmp_path):
+    file = backup(home, tmp_path)
+    with tarfile.open(file, "a") as tar:
+        member = tarfile.TarInfo("home/added")
+        member.size = 4
+        tar.addfile(member, io.BytesIO(b"evil"))
+    with pytest.raises(BackupError, match="home/added is not in its manifest"):
+        restore(file, Home(tmp_path / "elsewhere"))
+
+
+def test_a_place_that_is_not_empty_is_left_alone(home, tmp_path):
+    file = backup(home, tmp_path)
+    with pytest.raises(BackupError, match="is not empty"):
+        restore(file, home)
+
+
+def test_a_killed_backup_leaves_no_backup(home, tmp_path):
+    with (home.path / "large").open("wb") as file:
+        file.truncate(20_000_000_000)  # sparse: reading it takes longer than we wait
+    target = tmp_path / "target"
+    target.mkdir()
+    command = [sys.executable, "-m", "devopsgpt_pipeline.cli", "backup", str(target / "b.tar")]
+    process = subprocess.Popen(command, env=os.environ | {"DEVOPSGPT_HOME": str(home.path)})
+    deadline = time.monotonic() + 20
+    while not list(target.glob(".b.tar.partial")):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert list(target.glob("*.tar")) == []
+
+
+def test_a_backup_into_its_own_home_is_refused(home):
+    with pytest.raises(BackupError, match="choose a place outside"):
+        backup(home, home.path / "backup.tar")
+
+
+@pytest.fixture
+def two_databases(postgres, monkeypatch):
+    """The databases of the compose file, a table in each, and the environment that names them."""
+    monkeypatch.setenv("DAGSTER_POSTGRES_URL", postgres.url("dagster"))
+    monkeypatch.setenv("MLFLOW_BACKEND_STORE_URI", postgres.url("mlflow").replace("://", "+psycopg2://"))
+    for name in ("dagster", "mlflow"):
+        run_postgres(["psql", "-c", f"CREATE TABLE t AS SELECT '{name}' AS name"], postgres.url(name))
+    return postgres
+
+
+def test_postgres_comes_back_too(home, tmp_path, two_databases, variables, monkeypatch):
+    if not shutil.which("pg_dump"):
+        pytest.skip("no pg_dump on the PATH (Debian's package postgresql-client)")
+    artifacts = tmp_path / "artifacts"
+    artifacts.mkdir()
+    (artifacts / "weights").write_bytes(b"w")
+    monkeypatch.setenv("MLFLOW_ARTIFACTS_DESTINATION", str(artifacts))
+    file = backup(home, tmp_path)
+    monkeypatch.setenv("MLFLOW_ARTIFACTS_DESTINATION", str(tmp_path / "new-artifacts"))
+    with pytest.raises(BackupError, match="the database dagster is not empty"):
+        restore(file, Home(tmp_path / "elsewhere"))
+    for name in ("dagster", "mlflow"):
+        run_postgres(["psql", "-c", "DROP TABLE t"], two_databases.url(name))
+    restore(file, Home(tmp_path / "elsewhere"))
+    for name in ("dagster", "mlflow"):
+        assert run_postgres(["psql", "-At", "-c", "SELECT name FROM t"], two_databases.url(name)).strip() == name
+    assert (tmp_path / "new-artifacts" / "weights").read_bytes() == b"w"
+    monkeypatch.delenv("DAGSTER_POSTGRES_URL")
+    monkeypatch.delenv("MLFLOW_BACKEND_STORE_URI")
+    monkeypatch.delenv("MLFLOW_ARTIFACTS_DESTINATION")
+    with pytest.raises(BackupError, match="the environment names"):
+        restore(file, Home(tmp_path / "third"))
+
+
+def test_an_error_of_postgres_names_no_password(variables):
+    server = Postgres(None, variables)
+    with pytest.raises(BackupError) as error:
+        run_postgres(["psql", "-c", "SELECT 1"], server.url("dagster"))
+    assert variables["DAGSTER_DB_PASSWORD"] not in str(error.value)
+    with pytest.raises(BackupError) as error:
+        run_postgres(["psql"], f"postgresql://nonsense:{variables['DAGSTER_DB_PASSWORD']}")
+    assert variables["DAGSTER_DB_PASSWORD"] not in str(error.value)
+
+
+@pytest.mark.slow
+def test_a_restored_home_serves(tmp_path, checkpoint_folder, monkeypatch):
+    from devopsgpt_pipeline.registry.promote import promote_by_hand
+    from devopsgpt_pipeline.registry.publish import publish
+    from devopsgpt_pipeline.registry.tracking import connect, experiment_id
+
+    home = Home(tmp_path / "home").prepare()
+    server = processes.mlflow_server(home, processes.free_port())
+    with processes.running([server]):
+        client = connect(server.url)
+        run = client.create_run(experiment_id(client)).info.run_id
+        promote_by_hand(client, publish(client, checkpoint_folder, run, {}, "tiny"), "a test")
+        file = backup(home, tmp_path)  # while the server runs
+    shutil.rmtree(home.path)
+    restored = Home(tmp_path / "elsewhere")
+    restore(file, restored)
+    restored.prepare()
+    server = processes.mlflow_server(restored, processes.free_port())
+    monkeypatch.setenv("DEVOPSGPT_HOME", str(restored.path))
+    service = processes.serving_server(restored, processes.free_port(), server.url)
+    with processes.running([server, service]):
+        deadline = time.monotonic() + 30
+        while httpx.get(f"{service.url}/api/readyz").status_code != 200:
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        answer = httpx.post(f"{service.url}/api/generate", json={"prompt": "x", "max_token_len": 3}).json()
+    assert answer["version"] == "1"

@@ -1,0 +1,165 @@
+"""docker-compose.yml, the Dockerfile and .env hold what they promise, as far as files can tell."""
+
+import re
+import shutil
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from compose_spec import PyCompose
+from conftest import REPOSITORY
+
+from deploy.compose import COMPOSE_FILE, MissingVariable, load, start_order
+from devopsgpt_pipeline.deploy_env import SECRETS, write_env
+
+GPU_FILE = REPOSITORY / "deploy/gpu.compose.yml"
+
+
+@pytest.fixture(scope="module")
+def services(variables):
+    return load(variables)["services"]
+
+
+@pytest.mark.parametrize("path", [COMPOSE_FILE, GPU_FILE], ids=lambda path: path.name)
+def test_the_file_follows_the_compose_specification(path, variables):
+    document = load(variables, path)
+    PyCompose.from_yaml(yaml.safe_dump(document))
+    name = next(iter(document["services"]))
+    for wrong in ({"prots": ["80"]}, {"read_only": ["yes"]}, {"deploy": {"resources": {"limit": {}}}}):
+        spoilt = {"services": {name: document["services"][name] | wrong}}
+        with pytest.raises(ValueError, match=r"prots|limit|expected a boolean"):
+            PyCompose.from_yaml(yaml.safe_dump(spoilt))
+
+
+@pytest.mark.parametrize("name", SECRETS)
+def test_a_missing_secret_is_refused(name, variables):
+    with pytest.raises(MissingVariable, match=f"{name}: run make env"):
+        load({key: value for key, value in variables.items() if key != name})
+
+
+def test_no_secret_has_a_default():
+    text = COMPOSE_FILE.read_text()
+    assert not re.search(r"(PASSWORD|SECRET|_KEY)\w*:-\S", text)
+    assert not re.search(r"postgresql[+\w]*://\w+:(?!\$\{)", text)
+
+
+def test_make_env_writes_different_strong_secrets_for_its_owner_alone(tmp_path):
+    subprocess.run(
+        [sys.executable, "-m", "devopsgpt_pipeline.deploy_env"],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(REPOSITORY)},
+        check=True,
+        capture_output=True,
+    )
+    path = tmp_path / ".env"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    values = dict(line.split("=") for line in path.read_text().splitlines() if not line.startswith("#"))
+    assert set(values) == set(SECRETS)
+    assert len(set(values.values())) == len(SECRETS)
+    assert all(len(value) == 64 for value in values.values())
+    with pytest.raises(FileExistsError):
+        write_env(path)
+
+
+def test_every_variable_that_the_file_insists_on_is_made():
+    assert set(re.findall(r"\$\{(\w+):\?", COMPOSE_FILE.read_text())) == set(SECRETS)
+
+
+def test_only_pages_and_the_api_are_published_and_only_on_loopback(services):
+    published = {name: service["ports"] for name, service in services.items() if "ports" in service}
+    assert set(published) == {"mlflow", "webserver", "serving", "serving-vllm", "proxy"}
+    assert all(port.startswith("127.0.0.1:") for ports in published.values() for port in ports)
+
+
+def test_the_service_may_be_published_elsewhere(variables):
+    services = load(variables | {"SERVICE_BIND": "192.0.2.7"})["services"]
+    assert services["serving"]["ports"] == ["192.0.2.7:8000:8000"]
+
+
+def test_every_container_is_confined(services):
+    for name, service in services.items():
+        assert service["read_only"] is True, name
+        assert service["cap_drop"] == ["ALL"], name
+        assert "no-new-privileges:true" in service["security_opt"], name
+        assert not str(service["user"]).startswith("0"), name
+        assert {"cpus", "memory", "pids"} <= set(service["deploy"]["resources"]["limits"]), name
+        assert service["healthcheck"]["test"][0] == "CMD", name
+
+
+def test_every_image_has_an_exact_version(services):
+    for name, service in services.items():
+        assert re.search(r":v?\d+\.\d+(\.\d+)?(-[a-z]+)?$", service["image"]), name
+
+
+def test_services_start_when_what_they_need_is_healthy(services):
+    for name, service in services.items():
+        for needed, how in service.get("depends_on", {}).items():
+            assert how == {"condition": "service_healthy"}, (name, needed)
+    order = start_order(services)
+    assert order.index("postgres") < order.index("mlflow") < order.index("code") < order.index("webserver")
+
+
+def test_the_database_is_reached_from_inside_only(variables):
+    document = load(variables)
+    assert document["networks"]["inside"]["internal"] is True
+    assert document["services"]["postgres"]["networks"] == ["inside"]
+    assert document["services"]["daemon"]["networks"] == ["inside"]
+
+
+def test_every_mounted_volume_is_named_or_a_file_of_ours(variables):
+    document = load(variables)
+    for service in document["services"].values():
+        for mount in service.get("volumes", []):
+            source = mount.split(":")[0]
+            assert source in document["volumes"] or (REPOSITORY / source).is_file(), mount
+
+
+def test_both_instance_files_agree_beside_storage():
+    laptop = yaml.safe_load((REPOSITORY / "dagster.yaml").read_text())
+    cluster = yaml.safe_load((REPOSITORY / "deploy/dagster/dagster.yaml").read_text())
+    for key in laptop:
+        shared = {name: value for name, value in cluster[key].items() if name in laptop[key]}
+        assert shared == laptop[key], key
+
+
+@pytest.mark.parametrize("spoil", [None, "FROM python:latest\n"])
+def test_the_dockerfile_passes_its_linter(spoil, tmp_path):
+    dockerfile = tmp_path / "Dockerfile"
+    dockerfile.write_text(spoil or (REPOSITORY / "deploy/Dockerfile").read_text())
+    hadolint = shutil.which("hadolint", path=str(Path(sys.executable).parent))
+    answer = subprocess.run([hadolint, "--no-color", dockerfile], capture_output=True, text=True)
+    assert (answer.returncode == 0) is (spoil is None), answer.stdout
+
+
+def test_the_dockerfile_copies_what_exists_and_is_not_ignored():
+    ignored = (REPOSITORY / ".dockerignore").read_text()
+    for line in (REPOSITORY / "deploy/Dockerfile").read_text().splitlines():
+        if line.startswith("COPY") and "--from" not in line:
+            for source in line.split()[1:-1]:
+                assert (REPOSITORY / source).exists(), source
+                assert f"!{source.split('/')[0]}\n" in ignored, source
+
+
+def test_the_serving_image_has_neither_dagster_nor_the_whole_of_mlflow():
+    names = subprocess.run(
+        [sys.executable, "deploy/requirements.py", "serving"],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.splitlines()
+    assert "mlflow-skinny" in names
+    assert not {"mlflow", "dagster", "dagster-webserver"} & set(names)
+    assert any(name.startswith("torch") for name in names)
+
+
+def test_the_health_check_tells_200_from_the_rest(mlflow_server):
+    check = [sys.executable, REPOSITORY / "deploy/healthy.py"]
+    assert subprocess.run([*check, f"{mlflow_server.url}/health"]).returncode == 0
+    for url in (f"{mlflow_server.url}/nothing-here", "http://127.0.0.1:9/"):
+        answer = subprocess.run([*check, url], capture_output=True, text=True)
+        assert answer.returncode == 1
+        assert url in answer.stderr

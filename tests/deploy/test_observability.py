@@ -1,0 +1,96 @@
+"""Alerts and dashboard speak of what the service exports, and the runbook of every alert."""
+
+import json
+import re
+import shutil
+import subprocess
+
+import pytest
+import yaml
+from conftest import REPOSITORY
+from prometheus_client.parser import text_string_to_metric_families
+
+from devopsgpt_serving.app import build_service
+from devopsgpt_serving.settings import Settings
+
+FOLDER = REPOSITORY / "deploy/observability"
+RUNBOOK = (REPOSITORY / "docs/runbook.md").read_text()
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """Every series that the service exports, by name."""
+    service = build_service(Settings(cache_dir=tmp_path_factory.mktemp("cache")))
+    families = list(text_string_to_metric_families(service.metrics.exposition().decode()))
+    names = {sample.name for family in families for sample in family.samples}
+    labelled = {f"{family.name}_total" if family.type == "counter" else family.name for family in families}
+    return names | labelled
+
+
+def alerts():
+    groups = yaml.safe_load((FOLDER / "alerts.yaml").read_text())["groups"]
+    return [rule for group in groups for rule in group["rules"]]
+
+
+def named(expression):
+    return set(re.findall(r"devopsgpt:\w+", expression))
+
+
+def test_every_metric_of_an_alert_is_exported(exported):
+    for rule in alerts():
+        assert named(rule["expr"]) <= exported, rule["alert"]
+    assert not named("devopsgpt:no_such_thing > 1") <= exported
+
+
+def test_every_metric_of_the_dashboard_is_exported(exported):
+    panels = json.loads((FOLDER / "dashboard.json").read_text())["panels"]
+    assert len(panels) >= 10
+    for panel in panels:
+        for target in panel["targets"]:
+            assert named(target["expr"])
+            assert named(target["expr"]) <= exported, panel["title"]
+
+
+def test_every_alert_has_its_page_in_the_runbook():
+    headings = {heading.strip().lower() for heading in re.findall(r"^## (.+)$", RUNBOOK, re.MULTILINE)}
+    for rule in alerts():
+        assert rule["annotations"]["runbook"] == f"docs/runbook.md#{rule['alert'].lower()}"
+        assert rule["alert"].lower() in headings
+        assert rule["labels"]["severity"] in ("page", "ticket")
+
+
+def test_the_runbook_tells_of_ten_things_what_is_seen_and_what_to_do():
+    pages = re.split(r"^## ", RUNBOOK, flags=re.MULTILINE)[1:]
+    assert len(pages) >= 10
+    for page in pages:
+        assert "**Seen:**" in page, page
+        assert "**Do:**" in page, page
+
+
+def test_what_the_runbook_types_exists():
+    from devopsgpt_pipeline.cli import main
+
+    text = RUNBOOK + (REPOSITORY / "docs/operations.md").read_text()
+    assert set(re.findall(r"`devopsgpt ([a-z]+)", text)) <= set(main.commands)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [["check", "rules", "alerts.yaml"], ["check", "config", "prometheus.yaml"], ["test", "rules", "alerts.test.yaml"]],
+)
+def test_promtool_agrees(command):
+    if not shutil.which("promtool"):
+        pytest.skip("promtool is not here (Debian's package prometheus)")
+    answer = subprocess.run(["promtool", *command], cwd=FOLDER, capture_output=True, text=True)
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+
+
+def test_every_alert_has_a_test_that_fires_it_and_one_that_does_not():
+    cases = [
+        case
+        for test in yaml.safe_load((FOLDER / "alerts.test.yaml").read_text())["tests"]
+        for case in test["alert_rule_test"]
+    ]
+    fired = {case["alertname"] for case in cases if case["exp_alerts"]}
+    silent = {case["alertname"] for case in cases if not case["exp_alerts"]}
+    assert fired == silent == {rule["alert"] for rule in alerts()}

@@ -1,0 +1,131 @@
+"""What is old goes; what is served, current or in use stays."""
+
+import os
+import time
+
+import dagster as dg
+import pytest
+
+from devopsgpt_model.folders import whole_folder
+from devopsgpt_pipeline.home import Home
+from devopsgpt_pipeline.registry.promote import promote_by_hand
+from devopsgpt_pipeline.registry.publish import fetch_version, publish
+from devopsgpt_pipeline.registry.tracking import CHAMPION, MODEL_NAME, experiment_id, version_of_alias
+from devopsgpt_pipeline.resources import HomeResource, MlflowResource
+from devopsgpt_pipeline.retention import (
+    Retention,
+    cut_logs,
+    forget_folders,
+    forget_orphans,
+    forget_runs,
+    forget_versions,
+    retention,
+)
+
+
+@pytest.fixture
+def home(tmp_path):
+    return Home(tmp_path / "home").prepare()
+
+
+@pytest.fixture
+def four_versions(registry, checkpoint_folder):
+    """Version 1 is the champion, 4 the challenger. returns: their logged models' ids"""
+    run = registry.create_run(experiment_id(registry)).info.run_id
+    for _ in range(4):
+        publish(registry, checkpoint_folder, run, {}, "tiny")
+    promote_by_hand(registry, "1", "a test")
+    versions = registry.search_model_versions(f"name = '{MODEL_NAME}'")
+    return {str(found.version): found.source.rpartition("/")[2] for found in versions}
+
+
+def test_old_versions_go_with_their_files_and_named_ones_stay(registry, four_versions, tmp_path):
+    assert sorted(forget_versions(registry, keep=1)) == ["2", "3"]
+    left = {found.version for found in registry.search_model_versions(f"name = '{MODEL_NAME}'")}
+    assert {str(version) for version in left} == {"1", "4"}
+    assert forget_orphans(registry, days=1) == []  # young: it may be an upload under way
+    assert set(forget_orphans(registry, days=0)) >= {four_versions["2"], four_versions["3"]}
+    for version in ("1", "4"):
+        assert (fetch_version(registry, version, tmp_path / version) / "model.safetensors").exists()
+    assert version_of_alias(registry, CHAMPION) == "1"
+    assert forget_orphans(registry, days=0) == []
+
+
+def test_the_files_of_a_forgotten_version_are_gone(registry, four_versions, mlflow_server):
+    from mlflow.artifacts import list_artifacts
+
+    location = registry.get_logged_model(four_versions["2"]).artifact_location
+    assert list_artifacts(location, tracking_uri=mlflow_server.url)
+    forget_versions(registry, keep=1)
+    forget_orphans(registry, days=0)
+    assert list_artifacts(location, tracking_uri=mlflow_server.url) == []
+
+
+@dg.asset
+def thing():
+    return dg.MaterializeResult(data_version=dg.DataVersion("1"))
+
+
+@dg.asset_check(asset=thing)
+def thing_is_good():
+    return dg.AssetCheckResult(passed=True)
+
+
+def test_runs_go_but_not_those_that_tell_what_an_asset_is_now(home):
+    with dg.DagsterInstance.ephemeral() as instance:
+        runs = [dg.materialize([thing, thing_is_good], instance=instance).run_id for _ in range(3)]
+        logs = home.dagster / "storage" / runs[0] / "compute_logs"
+        logs.mkdir(parents=True)
+        assert forget_runs(instance, home, days=1) == []
+        assert sorted(forget_runs(instance, home, days=0)) == sorted(runs[:2])
+        assert [run.run_id for run in instance.get_runs()] == [runs[2]]
+        assert instance.get_latest_materialization_event(thing.key) is not None
+        assert not logs.parent.exists()
+
+
+def age(path, days):
+    when = time.time() - days * 86_400
+    for each in (*path.rglob("*"), path):
+        os.utime(each, (when, when))
+
+
+def test_work_that_nobody_went_on_with_goes(home):
+    for name in ("young", "old"):
+        (home.training / name).mkdir(parents=True)
+        (home.training / name / "state").write_text("x")
+    with whole_folder(home.finetuned) as folder:
+        (folder / "config.json").write_text("{}")
+    half = home.checkpoints / ".finetuned.halfway"
+    half.mkdir()
+    for path in (home.training / "old", half, home.finetuned.resolve()):
+        age(path, 15)
+    assert set(forget_folders(home, days=14)) == {home.training / "old", half}
+    assert (home.training / "young").is_dir()
+    assert (home.finetuned / "config.json").exists()
+
+
+def test_a_long_log_is_cut_and_its_writer_goes_on(home):
+    log = home.logs / "mlflow.log"
+    with log.open("ab", buffering=0) as writer:
+        writer.write(b"".join(b"line %04d\n" % number for number in range(1000)))
+        assert cut_logs(home, 1_000_000) == []
+        assert cut_logs(home, 1000) == [log]
+        writer.write(b"after\n")
+    lines = log.read_text().splitlines()
+    assert lines[-2:] == ["line 0999", "after"]
+    assert all(len(line) == 9 for line in lines[:-1])
+    assert log.stat().st_size < 600
+
+
+def test_the_daily_job_does_all_of_it(home, registry, four_versions, mlflow_server):
+    with dg.DagsterInstance.ephemeral() as instance:
+        result = retention.execute_in_process(
+            instance=instance,
+            resources={
+                "home": HomeResource(path=str(home.path)),
+                "mlflow": MlflowResource(tracking_uri=mlflow_server.url, ui_url=mlflow_server.url),
+            },
+            run_config=dg.RunConfig({"forget_what_is_old": Retention(versions=1, orphan_days=0)}),
+        )
+    assert result.success
+    assert len(registry.search_model_versions(f"name = '{MODEL_NAME}'")) == 2
