@@ -1,4 +1,7 @@
-"""Measuring a model on held-out tokens: a full, deterministic pass, the same number each time."""
+"""Measuring a model on held-out tokens: a full, deterministic pass, the same number each time.
+
+nanoGPT's estimate on random batches stands beside it, for comparing with its published table.
+"""
 
 import math
 import time
@@ -56,6 +59,39 @@ def mean_loss(
         count += int((targets != IGNORED).sum())
     model.train(was_training)
     return total / count
+
+
+@torch.no_grad()
+def random_batch_loss(
+    model: GPT,
+    tokens: NDArray[np.uint16],
+    batches: int = 500,
+    batch_size: int = 8,
+    block_size: int | None = None,
+    seed: int = 1337,
+    autocast: torch.dtype | None = None,
+) -> float:
+    """Mean loss in nats/token over random windows: an estimate, for comparing with nanoGPT's table only.
+
+    raises: ValueError where the tokens do not fill one window and its targets
+    source: nanoGPT's estimate_loss, whose table has batch_size 8, block_size 1024, 500 batches per split
+    """
+    block_size = block_size or model.config.block_size
+    if len(tokens) <= block_size:
+        raise ValueError(f"random batches need more than block_size ({block_size}) tokens, got {len(tokens):,}")
+    device = model.wte.weight.device
+    generator = torch.Generator().manual_seed(seed)
+    was_training = model.training
+    model.eval()
+    total = 0.0
+    for _ in range(batches):
+        starts = torch.randint(len(tokens) - block_size, (batch_size,), generator=generator).tolist()
+        rows = torch.from_numpy(np.stack([tokens[i : i + block_size + 1] for i in starts]).astype(np.int64)).to(device)
+        with torch.autocast(device.type, dtype=autocast or torch.bfloat16, enabled=autocast is not None):
+            _, loss = model(rows[:, :-1], rows[:, 1:])
+        total += float(loss)
+    model.train(was_training)
+    return total / batches
 
 
 def evaluate_split(model: GPT, tokenizer: Tokenizer, bins: Path, split: str = "val") -> Evaluation:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from devopsgpt_model.evaluate import evaluate, evaluate_split, mean_loss
+from devopsgpt_model.evaluate import evaluate, evaluate_split, mean_loss, random_batch_loss
 from devopsgpt_model.token_bins import read_tokens, write_token_bins
 from devopsgpt_model.tokenizer import Tokenizer
 
@@ -51,3 +51,16 @@ def test_bins_in_another_vocabulary_are_encoded_anew(tiny_gpt, bpe_tokenizer, tm
 def test_one_token_is_too_few(tiny_gpt):
     with pytest.raises(ValueError, match="at least 2 tokens, got 1"):
         mean_loss(tiny_gpt, np.array([1], dtype=np.uint16))
+
+
+def test_random_batches_estimate_the_full_pass_and_repeat_with_their_seed(tiny_gpt, tokens):
+    estimate = random_batch_loss(tiny_gpt, tokens, batches=60)
+    assert estimate == pytest.approx(mean_loss(tiny_gpt, tokens), abs=0.01)
+    assert random_batch_loss(tiny_gpt, tokens, batches=60) == estimate
+    assert random_batch_loss(tiny_gpt, tokens, batches=60, seed=2) != estimate
+
+
+def test_random_batches_need_more_than_one_window(tiny_gpt, tokens):
+    with pytest.raises(ValueError, match=r"more than block_size \(64\) tokens, got 64"):
+        random_batch_loss(tiny_gpt, tokens[:64])
+    assert random_batch_loss(tiny_gpt, tokens[:65], batches=1) > 0
