@@ -87,7 +87,7 @@ def build_service(settings: Settings) -> Service:
         Registry(settings.tracking_uri, settings.model_name, settings.alias, settings.registry_timeout_s),
         cache,
         engine,
-        loader(settings.device, settings.max_batch_size),
+        loader(settings.device, settings.precision, settings.max_batch_size),
         poll_interval_s=settings.poll_interval_s,
         poll_jitter=settings.poll_jitter,
     )

@@ -56,6 +56,9 @@ class Settings(BaseSettings):
     device: str = "auto"
     """Torch device: "cpu", "cuda", "cuda:N"; "auto" takes CUDA where there is one."""
 
+    precision: Literal["auto", "float32", "bfloat16", "int8"] = "auto"
+    """Number format of weights and products; "auto" takes the fastest that device and processor have."""
+
     max_batch_size: int = Field(default=8, ge=1)
     """Sequences that are computed together; the KV cache is allocated for so many."""
 
