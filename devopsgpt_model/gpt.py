@@ -33,6 +33,26 @@ class KVCache:
             tensor[target, :, :length] = tensor[source, :, :length]
 
 
+@dataclass(frozen=True)
+class Places:
+    """Where t new tokens of B rows stand, worked out once for all layers."""
+
+    positions: Tensor
+    """int64 (B, t)"""
+    rows: Tensor
+    """int64 (B, 1): 0..B-1"""
+    seen: Tensor
+    """bool (B, 1, t, length): which positions each new token attends to"""
+
+    @classmethod
+    def of(cls, start: Tensor, count: int, length: int) -> "Places":
+        """start: int64 (B,), tokens that each row holds; count: t; length: largest position + 1, or more"""
+        positions = start[:, None] + torch.arange(count, device=start.device)
+        rows = torch.arange(len(start), device=start.device)[:, None]
+        seen = torch.arange(length, device=start.device) <= positions[:, None, :, None]
+        return cls(positions, rows, seen)
+
+
 class Attention(nn.Module):
     """Causal self-attention over H heads.
 
@@ -52,18 +72,17 @@ class Attention(nn.Module):
         y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         return self._merge(y)
 
-    def extend(self, x: Tensor, keys: Tensor, values: Tensor, positions: Tensor, length: int) -> Tensor:
+    def extend(self, x: Tensor, keys: Tensor, values: Tensor, places: Places) -> Tensor:
         """Attention of new tokens to the cache and themselves; writes their keys and values into it.
 
-        x: (B, t, C); keys, values: (B, H, block_size, D); positions: int64 (B, t); length: largest position + 1
+        x: (B, t, C); keys, values: (B, H, block_size, D)
         """
-        q, k, v = self._heads(x)
-        rows = torch.arange(x.size(0), device=x.device)[:, None]
-        keys[rows, :, positions] = k.transpose(1, 2).to(keys.dtype)  # both (B, t, H, D)
-        values[rows, :, positions] = v.transpose(1, 2).to(values.dtype)
-        seen = torch.arange(length, device=x.device) <= positions[:, None, :, None]  # (B, 1, t, length)
-        y = F.scaled_dot_product_attention(q, keys[:, :, :length], values[:, :, :length], attn_mask=seen)
-        return self._merge(y)
+        q, k, v = (each.to(keys.dtype) for each in self._heads(x))
+        keys[places.rows, :, places.positions] = k.transpose(1, 2)  # both (B, t, H, D)
+        values[places.rows, :, places.positions] = v.transpose(1, 2)
+        length = places.seen.size(-1)
+        y = F.scaled_dot_product_attention(q, keys[:, :, :length], values[:, :, :length], attn_mask=places.seen)
+        return self._merge(y.to(x.dtype))
 
     def _heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         B, T, C = x.shape
@@ -106,8 +125,8 @@ class Block(nn.Module):
         y: Tensor = x + self.mlp(self.ln_2(x))
         return y
 
-    def extend(self, x: Tensor, keys: Tensor, values: Tensor, positions: Tensor, length: int) -> Tensor:
-        x = x + self.attn.extend(self.ln_1(x), keys, values, positions, length)
+    def extend(self, x: Tensor, keys: Tensor, values: Tensor, places: Places) -> Tensor:
+        x = x + self.attn.extend(self.ln_1(x), keys, values, places)
         y: Tensor = x + self.mlp(self.ln_2(x))
         return y
 
@@ -184,14 +203,18 @@ class GPT(nn.Module):
         returns: (B, vocab_size)
         raises: ValueError where a row would outgrow block_size
         """
-        positions = start[:, None] + torch.arange(idx.size(1), device=idx.device)  # (B, t)
         length = int(start.max()) + idx.size(1)
         if length > self.config.block_size:
             raise ValueError(f"a sequence has at most {self.config.block_size} tokens (block_size), got {length}")
-        x = self.wte(idx) + self.wpe(positions)
+        return self.logits(self.extend_hidden(idx, cache, Places.of(start, idx.size(1), length))[:, -1])
+
+    def extend_hidden(self, idx: Tensor, cache: KVCache, places: Places) -> Tensor:
+        """Final normalized residual stream of new tokens. idx: int64 (B, t); returns: (B, t, C)"""
+        x = self.wte(idx) + self.wpe(places.positions)
         for block, keys, values in zip(self.h, cache.keys, cache.values, strict=True):
-            x = block.extend(x, keys, values, positions, length)
-        return self.logits(self.ln_f(x[:, -1]))
+            x = block.extend(x, keys, values, places)
+        hidden: Tensor = self.ln_f(x)
+        return hidden
 
     def parameter_count(self) -> int:
         """Parameters of the published shape: without the vocabulary's padding."""

@@ -1,5 +1,6 @@
 """From a verified folder to a model that answers: load, lay out the cache, warm up, generate once."""
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,17 +9,26 @@ import torch
 from devopsgpt_model.checkpoint import CheckpointError, load_checkpoint
 from devopsgpt_model.device import choose_device
 from devopsgpt_serving.lane import LoadedModel
+from devopsgpt_serving.precision import choose_precision
 from devopsgpt_serving.runner import EagerRunner
 from devopsgpt_serving.version_cache import Version
 
+log = logging.getLogger(__name__)
 
-def loader(device: str, rows: int) -> Callable[[Version, Path], LoadedModel]:
-    """How versions are loaded by this service. raises: ValueError for a device that is not to be had"""
+
+def loader(device: str, precision: str, rows: int) -> Callable[[Version, Path], LoadedModel]:
+    """How versions are loaded by this service.
+
+    precision: "auto" or a number format
+    raises: ValueError for a device that is not to be had, or does not have the format
+    """
     chosen = str(choose_device(device))
+    format = choose_precision(precision, torch.device(chosen))
+    log.info("computing", extra={"device": chosen, "precision": format})
 
     def load(version: Version, folder: Path) -> LoadedModel:
         checkpoint = load_checkpoint(folder / "model", chosen)
-        loaded = LoadedModel(version, EagerRunner(checkpoint.model, rows), checkpoint.tokenizer)
+        loaded = LoadedModel(version, EagerRunner(checkpoint.model, rows, format), checkpoint.tokenizer)
         warm_up(loaded)
         return loaded
 

@@ -68,6 +68,9 @@ class Settings(BaseSettings):
     vllm_start_s: float = Field(default=300.0, gt=0)
     """Seconds that it may take to load a version."""
 
+    precision: Literal["auto", "float32", "bfloat16", "int8"] = "auto"
+    """Number format of weights and products; "auto" takes the fastest that device and processor have."""
+
     max_batch_size: int = Field(default=8, ge=1)
     """Sequences that are computed together; the KV cache is allocated for so many."""
 

@@ -128,7 +128,14 @@ def until(condition, seconds=20.0, say=lambda: ""):
 @contextmanager
 def serving(tmp_path, **settings):
     """A real uvicorn in a thread, over the given settings."""
-    defaults = dict(cache_dir=tmp_path / "cache", poll_interval_s=0.1, registry_timeout_s=2, device="cpu", port=0)
+    defaults = dict(
+        cache_dir=tmp_path / "cache",
+        poll_interval_s=0.1,
+        registry_timeout_s=2,
+        device="cpu",
+        precision="float32",
+        port=0,
+    )
     app = create_app(Settings(**(defaults | settings)))
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, timeout_graceful_shutdown=5))
     thread = threading.Thread(target=server.run, daemon=True)

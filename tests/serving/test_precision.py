@@ -1,0 +1,111 @@
+"""Number formats on the CPU: what they may cost in accuracy on a trained model, and which one is chosen."""
+
+import copy
+
+import pytest
+import torch
+
+from devopsgpt_model.config import GPTConfig
+from devopsgpt_model.gpt import GPT
+from devopsgpt_serving.precision import Int8Linear, available, choose_precision, pack, packable
+from devopsgpt_serving.runner import EagerRunner
+
+CPU = torch.device("cpu")
+SENTENCE = b"An error budget is what a service may fail; spend it on change, and stop when it is gone. "
+T = 64
+
+pytestmark = pytest.mark.skipif(not packable(CPU), reason="this torch has no oneDNN")
+
+
+def windows(seed):
+    """Text that has to be learned and cannot be known by heart: the sentence with some bytes replaced."""
+    generator = torch.Generator().manual_seed(seed)
+    text = torch.tensor(list(SENTENCE * 3))
+    starts = torch.randint(len(text) - T, (8, 1), generator=generator)
+    idx = text[starts + torch.arange(T)]
+    noise = torch.randint(97, 123, idx.shape, generator=generator)
+    return torch.where(torch.rand(idx.shape, generator=generator) < 0.1, noise, idx)
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """A model that was trained until its logits are peaked, as those of random weights are not."""
+    config = GPTConfig(vocab_size=257, block_size=T, n_layer=2, n_head=4, n_embd=64)
+    model = GPT(config).init_weights(1)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, betas=(0.9, 0.95))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # so small a model only waits for a second one
+    for step in range(120):
+        idx = windows(step)
+        _, loss = model(idx[:, :-1].contiguous(), idx[:, 1:].contiguous())
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+    torch.set_num_threads(threads)
+    assert loss.item() < 2.0, "not trained enough to judge by"
+    return model.eval()
+
+
+@torch.inference_mode()
+def logprobs(model, idx, precision=None):
+    if precision is None:
+        return torch.log_softmax(model(idx)[0], -1)
+    runner = EagerRunner(copy.deepcopy(model), 2, precision)
+    half = T // 2  # in two pieces, so that keys and values come from the cache too
+    rows = [
+        torch.cat([runner.prefill(1, ids[:half], 0, every=True), runner.prefill(1, ids[half:], half, every=True)])
+        for ids in idx.tolist()
+    ]
+    return torch.log_softmax(torch.stack(rows).float(), -1)
+
+
+def val_loss(scores, idx):
+    return -scores[:, :-1].gather(2, idx[:, 1:, None]).mean().item()
+
+
+@pytest.mark.parametrize(("precision", "bound"), [("float32", 1e-4), ("bfloat16", 0.15), ("int8", 0.05)])
+def test_log_probabilities_stay_near_float32(trained, precision, bound):
+    if precision not in available(CPU):
+        pytest.skip(f"this processor has no {precision}")
+    idx = windows(1000)
+    expected = logprobs(trained, idx)
+    got = logprobs(trained, idx, precision)
+    assert (got - expected).abs().max() <= bound
+    assert val_loss(got, idx) == pytest.approx(val_loss(expected, idx), rel=0.005)
+
+
+def test_an_int8_layer_multiplies_by_its_rounded_weights():
+    generator = torch.Generator().manual_seed(3)
+    weight, bias = torch.randn(40, 24, generator=generator), torch.randn(40, generator=generator)
+    x = torch.randn(2, 5, 24, generator=generator) * torch.logspace(-3, 3, 5)[:, None]
+    x[0, 0] = 0.0
+    scale = weight.abs().amax(1, keepdim=True) / 127
+    expected = torch.nn.functional.linear(x, (weight / scale).round() * scale, bias)
+    error = (Int8Linear(weight, bias)(x) - expected).abs() / x.abs().amax(-1, keepdim=True).clamp_min(1e-6)
+    assert error.max() < 2e-3  # 24 products, each off by at most half of 1/32512 of the largest, times weights to 3
+    assert torch.equal(Int8Linear(weight, bias)(x)[0, 0], bias)
+
+
+def test_an_int8_row_does_not_depend_on_its_neighbours():
+    generator = torch.Generator().manual_seed(4)
+    layer = Int8Linear(torch.randn(48, 32, generator=generator), None)
+    x = torch.randn(9, 32, generator=generator)
+    assert torch.equal(layer(x)[4:5], layer(x[4:5]))
+
+
+def test_packing_leaves_the_vocabularys_padding_out(trained):
+    model = copy.deepcopy(trained)
+    assert model.config.padded_vocab_size > model.config.vocab_size
+    head = pack(model, "float32")
+    assert head(torch.zeros(3, model.config.n_embd)).shape == (3, model.config.vocab_size)
+
+
+def test_auto_takes_what_the_processor_has():
+    assert choose_precision("auto", CPU) == available(CPU)[0]
+    assert choose_precision("float32", CPU) == "float32"
+
+
+def test_a_format_that_is_not_to_be_had_is_refused():
+    with pytest.raises(ValueError, match=r"precision int8 is not to be had on this meta, which has float32"):
+        choose_precision("int8", torch.device("meta"))
