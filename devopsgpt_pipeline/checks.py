@@ -10,6 +10,7 @@ from devopsgpt_pipeline.evaluation import Comparison
 from devopsgpt_pipeline.resources import HomeResource
 
 PROBE_PROMPT = "The service"
+MEMORIZATION_LIMIT = 0.1  # of the sampled runs; the books' licence forbids passing their text on
 
 
 # Sentences that a held-out chapter and a training chapter may both quote.
@@ -29,8 +30,22 @@ def nothing_leaked(home: HomeResource) -> dg.AssetCheckResult:
 
 
 @dg.asset_check(asset="finetuned_checkpoint", blocking=True)
+def weights_are_finite(home: HomeResource) -> dg.AssetCheckResult:
+    """Every weight is a finite number."""
+    from devopsgpt_model.checkpoint import CheckpointError, read_weights
+
+    try:
+        tensors = read_weights(home.folders.finetuned)
+    except CheckpointError as error:
+        return dg.AssetCheckResult(passed=False, description=str(error))
+    bad = [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
+    description = f"{bad[0]} holds values that are not finite" if bad else "all finite"
+    return dg.AssetCheckResult(passed=not bad, description=description, metadata={"tensors": len(tensors)})
+
+
+@dg.asset_check(asset="finetuned_checkpoint", blocking=True)
 def loads_and_generates(home: HomeResource) -> dg.AssetCheckResult:
-    """The checkpoint loads, its weights are finite numbers, and it continues a prompt."""
+    """The checkpoint loads and continues a prompt."""
     from devopsgpt_model.checkpoint import CheckpointError, load_checkpoint
     from devopsgpt_model.generate import generate_text
     from devopsgpt_model.tokenizer import TokenizerError
@@ -39,8 +54,10 @@ def loads_and_generates(home: HomeResource) -> dg.AssetCheckResult:
         checkpoint = load_checkpoint(home.folders.finetuned)
     except (CheckpointError, TokenizerError) as error:
         return dg.AssetCheckResult(passed=False, description=str(error))
-    if bad := [name for name, p in checkpoint.model.named_parameters() if not p.isfinite().all()]:
-        return dg.AssetCheckResult(passed=False, description=f"{bad[0]} holds values that are not finite")
+    if not all(p.isfinite().all() for p in checkpoint.model.parameters()):
+        return dg.AssetCheckResult(
+            passed=False, description="nothing can be generated from weights that are not finite"
+        )
     text = generate_text(checkpoint.model, checkpoint.tokenizer, PROBE_PROMPT, max_tokens=20)
     return dg.AssetCheckResult(passed=True, metadata={"generated": PROBE_PROMPT + text})
 
@@ -57,4 +74,15 @@ def beats_its_start(home: HomeResource) -> dg.AssetCheckResult:
     )
 
 
-CHECKS = [nothing_leaked, loads_and_generates, beats_its_start]
+@dg.asset_check(asset="evaluation", blocking=True)
+def does_not_recite(home: HomeResource) -> dg.AssetCheckResult:
+    """Of sampled runs of 50 tokens, prompted with the training text, few stand verbatim in it."""
+    share = Comparison.read(home.folders.evaluation).memorization
+    return dg.AssetCheckResult(
+        passed=share <= MEMORIZATION_LIMIT,
+        description=f"{share:.1%} of sampled runs stand in the training text, at most {MEMORIZATION_LIMIT:.0%} may",
+        metadata={"memorization": share, "limit": MEMORIZATION_LIMIT},
+    )
+
+
+CHECKS = [nothing_leaked, weights_are_finite, loads_and_generates, beats_its_start, does_not_recite]

@@ -227,7 +227,7 @@ def promote(version: str, reason: str) -> None:
     """Make VERSION of the registered model the champion, whatever the gate decided."""
     from devopsgpt_pipeline.registry.promote import promote_by_hand
 
-    promote_by_hand(_client(), version, reason)
+    promote_by_hand(_client(), version, reason, Home.from_environment().promotion_lock)
     click.echo(f"version {version} is the champion")
 
 
@@ -241,7 +241,8 @@ def rollback(reason: str) -> None:
     """
     from devopsgpt_pipeline.registry import promote
 
-    click.echo(f"version {promote.rollback(_client(), reason)} is the champion again")
+    version = promote.rollback(_client(), reason, Home.from_environment().promotion_lock)
+    click.echo(f"version {version} is the champion again")
 
 
 @main.command()

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from devopsgpt_model.token_bins import read_meta
+from devopsgpt_pipeline.memorization import memorization
 from devopsgpt_pipeline.registry.publish import checkpoint_sha256
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ SAMPLE_TOKENS = 80
 
 @dataclass(frozen=True)
 class Comparison:
-    """A checkpoint beside its start. samples: (prompt, text before, text after)"""
+    """A checkpoint beside its start. samples: (prompt, text before, text after); memorization: 0..1"""
 
     checkpoint_sha256: str
     data_version: str
@@ -26,6 +27,7 @@ class Comparison:
     start: dict[str, float]
     finetuned: dict[str, float]
     samples: list[tuple[str, str, str]]
+    memorization: float
 
     @classmethod
     def read(cls, path: Path) -> "Comparison":
@@ -57,16 +59,12 @@ class Comparison:
 
 def compare_with_start(folder: Path, bins: Path) -> Comparison:
     """Evaluate a fine-tuned checkpoint and its start on the held-out split, and let both speak."""
-    from devopsgpt_model.checkpoint import Checkpoint, load_checkpoint
-    from devopsgpt_model.config import training_config
+    from devopsgpt_model.checkpoint import load_checkpoint
+    from devopsgpt_model.device import choose_device
     from devopsgpt_model.evaluate import evaluate_split
-    from devopsgpt_model.train import initial_model
 
-    finetuned = load_checkpoint(folder)
-    settings: Any = finetuned.training
-    init = Path(settings["init_checkpoint"]) if settings["init_checkpoint"] else None
-    start_model = initial_model(training_config(settings["config"]), init, finetuned.tokenizer.vocab_size)
-    start = Checkpoint(start_model, finetuned.tokenizer, {})
+    finetuned = load_checkpoint(folder, str(choose_device()))
+    start = start_of(finetuned)
     meta = read_meta(bins)
     before, after = (_texts(checkpoint) for checkpoint in (start, finetuned))
     return Comparison(
@@ -76,7 +74,25 @@ def compare_with_start(folder: Path, bins: Path) -> Comparison:
         start=_numbers(evaluate_split(start.model, start.tokenizer, bins)),
         finetuned=_numbers(evaluate_split(finetuned.model, finetuned.tokenizer, bins)),
         samples=list(zip(SAMPLE_PROMPTS, before, after, strict=True)),
+        memorization=memorization(finetuned, bins),
     )
+
+
+def start_of(finetuned: "Checkpoint") -> "Checkpoint":
+    """The weights that a fine-tuned checkpoint started from, on the same device.
+
+    raises: ValueError where its training.json does not tell, or what it names is gone
+    """
+    from devopsgpt_model.checkpoint import Checkpoint
+    from devopsgpt_model.config import training_config
+    from devopsgpt_model.train import initial_model
+
+    settings: Any = finetuned.training
+    if "config" not in settings:
+        raise ValueError("the checkpoint's training.json has no training settings; was it made by fine-tuning?")
+    init = Path(settings["init_checkpoint"]) if settings["init_checkpoint"] else None
+    model = initial_model(training_config(settings["config"]), init, finetuned.tokenizer.vocab_size)
+    return Checkpoint(model.to(finetuned.model.wte.weight.device), finetuned.tokenizer, {})
 
 
 def _texts(checkpoint: "Checkpoint") -> list[str]:

@@ -70,6 +70,11 @@ class Home:
         return self.checkpoints / "evaluation.json"
 
     @property
+    def promotion_lock(self) -> Path:
+        """Held by whoever moves the champion's alias."""
+        return self.path / "promotion.lock"
+
+    @property
     def mlflow(self) -> Path:
         return self.path / "mlflow"
 

@@ -17,7 +17,7 @@ COMPARED = ("val_loss", "perplexity", "bits_per_byte")
     group_name="evaluation",
     kinds={"pytorch", "mlflow"},
     owners=OWNERS,
-    code_version="1",
+    code_version="2",
 )
 def evaluation(home: HomeResource, mlflow: MlflowResource) -> dg.MaterializeResult:  # type: ignore[type-arg]
     """Loss on the held-out part of what it was trained on, and sample texts, before and after fine-tuning."""
@@ -34,6 +34,7 @@ def evaluation(home: HomeResource, mlflow: MlflowResource) -> dg.MaterializeResu
         metadata={
             **{key: comparison.finetuned[key] for key in COMPARED},
             "gain_bits_per_byte": comparison.start["bits_per_byte"] - comparison.finetuned["bits_per_byte"],
+            "memorization": comparison.memorization,
             "comparison": _table(comparison),
             "samples": dg.MetadataValue.md(comparison.samples_markdown()),
             "mlflow_run": mlflow.run_link(client.get_run(run_id).info.experiment_id, run_id),
@@ -44,7 +45,7 @@ def evaluation(home: HomeResource, mlflow: MlflowResource) -> dg.MaterializeResu
 def _metrics(comparison: Comparison) -> dict[str, float]:
     after = {f"{key}/{comparison.dataset}": comparison.finetuned[key] for key in COMPARED}
     before = {f"start_{key}/{comparison.dataset}": comparison.start[key] for key in COMPARED}
-    return after | before
+    return after | before | {f"memorization/{comparison.dataset}": comparison.memorization}
 
 
 def _table(comparison: Comparison) -> dg.MetadataValue:

@@ -1,23 +1,17 @@
 """Registry: the checkpoint becomes a model version, and the better version becomes the champion."""
 
-import tempfile
-from pathlib import Path
-from typing import TYPE_CHECKING
-
 import dagster as dg
+from pydantic import Field
 
 from devopsgpt_pipeline.assets import OWNERS
 from devopsgpt_pipeline.assets.datasets import DATASET, TOKEN_BINS
-from devopsgpt_pipeline.evaluation import Comparison, compare_with_start
-from devopsgpt_pipeline.home import Home
-from devopsgpt_pipeline.registry.promote import Decision, decide, promote
-from devopsgpt_pipeline.registry.publish import checkpoint_sha256, fetch_version, publish
+from devopsgpt_pipeline.evaluation import Comparison
+from devopsgpt_pipeline.gate import judge_challenger
+from devopsgpt_pipeline.registry.promote import MARGIN_BITS_PER_BYTE
+from devopsgpt_pipeline.registry.publish import checkpoint_sha256, publish
 from devopsgpt_pipeline.registry.runs import git_commit
-from devopsgpt_pipeline.registry.tracking import CHALLENGER, CHAMPION, MODEL_NAME, version_of_alias
+from devopsgpt_pipeline.registry.tracking import MODEL_NAME
 from devopsgpt_pipeline.resources import HomeResource, MlflowResource
-
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
 
 
 @dg.asset(
@@ -44,6 +38,8 @@ def registered_model(
     tags = {
         "val_loss": f"{comparison.finetuned['val_loss']:.6f}",
         "bits_per_byte": f"{comparison.finetuned['bits_per_byte']:.6f}",
+        "memorization": f"{comparison.memorization:.4f}",
+        "dataset": comparison.dataset,
         "data_version": comparison.data_version,
         "checkpoint_sha256": digest,
         "dagster_run_id": context.run.run_id,
@@ -57,55 +53,42 @@ def registered_model(
     )
 
 
+class PromotionSettings(dg.Config):
+    """What a person can say about a promotion."""
+
+    margin_bits_per_byte: float = Field(
+        default=MARGIN_BITS_PER_BYTE, ge=0, description="Bits per byte by which a challenger must beat the champion."
+    )
+
+
 @dg.asset(
     deps=["registered_model", TOKEN_BINS],
     group_name="registry",
     kinds={"mlflow"},
     owners=OWNERS,
-    code_version="1",
+    code_version="2",
     pool="registry",
 )
-def champion(context: dg.AssetExecutionContext, home: HomeResource, mlflow: MlflowResource) -> dg.MaterializeResult:  # type: ignore[type-arg]
+def champion(
+    context: dg.AssetExecutionContext, config: PromotionSettings, home: HomeResource, mlflow: MlflowResource
+) -> dg.MaterializeResult:  # type: ignore[type-arg]
     """The version that is served: the challenger, if it beats the champion on today's held-out chapters."""
     client = mlflow.client()
-    challenger, before = version_of_alias(client, CHALLENGER), version_of_alias(client, CHAMPION)
-    if challenger is None:
-        raise ValueError(f"{MODEL_NAME} has no challenger; materialize `registered_model` first")
-    decision = _compare(client, home.folders, before)
-    client.set_model_version_tag(MODEL_NAME, challenger, "decision", decision.reason)
-    if decision.promote:
-        promote(client, challenger, decision.reason, expected_champion=before)
-    now = challenger if decision.promote else before
+    bins = home.folders.tokens / DATASET
+    verdict = judge_challenger(client, bins, home.folders.promotion_lock, config.margin_bits_per_byte)
+    decision, now = verdict.decision, verdict.champion
     context.log.info(f"Version {now} is the champion: {decision.reason}")
-    digest = client.get_model_version(MODEL_NAME, str(now)).tags["checkpoint_sha256"]
+    digest = client.get_model_version(MODEL_NAME, now).tags.get("checkpoint_sha256", now) if now else "none"
     return dg.MaterializeResult(
         data_version=dg.DataVersion(digest[:16]),
         metadata={
-            "version": int(str(now)),
-            "challenger": int(challenger),
+            "challenger": int(verdict.challenger),
             "promoted": decision.promote,
             "decision": decision.reason,
-            "model_version": mlflow.version_link(str(now)),
+            "numbers": dg.MetadataValue.json(verdict.tags),
+            **({"version": int(now), "model_version": mlflow.version_link(now)} if now else {}),
         },
     )
-
-
-def _compare(client: "MlflowClient", home: Home, champion_version: str | None) -> Decision:
-    """Challenger against champion, the latter evaluated anew: its own corpus may have been another one."""
-    from devopsgpt_model.checkpoint import load_checkpoint
-    from devopsgpt_model.evaluate import evaluate_split
-
-    comparison = Comparison.read(home.evaluation)
-    challenger, start = comparison.finetuned["bits_per_byte"], comparison.start["bits_per_byte"]
-    bins, rival = home.tokens / DATASET, None
-    if comparison.dataset != DATASET:  # trained on something else: the books are the yardstick all the same
-        on_books = compare_with_start(home.finetuned, bins)
-        challenger, start = on_books.finetuned["bits_per_byte"], on_books.start["bits_per_byte"]
-    if champion_version is not None:
-        with tempfile.TemporaryDirectory(prefix="devopsgpt-champion-") as folder:
-            checkpoint = load_checkpoint(fetch_version(client, champion_version, Path(folder)))
-            rival = evaluate_split(checkpoint.model, checkpoint.tokenizer, bins).bits_per_byte
-    return decide(challenger, rival, start)
 
 
 def _description(comparison: Comparison) -> str:

@@ -1,18 +1,27 @@
 """Which version is served: the challenger takes the champion's alias when it is better, people may overrule.
 
-MLflow sets an alias atomically but cannot compare and set: one promoter at a time (a Dagster pool sees to it),
-and the champion is read again just before.
+MLflow sets an alias atomically but cannot compare and set: one promoter at a time holds a lock in the home (a
+Dagster pool keeps runs apart besides), and reads the champion again just before. `previous` is set first and the
+alias that is served last, so that a failure at any call leaves the old champion in place, and a retry finishes.
 """
 
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from filelock import FileLock, Timeout
+
+from devopsgpt_pipeline.registry.publish import fetch_version
 from devopsgpt_pipeline.registry.tracking import CHAMPION, MODEL_NAME, PREVIOUS, version_of_alias
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-MARGIN_BITS_PER_BYTE = 0.0  # how much better a challenger must be
+MARGIN_BITS_PER_BYTE = 0.001  # how much better a challenger must be: a new champion costs its users a change
+LOCK_TIMEOUT_S = 60.0
 
 
 class PromotionError(ValueError):
@@ -21,56 +30,117 @@ class PromotionError(ValueError):
 
 @dataclass(frozen=True)
 class Decision:
-    """What the gate decided, and on which numbers."""
+    """What the gate decided, and on which numbers: bits per byte on the same held-out text, in one run.
+
+    rival: the champion's, or the start's where there is no champion
+    """
 
     promote: bool
     reason: str
+    challenger: float
+    rival: float
+    margin: float
+
+    def tags(self, champion: str | None, held_out_sha256: str) -> dict[str, str]:
+        """As tags of the challenger's version. champion: the version that it was compared with"""
+        return {
+            "decision": "promote" if self.promote else "keep the champion",
+            "decision_reason": self.reason,
+            "decision_against": f"version {champion}" if champion else "start",
+            "decision_bits_per_byte": f"{self.challenger:.6f}",
+            "decision_rival_bits_per_byte": f"{self.rival:.6f}",
+            "decision_margin": f"{self.margin:g}",
+            "decision_held_out_sha256": held_out_sha256,
+        }
 
 
-def decide(challenger: float, champion: float | None, start: float) -> Decision:
-    """Compare bits per byte on the same held-out text: challenger, champion (None where there is none), start."""
+def decide(challenger: float, champion: float | None, start: float, margin: float = MARGIN_BITS_PER_BYTE) -> Decision:
+    """Compare bits per byte on the same held-out text: challenger, champion (None where there is none), start.
+
+    margin: bits per byte by which a challenger must beat the champion; the first model needs only beat its start
+    """
     if champion is None:
-        better, rival, name = challenger < start, start, "the weights that it started from"
+        rival, margin, name = start, 0.0, "the weights that it started from"
     else:
-        better, rival, name = challenger < champion - MARGIN_BITS_PER_BYTE, champion, "the champion"
+        rival, name = champion, "the champion"
+    better = challenger < rival - margin
     verdict = "better than" if better else "not better than"
-    return Decision(better, f"{challenger:.4f} bits/byte, {verdict} {name} at {rival:.4f}")
+    needed = f" (margin {margin:g})" if margin else ""
+    return Decision(better, f"{challenger:.4f} bits/byte, {verdict} {name} at {rival:.4f}{needed}", challenger, rival,
+                    margin)  # fmt: skip
 
 
-def promote(client: "MlflowClient", version: str, reason: str, expected_champion: str | None) -> None:
-    """Make a version the champion, keeping the old one as `previous`; the alias that is served moves last.
+@contextmanager
+def sole_promoter(lock: Path, timeout_s: float = LOCK_TIMEOUT_S) -> Iterator[None]:
+    """Hold the promoters' lock; a killed process lets go of it. raises: PromotionError where another holds on to it"""
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(lock, timeout=timeout_s):
+            yield
+    except Timeout:
+        raise PromotionError(
+            f"another promotion has been under way for {timeout_s:g} s; look at its run, or try again"
+        ) from None
+
+
+def promote(client: "MlflowClient", version: str, reason: str, expected_champion: str | None, lock: Path) -> None:
+    """Make a complete version the champion, keeping the old one as `previous`; the alias that is served moves last.
 
     expected_champion: the champion that the decision was made against
-    raises: PromotionError where another promoter was faster
+    raises: PromotionError where another promoter was faster or the champion is gone; MlflowException where a call
+    fails, with the champion as it was
     """
-    champion = version_of_alias(client, CHAMPION)
-    if champion != expected_champion:
-        raise PromotionError(
-            f"the champion is version {champion}, the decision was made against {expected_champion}; decide again"
-        )
-    if champion == version:
-        return
-    client.set_model_version_tag(MODEL_NAME, version, "promotion_reason", reason)
-    if champion is not None:
+    with sole_promoter(lock):
+        champion = version_of_alias(client, CHAMPION)
+        if champion != expected_champion:
+            raise PromotionError(
+                f"the champion is version {champion}, the decision was made against {expected_champion}; decide again"
+            )
+        if champion == version:
+            return
+        client.set_model_version_tag(MODEL_NAME, version, "promotion_reason", reason)
+        if champion is not None:
+            _keep_as_previous(client, champion)
+        client.set_registered_model_alias(MODEL_NAME, CHAMPION, version)
+
+
+def _keep_as_previous(client: "MlflowClient", champion: str) -> None:
+    from mlflow.exceptions import MlflowException
+
+    try:
         client.set_registered_model_alias(MODEL_NAME, PREVIOUS, champion)
-    client.set_registered_model_alias(MODEL_NAME, CHAMPION, version)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        raise PromotionError(f"the champion, version {champion}, was deleted meanwhile; decide again") from error
 
 
-def promote_by_hand(client: "MlflowClient", version: str, reason: str) -> None:
-    """A person's choice. raises: PromotionError for a version that does not exist"""
+def promote_by_hand(client: "MlflowClient", version: str, reason: str, lock: Path) -> None:
+    """A person's choice. raises: PromotionError for a version that does not exist or is not complete"""
+    _check_complete(client, version)
+    promote(client, version, f"by hand: {reason}", version_of_alias(client, CHAMPION), lock)
+
+
+def rollback(client: "MlflowClient", reason: str, lock: Path) -> str:
+    """Back to the previous champion. returns: its version. raises: PromotionError where there is none"""
+    version, champion = version_of_alias(client, PREVIOUS), version_of_alias(client, CHAMPION)
+    if version is None or version == champion:
+        raise PromotionError(f"{MODEL_NAME} has no previous champion to go back to; promote a version by its number")
+    _check_complete(client, version)
+    promote(client, version, f"rollback: {reason}", champion, lock)
+    return version
+
+
+def _check_complete(client: "MlflowClient", version: str) -> None:
+    """raises: PromotionError unless every file of the version is in the registry, as its manifest says"""
     from mlflow.exceptions import MlflowException
 
     try:
         client.get_model_version(MODEL_NAME, version)
     except MlflowException as error:
         raise PromotionError(f"no version {version!r} of {MODEL_NAME}: {error.message}") from error
-    promote(client, version, f"by hand: {reason}", version_of_alias(client, CHAMPION))
-
-
-def rollback(client: "MlflowClient", reason: str) -> str:
-    """Back to the previous champion. returns: its version. raises: PromotionError where there is none"""
-    version = version_of_alias(client, PREVIOUS)
-    if version is None:
-        raise PromotionError(f"{MODEL_NAME} has no previous champion to go back to; promote a version by its number")
-    promote(client, version, f"rollback: {reason}", version_of_alias(client, CHAMPION))
-    return version
+    try:
+        with tempfile.TemporaryDirectory(prefix="devopsgpt-promote-") as folder:
+            fetch_version(client, version, Path(folder))
+    except (ValueError, OSError, MlflowException) as error:
+        raise PromotionError(f"version {version} of {MODEL_NAME} is not complete: {error}") from error

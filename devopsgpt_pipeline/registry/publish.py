@@ -33,8 +33,11 @@ def publish(client: "MlflowClient", checkpoint: Path, run_id: str, tags: dict[st
         with tempfile.TemporaryDirectory(prefix="devopsgpt-publish-") as staging:
             stage_artifact(Path(staging), checkpoint, run_id, logged.model_id)
             client.log_model_artifacts(logged.model_id, staging)
-    except BaseException:
-        client.finalize_logged_model(logged.model_id, "FAILED")
+    except BaseException as error:
+        try:
+            client.finalize_logged_model(logged.model_id, "FAILED")
+        except Exception as other:  # the upload's own error is the one to hear of
+            error.add_note(f"logged model {logged.model_id} could not be marked as failed: {other}")
         raise
     client.finalize_logged_model(logged.model_id, "READY")
     client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])

@@ -206,16 +206,33 @@ def test_a_damaged_checkpoint_does_not_pass_the_gate(copied):
 def test_weights_that_are_not_finite_do_not_pass_the_gate(copied):
     from safetensors.torch import load_file, save_file
 
-    from devopsgpt_pipeline.checks import loads_and_generates
+    from devopsgpt_pipeline.checks import loads_and_generates, weights_are_finite
     from devopsgpt_pipeline.resources import HomeResource
 
+    resource = HomeResource(path=str(copied.home.path))
+    assert weights_are_finite(home=resource).passed
     path = copied.home.finetuned / "model.safetensors"
     tensors = load_file(path)
     tensors["transformer.ln_f.weight"][0] = float("nan")
     save_file(tensors, path)
-    result = loads_and_generates(home=HomeResource(path=str(copied.home.path)))
+    result = weights_are_finite(home=resource)
     assert not result.passed
+    assert not loads_and_generates(home=resource).passed
     assert "ln_f.weight holds values that are not finite" in result.description
+
+
+def test_a_model_that_recites_does_not_pass_the_gate(copied):
+    from devopsgpt_model.folders import write_json
+    from devopsgpt_pipeline.checks import MEMORIZATION_LIMIT, does_not_recite
+    from devopsgpt_pipeline.resources import HomeResource
+
+    resource = HomeResource(path=str(copied.home.path))
+    assert does_not_recite(home=resource).passed
+    measured = json.loads(copied.home.evaluation.read_text())
+    write_json(copied.home.evaluation, measured | {"memorization": MEMORIZATION_LIMIT + 0.01})
+    result = does_not_recite(home=resource)
+    assert not result.passed
+    assert "11.0% of sampled runs stand in the training text" in result.description
 
 
 def test_a_leak_between_the_splits_is_found_unless_it_is_named_as_quoted(copied, monkeypatch):

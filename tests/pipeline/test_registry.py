@@ -6,14 +6,13 @@ from mlflow.exceptions import MlflowException
 from devopsgpt_model.checkpoint import load_checkpoint
 from devopsgpt_pipeline import processes
 from devopsgpt_pipeline.registry import publish as publishing
-from devopsgpt_pipeline.registry.promote import PromotionError, decide, promote, promote_by_hand, rollback
+from devopsgpt_pipeline.registry.promote import decide
 from devopsgpt_pipeline.registry.publish import fetch_version, publish
 from devopsgpt_pipeline.registry.runs import run_status, start_run
 from devopsgpt_pipeline.registry.tracking import (
     CHALLENGER,
     CHAMPION,
     MODEL_NAME,
-    PREVIOUS,
     TrackingUnavailable,
     connect,
     experiment_id,
@@ -76,47 +75,22 @@ def test_a_damaged_artifact_is_noticed(registry, checkpoint_folder, run_id, tmp_
         fetch_version(registry, version, tmp_path / "fetched")
 
 
-def test_promotion_keeps_the_previous_champion_and_its_reason(registry, checkpoint_folder, run_id):
-    one, two = (publish_one(registry, checkpoint_folder, run_id) for _ in range(2))
-    promote(registry, one, "first", expected_champion=None)
-    promote(registry, two, "better", expected_champion=one)
-    assert (version_of_alias(registry, CHAMPION), version_of_alias(registry, PREVIOUS)) == (two, one)
-    assert registry.get_model_version(MODEL_NAME, two).tags["promotion_reason"] == "better"
-
-
-def test_a_promotion_against_another_champion_is_refused(registry, checkpoint_folder, run_id):
-    one, two = (publish_one(registry, checkpoint_folder, run_id) for _ in range(2))
-    promote(registry, one, "faster", expected_champion=None)
-    with pytest.raises(PromotionError, match=f"the champion is version {one}, the decision was made against None"):
-        promote(registry, two, "slower", expected_champion=None)
-    assert version_of_alias(registry, CHAMPION) == one
-
-
-def test_rollback_goes_back_and_says_why(registry, checkpoint_folder, run_id):
-    one, two = (publish_one(registry, checkpoint_folder, run_id) for _ in range(2))
-    with pytest.raises(PromotionError, match="no previous champion"):
-        rollback(registry, "nothing yet")
-    promote_by_hand(registry, one, "first")
-    promote_by_hand(registry, two, "second")
-    assert rollback(registry, "answers got worse") == one
-    assert version_of_alias(registry, CHAMPION) == one
-    assert registry.get_model_version(MODEL_NAME, one).tags["promotion_reason"] == "rollback: answers got worse"
-
-
-def test_promoting_an_unknown_version_is_refused(registry, checkpoint_folder, run_id):
-    publish_one(registry, checkpoint_folder, run_id)
-    with pytest.raises(PromotionError, match="no version '77'"):
-        promote_by_hand(registry, "77", "typo")
-
-
 @pytest.mark.parametrize(
     ("challenger", "champion", "promoted"),
-    [(1.5, None, True), (2.5, None, False), (1.5, 1.6, True), (1.6, 1.6, False), (1.7, 1.6, False)],
+    [
+        *((1.5, None, True), (1.9999, None, True), (2.5, None, False), (float("nan"), None, False)),
+        *((1.5, 1.6, True), (1.6, 1.6, False), (1.5999, 1.6, False), (1.7, 1.6, False), (float("nan"), 1.6, False)),
+    ],
 )
 def test_the_better_version_wins(challenger, champion, promoted):
     decision = decide(challenger, champion, start=2.0)
     assert decision.promote is promoted
     assert f"{challenger:.4f} bits/byte" in decision.reason
+
+
+def test_the_margin_can_be_set():
+    assert decide(1.5, 1.6, start=2.0, margin=0.05).promote
+    assert not decide(1.5, 1.6, start=2.0, margin=0.2).promote
 
 
 def test_a_missing_alias_is_none(registry):
