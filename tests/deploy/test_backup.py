@@ -207,7 +207,7 @@ def test_a_restored_home_serves(tmp_path, checkpoint_folder, monkeypatch):
     with processes.running([server]):
         client = connect(server.url)
         run = client.create_run(experiment_id(client)).info.run_id
-        promote_by_hand(client, publish(client, checkpoint_folder, run, {}, "tiny"), "a test")
+        promote_by_hand(client, publish(client, checkpoint_folder, run, {}, "tiny"), "a test", home.promotion_lock)
         file = backup(home, tmp_path)  # while the server runs
     shutil.rmtree(home.path)
     restored = Home(tmp_path / "elsewhere")

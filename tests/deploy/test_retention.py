@@ -29,12 +29,12 @@ def home(tmp_path):
 
 
 @pytest.fixture
-def four_versions(registry, checkpoint_folder):
+def four_versions(registry, checkpoint_folder, tmp_path):
     """Version 1 is the champion, 4 the challenger. returns: their logged models' ids"""
     run = registry.create_run(experiment_id(registry)).info.run_id
     for _ in range(4):
         publish(registry, checkpoint_folder, run, {}, "tiny")
-    promote_by_hand(registry, "1", "a test")
+    promote_by_hand(registry, "1", "a test", tmp_path / "promotion.lock")
     versions = registry.search_model_versions(f"name = '{MODEL_NAME}'")
     return {str(found.version): found.source.rpartition("/")[2] for found in versions}
 
