@@ -49,6 +49,7 @@ def test_it_drains_on_sigterm(common_shelf, tmp_path):
     with process(tmp_path, **where) as (running, url, log):
         until(lambda: status(f"{url}/api/readyz") == 200, say=log.read_text)
         body = {"model": common_shelf.name, "prompt": "x", "max_tokens": 120, "n": 8, "stream": True}
+        later = {"json": body | {"stream": False}, "timeout": 30}
         texts = []
 
         def ask():
@@ -58,12 +59,17 @@ def test_it_drains_on_sigterm(common_shelf, tmp_path):
 
         thread = threading.Thread(target=ask)
         thread.start()
+        # what waits behind it keeps the service draining long enough to be looked at
+        waiting = [threading.Thread(target=httpx.post, args=[f"{url}/v1/completions"], kwargs=later) for _ in range(6)]
+        for other in waiting:
+            other.start()
         until(lambda: texts)
         running.send_signal(signal.SIGTERM)
         until(lambda: status(f"{url}/api/readyz") == 503, seconds=1)
         assert status(f"{url}/api/healthz") == 200
         assert httpx.post(f"{url}/api/generate", json={"prompt": "x"}).json()["error"]["code"] == "draining"
-        thread.join()
+        for each in (thread, *waiting):
+            each.join()
         assert texts[-2:] == ["data: [DONE]", ""]
         assert running.wait(10) == 0
         lines = [json.loads(line) for line in log.read_text().splitlines()]
