@@ -54,7 +54,11 @@ class MlflowResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         return tracking.connect(self.tracking_uri)
 
     def run_link(self, experiment_id: str, run_id: str) -> dg.MetadataValue:
-        return dg.MetadataValue.url(f"{self.ui_url}/#/experiments/{experiment_id}/runs/{run_id}")
+        return dg.MetadataValue.url(
+            f"{tracking.without_login(self.ui_url)}/#/experiments/{experiment_id}/runs/{run_id}"
+        )
 
     def version_link(self, version: str) -> dg.MetadataValue:
-        return dg.MetadataValue.url(f"{self.ui_url}/#/models/{tracking.MODEL_NAME}/versions/{version}")
+        return dg.MetadataValue.url(
+            f"{tracking.without_login(self.ui_url)}/#/models/{tracking.MODEL_NAME}/versions/{version}"
+        )

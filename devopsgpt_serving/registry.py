@@ -7,6 +7,7 @@ import os
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from devopsgpt_serving.version_cache import Version, VersionCache, read_manifest
 
@@ -45,7 +46,7 @@ class Registry:
         except MlflowException as error:
             if error.error_code in MISSING:
                 raise NoModelYet(
-                    f"registered model {self.name!r} has no version with alias {self.alias!r} at {self.tracking_uri}; "
+                    f"registered model {self.name!r} has no version with alias {self.alias!r} at {self.address}; "
                     "train and promote one (`devopsgpt run`, or `devopsgpt promote`)"
                 ) from error
             raise self._unavailable(error) from error
@@ -103,10 +104,19 @@ class Registry:
             self._client = MlflowClient(tracking_uri=self.tracking_uri, registry_uri=self.tracking_uri)
         return self._client
 
+    @property
+    def address(self) -> str:
+        """Where the registry is, for people: without the password that the URL may carry."""
+        return self._hidden(self.tracking_uri)
+
+    def _hidden(self, text: str) -> str:
+        password = urlsplit(self.tracking_uri).password
+        return text.replace(f":{password}@", ":***@") if password else text
+
     def _unavailable(self, error: Exception) -> RegistryUnavailable:
-        first = (str(error).splitlines() or [repr(error)])[0]
+        first = self._hidden((str(error).splitlines() or [repr(error)])[0])
         return RegistryUnavailable(
-            f"MLflow at {self.tracking_uri} did not answer as it should: {first[:300]}; start it, or set "
+            f"MLflow at {self.address} did not answer as it should: {first[:300]}; start it, or set "
             "DEVOPSGPT_SERVING_TRACKING_URI"
         )
 

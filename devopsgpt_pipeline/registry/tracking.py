@@ -1,7 +1,9 @@
 """One way to talk to MLflow: a client that notices within seconds that nobody answers."""
 
 import os
+import re
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -28,11 +30,25 @@ def connect(tracking_uri: str) -> "MlflowClient":
     try:
         client.search_experiments(max_results=1)
     except (MlflowException, OSError) as error:
-        raise TrackingUnavailable(
+        problem = (
             f"no MLflow server answers at {tracking_uri}; start one (`make up` does) or set MLFLOW_TRACKING_URI "
             f"({str(error).splitlines()[0][:200]})"
-        ) from error
+        )
+        # the client's own error repeats the address, and a traceback would show it: it is not chained
+        hidden = hide_password(problem, tracking_uri)
+        raise TrackingUnavailable(hidden) from (error if hidden == problem else None)
     return client
+
+
+def without_login(url: str) -> str:
+    """A URL for people to follow: a user and a password that it carries are left out."""
+    return re.sub(r"//[^/@]*@", "//", url, count=1)
+
+
+def hide_password(text: str, url: str) -> str:
+    """A text without the password that a URL carries."""
+    password = urlsplit(url).password
+    return text.replace(f":{password}@", ":***@") if password else text
 
 
 def experiment_id(client: "MlflowClient") -> str:

@@ -133,7 +133,7 @@ def test_vllm_in_trouble_is_a_503_and_nothing_is_left_over(front, vllm, how):
     assert answer.status_code == 503
     assert answer.headers["Retry-After"]
     assert "vLLM" in answer.json()["error"]["message"]
-    assert front.service.engine.running == front.service.engine.waiting == 0
+    until(lambda: front.service.engine.running == front.service.engine.waiting == 0)
     if how != "refuses":
         vllm.status, vllm.cut_after = 200, None
         assert front.generate("x", max_token_len=8).status_code == 200

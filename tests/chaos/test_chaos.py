@@ -1,0 +1,201 @@
+"""Faults at random points. After each: the chain completes when it is started again, the champion was servable
+throughout, no partial file was read, no run or version is lost. `make chaos`; CHAOS_SEED repeats a draw."""
+
+import os
+import random
+import shutil
+import struct
+import subprocess
+import time
+
+import pytest
+from deploy.conftest import Postgres
+
+from chaos.world import Watch, World, end, trainer_of, until
+from devopsgpt_pipeline.deploy_env import SECRETS
+
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(590)]
+ROUNDS = 25
+VICTIMS = ("chain", "trainer", "chain", "mlflow", "service")
+SEED = int(os.environ.get("CHAOS_SEED") or time.time())
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """One completed chain, served."""
+    world = World(tmp_path_factory.mktemp("world"))
+    try:
+        world.start("mlflow")
+        world.start("service")
+        world.complete(seed=0)
+        until(lambda: ready(world), 30)
+        world.watch = Watch(world)
+        yield world
+    finally:
+        world.close()
+
+
+def ready(world):
+    import httpx
+
+    return httpx.get(f"{world.servers['service'].url}/api/readyz", timeout=10).status_code == 200
+
+
+@pytest.fixture
+def undisturbed(world):
+    """The promises, checked around a test."""
+    before, asked, read = world.counts(), world.watch.asked, world.watch.read
+    yield world
+    until(lambda: ready(world), 60)
+    after = world.counts()
+    assert [name for name in before if after[name] < before[name]] == []
+    assert world.watch.troubles == []
+    assert world.watch.asked > asked
+    assert world.watch.read > read
+
+
+@pytest.mark.parametrize("number", range(ROUNDS))
+def test_kill_nine_anywhere(undisturbed, number):
+    world, dice = undisturbed, random.Random(SEED + number)
+    seed, victim, wait_s = 100 + number, VICTIMS[number % len(VICTIMS)], dice.uniform(0.3, 7)
+    print(f"CHAOS_SEED={SEED}, round {number}: {victim} after {wait_s:.2f} s")
+    chain = world.chain(seed)
+    try:
+        if victim == "trainer":
+            until(lambda: trainer_of(chain) or chain.poll() is not None, 60)
+            time.sleep(dice.uniform(0, 2))
+            if trainer := trainer_of(chain):
+                trainer.kill()
+            chain.wait(120)
+        else:
+            time.sleep(wait_s)
+            world.watch.excused = victim == "service"
+            if victim == "chain":
+                end(chain)
+            else:
+                world.kill(victim)
+                world.start(victim)
+                until(lambda: ready(world), 60)
+            world.watch.excused = False
+            chain.wait(120)  # with a server killed beneath it, it may end either way
+    finally:
+        end(chain)
+    world.complete(seed)
+
+
+def test_two_chains_at_once_give_one_result(undisturbed):
+    first, second = undisturbed.chain(seed=50), undisturbed.chain(seed=50)
+    try:
+        statuses = sorted((first.wait(240), second.wait(240)))
+    finally:
+        end(first)
+        end(second)
+    assert statuses[0] == 0, "neither came to its end"
+    undisturbed.complete(seed=50)
+
+
+def test_a_clock_that_jumps(undisturbed, tmp_path):
+    if not shutil.which("cc"):
+        pytest.skip("no C compiler: the clock cannot be moved for one process alone")
+    library, clock = tmp_path / "clock.so", tmp_path / "clock"
+    source = os.path.join(os.path.dirname(__file__), "clock.c")
+    subprocess.run(["cc", "-shared", "-fPIC", "-O1", "-Wall", "-Werror", "-o", library, source, "-ldl"], check=True)
+    clock.write_bytes(struct.pack("q", 0))
+    environment = {"LD_PRELOAD": str(library), "CLOCK_FILE": str(clock)}
+    moved = subprocess.run(["date", "+%Y"], env=os.environ | environment, capture_output=True, text=True)
+    assert int(moved.stdout) == time.gmtime().tm_year
+    chain = undisturbed.chain(seed=60, **environment)
+    try:
+        for hours in (26, -30, 0):
+            time.sleep(2.5)
+            with clock.open("r+b") as file:
+                file.write(struct.pack("q", hours * 3600))
+        assert chain.wait(120) == 0, (undisturbed.place / "chain.log").read_text()[-3000:]
+    finally:
+        end(chain)
+    undisturbed.complete(seed=60)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 40 MB, where this process may mount one."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=40m", "tmpfs", folder], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("this process may not mount a small file system")
+    yield folder
+    subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+def test_a_disk_that_fills(small_disk, tmp_path):
+    world = World(tmp_path, chain_home=small_disk / "home")
+    try:
+        world.start("mlflow")
+        world.start("service")
+        world.complete(seed=0)
+        until(lambda: ready(world), 30)
+        world.watch = Watch(world)
+        before = world.counts()
+        filler = small_disk / "filler"
+        for left in (300_000, 60_000, 0):  # runs out at another place each time
+            filler.unlink(missing_ok=True)
+            free = shutil.disk_usage(small_disk).free
+            with filler.open("wb") as file:
+                os.posix_fallocate(file.fileno(), 0, max(1, free - left) // 4096 * 4096 or 1)
+            chain = world.chain(seed=70)
+            try:
+                assert chain.wait(120) != 0, "the disk was not full"
+            finally:
+                end(chain)
+        filler.unlink()
+        world.complete(seed=70)
+        after = world.counts()
+        assert [name for name in before if after[name] < before[name]] == []
+        assert world.watch.troubles == []
+    finally:
+        world.close()
+
+
+def test_a_database_that_goes_away_for_a_minute(tmp_path, postgres_of_its_own):
+    database = postgres_of_its_own
+    world = World(tmp_path, postgres_url=database.url("dagster").replace("://", "+psycopg2://"))
+    try:
+        world.start("mlflow")
+        world.start("service")
+        world.complete(seed=0)
+        until(lambda: ready(world), 30)
+        world.watch = Watch(world)
+        before = world.counts()
+        chain = world.chain(seed=80)
+        try:
+            time.sleep(4)
+            database.stop("immediate")
+            gone = time.monotonic()
+            until(lambda: chain.poll() is not None or time.monotonic() - gone > 60, 70)
+            time.sleep(max(0.0, 60 - (time.monotonic() - gone)))
+            database.start()
+            chain.wait(120)
+        finally:
+            end(chain)
+        world.complete(seed=80)
+        after = world.counts()
+        assert [name for name in before if after[name] < before[name]] == []
+        assert world.watch.troubles == []
+    finally:
+        world.close()
+
+
+@pytest.fixture
+def postgres_of_its_own(tmp_path_factory):
+    import tempfile
+    from pathlib import Path
+
+    if not shutil.which("initdb"):
+        pytest.skip("no PostgreSQL on the PATH (Debian's package postgresql, its bin folder)")
+    variables = {name: os.urandom(16).hex() for name in SECRETS}
+    with tempfile.TemporaryDirectory(prefix="devopsgpt-postgres-") as folder:
+        server = Postgres(Path(folder), variables)
+        server.make()
+        yield server
+        server.stop("immediate")

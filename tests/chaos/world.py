@@ -1,0 +1,194 @@
+"""Everything that runs, each part to be killed and started again, and two watchers that never look away."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import httpx
+import psutil
+from conftest import REPOSITORY
+from safetensors import safe_open
+
+from devopsgpt_pipeline import processes
+from devopsgpt_pipeline.home import Home
+from devopsgpt_pipeline.registry.publish import checkpoint_sha256, fetch_version
+from devopsgpt_pipeline.registry.tracking import CHAMPION, MODEL_NAME, connect, experiment_id, version_of_alias
+
+PROGRAM = Path(__file__).with_name("chain_program.py")
+CHAIN_DEADLINE_S = 150
+
+
+class World:
+    """A home, MLflow, the service over it, and chains."""
+
+    def __init__(self, place, chain_home=None, postgres_url=None):
+        self.home = Home(place / "home").prepare()
+        self.chain_home = chain_home or self.home.path
+        self.place, self.postgres_url = place, postgres_url
+        self.environment = dict(os.environ) | {
+            "PYTHONPATH": str(REPOSITORY),
+            "DEVOPSGPT_HOME": str(self.home.path),
+            "DEVOPSGPT_PROFILE": "sample",
+            "DEVOPSGPT_SERVING_POLL_INTERVAL_S": "0.5",
+            "DEVOPSGPT_SERVING_DEVICE": "cpu",
+            "DEVOPSGPT_SERVING_CACHE_DIR": str(place / "cache"),
+            "DAGSTER_POSTGRES_URL": postgres_url or "",
+            "OMP_WAIT_POLICY": "passive",
+        }
+        self.servers = {"mlflow": processes.mlflow_server(self.home, processes.free_port())}
+        self.url = self.servers["mlflow"].url
+        self.servers["service"] = processes.serving_server(self.home, processes.free_port(), self.url)
+        self.running = {}
+        self.watch = None
+
+    def start(self, name):
+        server = self.servers[name]
+        with server.log.open("ab") as log:
+            self.running[name] = subprocess.Popen(
+                server.command,
+                env=self.environment | server.environment,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        until(lambda: answers(server.url + server.health_path), 60, lambda: server.log.read_text()[-1500:])
+
+    def kill(self, name):
+        process = self.running.pop(name)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+    def chain(self, seed, **environment):
+        """Start a walk over the chain. Its own session, so that a stray child is found and ended."""
+        arguments = [sys.executable, PROGRAM, self.chain_home, self.url, str(seed)]
+        arguments += ["postgres"] if self.postgres_url else []
+        with (self.place / "chain.log").open("ab") as log:
+            return subprocess.Popen(
+                [str(word) for word in arguments],
+                env=self.environment | environment,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    def complete(self, seed, **environment):
+        """The chain ends well when it is started again, and all of it is there."""
+        process = self.chain(seed, **environment)
+        try:
+            assert process.wait(CHAIN_DEADLINE_S) == 0, (self.place / "chain.log").read_text()[-3000:]
+        finally:
+            end(process)
+        facts = Home(Path(self.chain_home)).finetuned_facts()
+        assert facts["config"]["seed"] == seed
+        client = connect(self.url)
+        digest = checkpoint_sha256(Home(Path(self.chain_home)).finetuned)
+        registered = [found.tags["checkpoint_sha256"] for found in self.versions(client)]
+        assert digest in registered, "the checkpoint was not registered"
+        champion = version_of_alias(client, CHAMPION)
+        folder = self.place / "fetched"
+        fetch_version(client, champion, folder)  # every byte is what its manifest says
+        shutil.rmtree(folder)
+
+    def versions(self, client):
+        return client.search_model_versions(f"name = '{MODEL_NAME}'", max_results=1000)
+
+    def counts(self):
+        """What must never become fewer."""
+        client = connect(self.url)
+        return {
+            "versions": len(self.versions(client)),
+            "mlflow runs": len(client.search_runs([experiment_id(client)], max_results=1000)),
+        } | ({} if self.postgres_url else {"dagster runs": self.dagster_runs()})
+
+    def dagster_runs(self):
+        import sqlite3
+        from contextlib import closing
+
+        path = Path(self.chain_home) / "dagster" / "history" / "runs.db"
+        with closing(sqlite3.connect(path, timeout=30)) as database:
+            return database.execute("SELECT count(*) FROM runs").fetchone()[0]
+
+    def close(self):
+        if self.watch:
+            self.watch.stop()
+        for name in list(self.running):
+            self.kill(name)
+
+
+class Watch:
+    """Asks the service and reads the newest checkpoint, over and over; remembers each failure."""
+
+    def __init__(self, world):
+        self.world, self.stopping, self.excused = world, threading.Event(), False
+        self.troubles, self.asked, self.read = [], 0, 0
+        self.threads = [threading.Thread(target=each, daemon=True) for each in (self._ask, self._read)]
+        for thread in self.threads:
+            thread.start()
+
+    def stop(self):
+        self.stopping.set()
+        for thread in self.threads:
+            thread.join(30)
+
+    def _ask(self):
+        url = self.world.servers["service"].url
+        while not self.stopping.wait(0.5):
+            excused = self.excused
+            try:
+                answer = httpx.post(f"{url}/api/generate", json={"prompt": "The", "max_token_len": 2}, timeout=20)
+                if answer.status_code != 200 and not (excused or self.excused):
+                    self.troubles.append(f"service: {answer.status_code} {answer.text[:300]}")
+                self.asked += 1
+            except httpx.TransportError as error:
+                if not (excused or self.excused):
+                    self.troubles.append(f"service: {error!r}")
+
+    def _read(self):
+        finetuned = Home(Path(self.world.chain_home)).finetuned
+        while not self.stopping.wait(0.1):
+            folder = finetuned.resolve()
+            try:
+                json.loads((folder / "training.json").read_text())
+                json.loads((folder / "config.json").read_text())
+                with safe_open(folder / "model.safetensors", "pt") as weights:  # raises for a file cut short
+                    assert len(list(weights.keys())) > 3
+                self.read += 1
+            except Exception as error:
+                if finetuned.resolve() == folder:  # not replaced meanwhile
+                    self.troubles.append(f"checkpoint: {error!r}")
+
+
+def trainer_of(chain):
+    """The training process of a chain, or None."""
+    try:
+        children = psutil.Process(chain.pid).children(recursive=True)
+        return next((child for child in children if "devopsgpt_model.train" in child.cmdline()), None)
+    except psutil.Error:
+        return None
+
+
+def end(process):
+    """Nothing of a chain outlives its test: its own trainer notices within seconds that its parent died."""
+    if process.poll() is None:
+        process.kill()
+        process.wait()
+
+
+def answers(url):
+    try:
+        return httpx.get(url, timeout=5).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def until(condition, seconds, say=lambda: ""):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {seconds} s: {say()}"
+        time.sleep(0.1)
