@@ -42,9 +42,11 @@ class EagerRunner:
         self.rows = rows
         self.block_size = model.config.block_size
         self.device = model.wte.weight.device
-        self.head: Callable[[Tensor], Tensor] = model.logits
         if packable(self.device):
-            self.head = pack(model, precision)
+            self.head: Callable[[Tensor], Tensor] = pack(model, precision)
+        else:
+            model.to(torch.bfloat16 if precision == "bfloat16" else torch.float32)
+            self.head = lambda hidden: model.logits(hidden).float()
         self.cache = model.new_cache(rows, torch.bfloat16 if precision == "bfloat16" else None)
 
     @torch.inference_mode()
