@@ -1,6 +1,7 @@
 """Everything that runs, each part to be killed and started again, and two watchers that never look away."""
 
 import json
+import multiprocessing
 import os
 import shutil
 import signal
@@ -15,6 +16,7 @@ import psutil
 from conftest import REPOSITORY
 from safetensors import safe_open
 
+from chaos.chain_program import forked
 from devopsgpt_pipeline import processes
 from devopsgpt_pipeline.home import Home
 from devopsgpt_pipeline.registry.publish import checkpoint_sha256, fetch_version
@@ -65,15 +67,17 @@ class World:
         process.wait()
 
     def chain(self, seed, **environment):
-        """Start a walk over the chain. Its own session, so that a stray child is found and ended."""
-        arguments = [sys.executable, PROGRAM, self.chain_home, self.url, str(seed)]
-        arguments += ["postgres"] if self.postgres_url else []
-        with (self.place / "chain.log").open("ab") as log:
+        """Start a walk over the chain: forked from a warm process, or from nothing where its environment differs."""
+        arguments = [str(self.chain_home), self.url, str(seed)] + (["postgres"] if self.postgres_url else [])
+        log = self.place / "chain.log"
+        if not environment:
+            return Walk(arguments, self.environment, str(log))
+        with log.open("ab") as output:
             return subprocess.Popen(
-                [str(word) for word in arguments],
+                [sys.executable, str(PROGRAM), *arguments],
                 env=self.environment | environment,
-                stdout=log,
-                stderr=log,
+                stdout=output,
+                stderr=output,
                 start_new_session=True,
             )
 
@@ -119,6 +123,25 @@ class World:
             self.watch.stop()
         for name in list(self.running):
             self.kill(name)
+
+
+class Walk:
+    """A forked walk, with the few methods of Popen that are asked of it."""
+
+    forks = multiprocessing.get_context("forkserver")
+    forks.set_forkserver_preload(
+        ["dagster", "torch", "mlflow", "devopsgpt_pipeline.whole_chain", "chaos.chain_program"]
+    )
+
+    def __init__(self, *arguments):
+        self._process = self.forks.Process(target=forked, args=arguments)
+        self._process.start()
+        self.pid, self.kill, self.poll = self._process.pid, self._process.kill, lambda: self._process.exitcode
+
+    def wait(self, seconds=None):
+        self._process.join(seconds)
+        assert self._process.exitcode is not None, f"the chain did not end within {seconds} s"
+        return self._process.exitcode
 
 
 class Watch:
