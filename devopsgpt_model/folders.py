@@ -26,11 +26,17 @@ def whole_folder(folder: Path) -> Iterator[Path]:
         shutil.rmtree(staging, ignore_errors=True)
         raise
     old = folder.resolve() if folder.is_symlink() else None
-    link = staging.with_name(f"{staging.name}.link")
-    link.symlink_to(staging.name)
-    os.replace(link, folder)
+    turn_link(folder, staging.name)
     if old is not None:
         shutil.rmtree(old, ignore_errors=True)
+
+
+def turn_link(link: Path, target: str) -> None:
+    """Point a symbolic link elsewhere in one step. target: relative to the link's folder"""
+    temporary = link.with_name(f".{link.name}.{os.getpid()}.link")
+    temporary.unlink(missing_ok=True)
+    temporary.symlink_to(target)
+    os.replace(temporary, link)
 
 
 def write_whole(path: Path, content: bytes) -> None:

@@ -1,4 +1,5 @@
-"""The command line: `devopsgpt run | up | sample | finetune | evaluate | serve | history | promote | rollback`."""
+"""The command line: `devopsgpt run | up | sample | finetune | evaluate | serve | history`, and for the registry and
+the home `promote | rollback | backup | restore`."""
 
 import os
 import signal
@@ -262,7 +263,11 @@ def backup(target: Path) -> None:
 @click.argument("source", type=click.Path(path_type=Path, exists=True, dir_okay=False))
 @told_in_one_line
 def restore(source: Path) -> None:
-    """Bring the backup SOURCE back into DEVOPSGPT_HOME, which must be empty: whole, or not at all."""
+    """Bring the backup SOURCE back into DEVOPSGPT_HOME, which must be empty: whole, or not at all.
+
+    Every file's hash is checked before anything moves. Where the environment names PostgreSQL databases, they must be
+    empty and are filled too.
+    """
     from devopsgpt_pipeline.restore import restore as bring_back
 
     home = Home.from_environment()

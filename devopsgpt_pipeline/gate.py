@@ -68,7 +68,7 @@ def compare(client: "MlflowClient", bins: Path, challenger: str, champion: str |
     measured = bits_per_byte(ours)
     if champion is not None:
         rival = measured if champion == challenger else bits_per_byte(_load(client, champion))
-        return decide(measured, rival, start=float("nan"), margin=margin)
+        return decide(measured, rival, margin=margin)
     return decide(measured, None, start=bits_per_byte(start_of(ours)), margin=margin)
 
 

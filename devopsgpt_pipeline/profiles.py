@@ -27,7 +27,7 @@ class Profile:
     """Share of chapters kept from training, chosen by a hash of book and slug."""
 
     training: TrainingConfig
-    """A preset."""
+    """What training does unless a run says otherwise."""
 
 
 PROFILES = {

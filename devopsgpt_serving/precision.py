@@ -1,4 +1,4 @@
-"""Number formats on the CPU: linear layers whose weights are laid out for oneDNN once, when a model is loaded.
+"""Number formats, and for the CPU linear layers whose weights are laid out for oneDNN once, when a model is loaded.
 
 torch.nn.functional.linear lays weights out anew at every call, or multiplies without its vector units; that is most
 of what eager decoding loses. What stands between the linear layers stays in float32 in every format.

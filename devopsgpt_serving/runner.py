@@ -35,7 +35,10 @@ class Runner(Protocol):
 
 
 class EagerRunner:
-    """Torch, operation by operation; on a CPU with packed weights, on other devices in the model's own format."""
+    """Torch, operation by operation: on a CPU with packed weights, elsewhere with the model's own layers.
+
+    Takes the model over: its layers are replaced or converted.
+    """
 
     def __init__(self, model: GPT, rows: int, precision: Precision = "float32") -> None:
         self.model = model

@@ -22,7 +22,9 @@ from typing import Any, cast
 
 import torch
 
+from devopsgpt_model.folders import turn_link
 from devopsgpt_model.tokenizer import Tokenizer
+from devopsgpt_serving.engine import Stopping
 from devopsgpt_serving.lane import Lane, LoadedModel, Observers, Row
 from devopsgpt_serving.runner import Runner
 from devopsgpt_serving.sampling import TokenScore
@@ -86,26 +88,19 @@ def vllm_loader(
         tokenizer = Tokenizer.load(folder / "model")
         block_size = int(json.loads((folder / "model" / "config.json").read_text())["n_positions"])
         remote = RemoteModel(url, version.key, rows, block_size, api_key)
-        before = os.readlink(cache / LINK) if (cache / LINK).is_symlink() else None
-        turn_link(cache, f"{version.key}/model")
+        link = cache / LINK
+        before = os.readlink(link) if link.is_symlink() else None
+        turn_link(link, f"{version.key}/model")
         try:
             wait_until_listed(remote, start_s)
         except VllmUnavailable:
             if before is not None:
-                turn_link(cache, before)  # back to what worked
+                turn_link(link, before)  # back to what worked
             raise
         # a VllmLane asks only for its shape; there is no arithmetic here
         return LoadedModel(version, cast(Runner, remote), tokenizer)
 
     return load
-
-
-def turn_link(cache: Path, target: str) -> None:
-    """Point vLLM at a version's folder, in one step. target: relative to the cache"""
-    temporary = cache / f".{LINK}.{os.getpid()}"
-    temporary.unlink(missing_ok=True)
-    temporary.symlink_to(target)
-    os.replace(temporary, cache / LINK)
 
 
 def wait_until_listed(remote: RemoteModel, seconds: float) -> None:
@@ -214,8 +209,6 @@ class VllmLane(Lane):
                 self._take_choice(row, sequence, choice)
         except (OSError, http.client.HTTPException, LookupError, TypeError, ValueError) as error:
             # told like a service that stops: the caller may try again, or elsewhere
-            from devopsgpt_serving.engine import Stopping
-
             problem = error if isinstance(error, VllmUnavailable) else f"vLLM did not finish: {error!r:.200}"
             self._give_up(sequence, Stopping(str(problem)))
             self._free(row)

@@ -1,11 +1,13 @@
 """What every room's tests share: where shared data lies, and a tiny GPT."""
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+DEVOPSGPT = [sys.executable, "-m", "devopsgpt_pipeline.cli"]
 SHARED_DATA = REPOSITORY.parent / "shared" / "data"
 
 if (SHARED_DATA / "tiktoken").is_dir():

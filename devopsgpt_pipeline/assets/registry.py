@@ -6,7 +6,7 @@ from pydantic import Field
 from devopsgpt_pipeline.assets import OWNERS
 from devopsgpt_pipeline.assets.datasets import DATASET, TOKEN_BINS
 from devopsgpt_pipeline.evaluation import Comparison
-from devopsgpt_pipeline.gate import judge_challenger
+from devopsgpt_pipeline.gate import Verdict, judge_challenger
 from devopsgpt_pipeline.registry.promote import MARGIN_BITS_PER_BYTE
 from devopsgpt_pipeline.registry.publish import checkpoint_sha256, publish
 from devopsgpt_pipeline.registry.runs import git_commit
@@ -77,7 +77,7 @@ def champion(
     bins = home.folders.tokens / DATASET
     verdict = judge_challenger(client, bins, home.folders.promotion_lock, config.margin_bits_per_byte)
     decision, now = verdict.decision, verdict.champion
-    context.log.info(f"Version {now} is the champion: {decision.reason}")
+    context.log.info(_told(verdict))
     digest = client.get_model_version(MODEL_NAME, now).tags.get("checkpoint_sha256", now) if now else "none"
     return dg.MaterializeResult(
         data_version=dg.DataVersion(digest[:16]),
@@ -89,6 +89,13 @@ def champion(
             **({"version": int(now), "model_version": mlflow.version_link(now)} if now else {}),
         },
     )
+
+
+def _told(verdict: Verdict) -> str:
+    if verdict.decision.promote:
+        return f"Version {verdict.champion} is the champion: {verdict.decision.reason}"
+    stays = f"version {verdict.champion} stays the champion" if verdict.champion else "there is no champion yet"
+    return f"Version {verdict.challenger} is not promoted, {stays}: {verdict.decision.reason}"
 
 
 def _description(comparison: Comparison) -> str:

@@ -5,6 +5,7 @@ Dagster pool keeps runs apart besides), and reads the champion again just before
 alias that is served last, so that a failure at any call leaves the old champion in place, and a retry finishes.
 """
 
+import math
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -54,9 +55,12 @@ class Decision:
         }
 
 
-def decide(challenger: float, champion: float | None, start: float, margin: float = MARGIN_BITS_PER_BYTE) -> Decision:
+def decide(
+    challenger: float, champion: float | None, start: float = math.nan, margin: float = MARGIN_BITS_PER_BYTE
+) -> Decision:
     """Compare bits per byte on the same held-out text: challenger, champion (None where there is none), start.
 
+    start: looked at where there is no champion
     margin: bits per byte by which a challenger must beat the champion; the first model needs only beat its start
     """
     if champion is None:
@@ -66,8 +70,8 @@ def decide(challenger: float, champion: float | None, start: float, margin: floa
     better = challenger < rival - margin
     verdict = "better than" if better else "not better than"
     needed = f" (margin {margin:g})" if margin else ""
-    return Decision(better, f"{challenger:.4f} bits/byte, {verdict} {name} at {rival:.4f}{needed}", challenger, rival,
-                    margin)  # fmt: skip
+    reason = f"{challenger:.4f} bits/byte, {verdict} {name} at {rival:.4f}{needed}"
+    return Decision(better, reason, challenger, rival, margin)
 
 
 @contextmanager

@@ -104,7 +104,7 @@ class ChapterArchive:
         return [ArchivedPage(**row) for row in self._table(MANIFEST, ArchivedPage)]
 
     def read(self, row: ArchivedPage | EarlierPage) -> bytes:
-        """A chapter's page as served. raises: DamagedArchive where it is gone or not the one of the manifest"""
+        """A chapter's page as served. raises: DamagedArchive where it is gone, or not the one that is in use"""
         path = self.folder / (row.file if isinstance(row, EarlierPage) else f"{row.slug}.html")
         try:
             body = path.read_bytes()

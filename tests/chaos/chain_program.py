@@ -9,6 +9,11 @@ import shutil
 import sys
 from pathlib import Path
 
+TINY = (
+    "sample n_layer=1 n_head=2 n_embd=32 block_size=64 batch_size=4 max_steps=12 warmup_steps=2 "
+    "eval_interval=6 log_interval=3 learning_rate=0.01 device=cpu dtype=float32"
+)
+
 
 def forked(arguments, environment, log):
     """In a child that was forked from a process with the heavy imports done: seconds less than a start from nothing."""
@@ -23,13 +28,10 @@ def forked(arguments, environment, log):
 
 def main(arguments):
     place, tracking_uri, seed = arguments[0], arguments[1], int(arguments[2])
-    from devopsgpt_model.config import PRESETS, TrainingConfig
     from devopsgpt_pipeline.environment import CHECKOUT, configure
     from devopsgpt_pipeline.home import Home
 
-    tiny = dict(n_layer=1, n_head=2, n_embd=32, block_size=64, batch_size=4, max_steps=12, warmup_steps=2)
-    tiny |= dict(eval_interval=6, log_interval=3, learning_rate=1e-2, device="cpu", dtype="float32", seed=seed)
-    PRESETS["sample"] = TrainingConfig(**tiny)
+    os.environ["DEVOPSGPT_TRAINING"] = f"{TINY} seed={seed}"
     home = Home(Path(place)).prepare()
     configure(home, tracking_uri, tracking_uri)
     if arguments[3:] == ["postgres"]:

@@ -7,6 +7,7 @@ import shutil
 import struct
 import subprocess
 import time
+from contextlib import contextmanager
 
 import pytest
 from deploy.conftest import Postgres
@@ -20,10 +21,10 @@ VICTIMS = ("chain", "trainer", "chain", "mlflow", "service")
 SEED = int(os.environ.get("CHAOS_SEED") or time.time())
 
 
-@pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    """One completed chain, served."""
-    world = World(tmp_path_factory.mktemp("world"))
+@contextmanager
+def served(place, **options):
+    """A world with one completed chain, served and watched."""
+    world = World(place, **options)
     try:
         world.start("mlflow")
         world.start("service")
@@ -41,15 +42,29 @@ def ready(world):
     return httpx.get(f"{world.servers['service'].url}/api/readyz", timeout=10).status_code == 200
 
 
-@pytest.fixture
-def undisturbed(world):
-    """The promises, checked around a test."""
-    before, asked, read = world.counts(), world.watch.asked, world.watch.read
-    yield world
-    until(lambda: ready(world), 60)
+@contextmanager
+def nothing_lost(world):
+    """No run or version is lost, the service always answered, and no half checkpoint was seen."""
+    before = world.counts()
+    yield
     after = world.counts()
     assert [name for name in before if after[name] < before[name]] == []
     assert world.watch.troubles == []
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    with served(tmp_path_factory.mktemp("world")) as world:
+        yield world
+
+
+@pytest.fixture
+def undisturbed(world):
+    """The promises, checked around a test."""
+    asked, read = world.watch.asked, world.watch.read
+    with nothing_lost(world):
+        yield world
+        until(lambda: ready(world), 60)
     assert world.watch.asked > asked
     assert world.watch.read > read
 
@@ -129,14 +144,7 @@ def small_disk(tmp_path):
 
 
 def test_a_disk_that_fills(small_disk, tmp_path):
-    world = World(tmp_path, chain_home=small_disk / "home")
-    try:
-        world.start("mlflow")
-        world.start("service")
-        world.complete(seed=0)
-        until(lambda: ready(world), 30)
-        world.watch = Watch(world)
-        before = world.counts()
+    with served(tmp_path, chain_home=small_disk / "home") as world, nothing_lost(world):
         filler = small_disk / "filler"
         for left in (300_000, 60_000, 0):  # runs out at another place each time
             filler.unlink(missing_ok=True)
@@ -150,23 +158,12 @@ def test_a_disk_that_fills(small_disk, tmp_path):
                 end(chain)
         filler.unlink()
         world.complete(seed=70)
-        after = world.counts()
-        assert [name for name in before if after[name] < before[name]] == []
-        assert world.watch.troubles == []
-    finally:
-        world.close()
 
 
 def test_a_database_that_goes_away_for_a_minute(tmp_path, postgres_of_its_own):
     database = postgres_of_its_own
-    world = World(tmp_path, postgres_url=database.url("dagster").replace("://", "+psycopg2://"))
-    try:
-        world.start("mlflow")
-        world.start("service")
-        world.complete(seed=0)
-        until(lambda: ready(world), 30)
-        world.watch = Watch(world)
-        before = world.counts()
+    address = database.url("dagster").replace("://", "+psycopg2://")
+    with served(tmp_path, postgres_url=address) as world, nothing_lost(world):
         chain = world.chain(seed=80)
         try:
             time.sleep(4)
@@ -179,11 +176,6 @@ def test_a_database_that_goes_away_for_a_minute(tmp_path, postgres_of_its_own):
         finally:
             end(chain)
         world.complete(seed=80)
-        after = world.counts()
-        assert [name for name in before if after[name] < before[name]] == []
-        assert world.watch.troubles == []
-    finally:
-        world.close()
 
 
 @pytest.fixture

@@ -4,18 +4,17 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import time
 from contextlib import contextmanager
 
 import dagster as dg
 import pytest
 import requests
+from conftest import DEVOPSGPT
 from pipeline.book_site import Server, small_site
 
 from devopsgpt_pipeline.processes import free_port
 
-DEVOPSGPT = [sys.executable, "-c", "from devopsgpt_pipeline.cli import main; main()"]
 DEADLINE_S = 420.0
 SMALL = "n_layer=1 n_head=2 n_embd=32 block_size=64 batch_size=8 warmup_steps=2 learning_rate=0.01 eval_interval=20"
 FOLLOWS = [  # what an edit of the local book leads to, in order

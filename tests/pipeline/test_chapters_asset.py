@@ -6,7 +6,8 @@ import pytest
 from devopsgpt_pipeline.assets.sources import build_book_site, build_chapters
 from devopsgpt_pipeline.home import Home
 from devopsgpt_pipeline.resources import HomeResource, WebResource
-from pipeline.book_site import always, page, sentence, status
+from pipeline.book_site import always, page, status
+from pipeline.harms import HARMS, move_away, shrink
 
 
 class Scraped:
@@ -52,52 +53,7 @@ def scraped(book_site, tmp_path):
         yield made
 
 
-def loses_chapters(site):
-    del site.chapters[1:4]
-
-
-def loses_text(site):
-    for chapter in site.chapters[:3]:
-        chapter.inside = chapter.inside.replace(sentence("", 0), "")
-        chapter.inside = chapter.inside[: int(len(chapter.inside) * 0.55)] + "</p>"
-
-
-def is_redesigned(site):
-    site.pages["/local-book/on-the-lamp/"] = b"<html><body><main id='app'>Loading ...</main></body></html>"
-
-
-def serves_one_page_for_two(site):
-    site.chapter("on-the-lamp").inside = site.chapter("on-the-tide").inside
-
-
-def is_decoded_wrongly(site):
-    lamp = site.chapter("on-the-lamp")
-    lamp.inside += "<p>" + "It’s “one” lamp — and naïve. ".encode().decode("cp1252", "replace") * 3 + "</p>"
-
-
-def shrinks_a_chapter(site):
-    site.chapter("on-the-lamp").inside = "<h1>On the lamp</h1><p>" + sentence("lamp", 3) + "</p>"
-
-
-def cuts_a_page_off(site):
-    whole = site.page("/local-book/on-the-lamp/")
-    site.pages["/local-book/on-the-lamp/"] = whole[: whole.index(b"</div>")]
-
-
-def loses_its_contents(site):
-    site.pages["/local-book/table-of-contents/"] = b"<html><body><h1>We are moving</h1></body></html>"
-
-
-GUARDED = {
-    "lost_chapters": loses_chapters,
-    "lost_text": loses_text,
-    "missing_content": is_redesigned,
-    "duplicate_chapters": serves_one_page_for_two,
-    "mojibake": is_decoded_wrongly,
-    "shrunken_chapters": shrinks_a_chapter,
-    "cut_off_pages": cuts_a_page_off,
-    "contents_page": loses_its_contents,
-}
+GUARDED = HARMS | {"contents_page": move_away}
 
 
 @pytest.mark.parametrize("guard", GUARDED)
@@ -112,7 +68,7 @@ def test_a_failed_guard_is_a_failed_check_and_keeps_the_last_good_corpus(scraped
 
 def test_a_person_accepts_a_guards_failure_by_its_name(scraped, book_site):
     before = scraped.data_version
-    shrinks_a_chapter(book_site)
+    shrink(book_site)
     assert scraped.scrape() == {"shrunken_chapters"}
     assert "scrape it with accept: [shrunken_chapters]" in scraped.metadata["summary"].value
     assert scraped.scrape("shrunken_chapters") == set()

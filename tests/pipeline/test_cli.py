@@ -9,7 +9,7 @@ import psutil
 import pytest
 import requests
 from click.testing import CliRunner
-from conftest import REPOSITORY
+from conftest import DEVOPSGPT, REPOSITORY
 
 from devopsgpt_pipeline import processes
 from devopsgpt_pipeline.cli import main
@@ -17,8 +17,19 @@ from devopsgpt_pipeline.home import Home, HomeError
 from devopsgpt_pipeline.profiles import profile_from_environment
 from devopsgpt_pipeline.training_options import changed, describe
 
-COMMANDS = ["run", "up", "sample", "finetune", "evaluate", "serve", "history", "promote", "rollback"]
-DEVOPSGPT = [sys.executable, "-c", "from devopsgpt_pipeline.cli import main; main()"]
+COMMANDS = [
+    "run",
+    "up",
+    "sample",
+    "finetune",
+    "evaluate",
+    "serve",
+    "history",
+    "promote",
+    "rollback",
+    "backup",
+    "restore",
+]
 
 
 def invoke(*arguments, **environment):

@@ -11,8 +11,10 @@ from devopsgpt_pipeline.sources.fetch import Fetcher
 from devopsgpt_pipeline.sources.fetch_errors import FetchFailed, FetchRefused
 from devopsgpt_pipeline.sources.observe import observe_book
 from devopsgpt_pipeline.sources.scrape import scrape_book
-from pipeline.book_site import Chapter, always, content_length, page, redirect, sentence, status
+from pipeline import harms
+from pipeline.book_site import Chapter, always, page, redirect, sentence, status
 from pipeline.conftest import QUICK
+from pipeline.harms import HARMS
 
 
 def changes(report):
@@ -273,52 +275,10 @@ def test_a_contents_page_without_chapters_keeps_the_corpus_and_says_so(book, fet
     assert scrape_book(book, fetcher, archive).accepted
 
 
-def _lose_chapters(site):
-    del site.chapters[1:4]
-
-
-def _lose_text(site):
-    for chapter in site.chapters[:3]:
-        chapter.inside = chapter.inside[: int(len(chapter.inside) * 0.55)] + "</p>"
-
-
-def _captcha(site):
-    site.fail("on-the-lamp", always(page(b"<html><body><h1>Are you human?</h1></body></html>")))
-
-
-def _consent_wall(site):
-    body = b'<html><body><div id="maia-main"><div id="content"><p>We value your privacy.</p></div></div></body></html>'
-    for slug in ("on-the-lamp", "on-the-tide"):
-        site.fail(slug, always(page(body)))
-
-
-def _mojibake(site):
-    site.chapter("on-the-lamp").inside += "<p>" + "It’s broken".encode().decode("cp1252") + "</p>"
-
-
-def _shrink(site):
-    site.chapter("on-the-lamp").inside = f"<h1>On the lamp</h1><p>{sentence('lamp', 2)}</p>"
-
-
-def _cut_off(site):
-    site.fail("on-the-lamp", always(content_length(0.8)))
-
-
-GUARDED = [
-    (_lose_chapters, "lost_chapters"),
-    (_lose_text, "lost_text"),
-    (_captcha, "missing_content"),
-    (_consent_wall, "duplicate_chapters"),
-    (_mojibake, "mojibake"),
-    (_shrink, "shrunken_chapters"),
-    (_cut_off, "cut_off_pages"),
-]
-
-
-@pytest.mark.parametrize(("harm", "guard"), GUARDED, ids=[guard for _, guard in GUARDED])
-def test_a_failed_guard_keeps_the_last_good_corpus(book, fetcher, archive, scraped, book_site, harm, guard):
+@pytest.mark.parametrize("guard", HARMS)
+def test_a_failed_guard_keeps_the_last_good_corpus(book, fetcher, archive, scraped, book_site, guard):
     before = {path.name: path.read_bytes() for path in archive.folder.glob("*.*") if path.is_file()}
-    harm(book_site)
+    HARMS[guard](book_site)
     observation = observe_book(book, fetcher, archive)
     report = scrape_book(book, fetcher, archive)
     assert guard in {result.name for result in report.guards if not result.passed}
@@ -330,7 +290,7 @@ def test_a_failed_guard_keeps_the_last_good_corpus(book, fetcher, archive, scrap
 
 
 def test_a_person_may_accept_what_a_guard_refuses(book, fetcher, archive, scraped, book_site):
-    _lose_chapters(book_site)
+    harms.lose_chapters(book_site)
     assert not scrape_book(book, fetcher, archive).accepted
     report = scrape_book(book, fetcher, archive, accept=["lost_chapters", "lost_text"])
     assert report.accepted
@@ -341,7 +301,7 @@ def test_a_person_may_accept_what_a_guard_refuses(book, fetcher, archive, scrape
 
 
 def test_when_the_site_is_mended_the_book_goes_on(book, fetcher, archive, scraped, book_site):
-    _captcha(book_site)
+    harms.captcha(book_site)
     assert not scrape_book(book, fetcher, archive).accepted
     book_site.faults.clear()
     report = scrape_book(book, fetcher, archive)

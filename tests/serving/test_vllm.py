@@ -160,8 +160,8 @@ def listed(url):
 
 
 def test_the_script_beside_vllm_follows_the_link_and_starts_it_again_when_it_dies(tmp_path):
+    from devopsgpt_model.folders import turn_link
     from devopsgpt_pipeline.processes import free_port
-    from devopsgpt_serving.vllm import turn_link
 
     program = tmp_path / "vllm-standin"
     program.write_text(f"#!{sys.executable}\n{STANDIN}")
@@ -176,7 +176,7 @@ def test_the_script_beside_vllm_follows_the_link_and_starts_it_again_when_it_die
     )
     try:
         for key in ("1-abc", "2-def"):
-            turn_link(tmp_path, f"{key}/model")
+            turn_link(tmp_path / "vllm", f"{key}/model")
             until(lambda key=key: listed(f"http://127.0.0.1:{port}") == [key], 15)
         child = subprocess.run(["pgrep", "-P", str(follower.pid), "-f", "vllm-standin"], capture_output=True, text=True)
         os.kill(int(child.stdout), signal.SIGKILL)
