@@ -36,13 +36,16 @@ def versions(chapters: Path, book: Book, slug: str | None = None) -> list[dict[s
     return [
         {
             "chapter": page.slug,
-            "title": page.title,
-            "from": page.since,
-            "until": "in use" if isinstance(page, ArchivedPage) else page.until,
-            "content": page.content_sha256[:12],
+            "from": _time(page.since),
+            "until": "in use" if isinstance(page, ArchivedPage) else _time(page.until),
         }
         for page in chosen
     ]
+
+
+def _time(stamp: str) -> str:
+    """UTC to the second, as --at takes it; short enough for a terminal of 80 columns."""
+    return f"{datetime.fromisoformat(stamp):%Y-%m-%dT%H:%M:%S}"
 
 
 def text_at(chapters: Path, book: Book, slug: str, when: datetime) -> str:

@@ -25,7 +25,7 @@ def history(book_site, fetcher, tmp_path):
     edited = book_site.chapter("on-the-lamp")
     edited.inside = edited.inside.replace("The lamp first was seen 0 times", "Nobody saw the lamp")
     assert scrape_book(book, fetcher, archive).accepted
-    environment = {"DEVOPSGPT_HOME": str(tmp_path / "home"), "DEVOPSGPT_BOOKS": str(folder), "COLUMNS": "160"}
+    environment = {"DEVOPSGPT_HOME": str(tmp_path / "home"), "DEVOPSGPT_BOOKS": str(folder)}
 
     def invoke(*arguments):
         return CliRunner().invoke(main, ["history", *arguments], env=environment)
@@ -38,6 +38,7 @@ def test_history_lists_what_is_kept(history):
     assert "2026-11-02" in was
     assert "in use" not in was
     assert "in use" in now
+    assert "2026-11-02T04:17:00" in was  # whole, in 80 columns: it is what --at takes
     assert sum("on-the-" in line for line in history("local-book").output.splitlines()) == 7
 
 
