@@ -60,7 +60,7 @@ def compare_with_start(folder: Path, bins: Path) -> Comparison:
     from devopsgpt_model.checkpoint import Checkpoint, load_checkpoint
     from devopsgpt_model.config import training_config
     from devopsgpt_model.evaluate import evaluate_split
-    from devopsgpt_model.train import initial_model
+    from devopsgpt_model.trainer import initial_model
 
     finetuned = load_checkpoint(folder)
     settings: Any = finetuned.training

@@ -69,7 +69,10 @@ def test_an_unknown_preset_or_setting_is_told():
     assert "unknown preset 'finetune_srr'" in invoke("finetune", "finetune_srr").output
     assert "unknown training setting 'lr'" in invoke("finetune", "sample", "-s", "lr=1").output
     assert "max_steps must be int, got 'many'" in invoke("finetune", "sample", "-s", "max_steps=many").output
-    assert "compile must be true or false" in invoke("finetune", "sample", "-s", "compile=maybe").output
+    assert (
+        "compile must be one of auto, on, off, got 'maybe'"
+        in invoke("finetune", "sample", "-s", "compile=maybe").output
+    )
 
 
 def test_settings_are_listed_with_their_units():
