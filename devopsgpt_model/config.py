@@ -121,8 +121,12 @@ class TrainingConfig:
     dtype: str = "auto"
     """Matrix arithmetic under autocast: "float32" or "bfloat16"; "auto" takes bfloat16 where the processor has it."""
 
-    compile: bool = False
-    """Whether torch.compile prepares the step; pays on runs longer than a few minutes."""
+    compile: str = "auto"
+    """Whether torch.compile prepares the step: "on", "off", or "auto" for runs long enough to earn its time back."""
+
+    parallel: str = "ddp"
+    """How several processes share the work: "ddp" holds the whole model in each, "fsdp" splits weights and optimizer
+    state over them, for sizes that do not fit."""
 
     def __post_init__(self) -> None:
         for name in _AT_LEAST_ONE:
@@ -144,11 +148,16 @@ class TrainingConfig:
             raise ValueError(f"n_embd must be a multiple of n_head, got {self.n_embd} and {self.n_head}")
         if self.dtype not in DTYPES:
             raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {self.dtype!r}")
+        for name, known in (("compile", COMPILE), ("parallel", PARALLEL)):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")
         if not self.init_from:
             raise ValueError("init_from must name the initial weights, got an empty string; use scratch or gpt2")
 
 
 DTYPES = ("auto", "float32", "bfloat16")
+COMPILE = ("auto", "on", "off")
+PARALLEL = ("ddp", "fsdp")
 _AT_LEAST_ONE = (
     *("n_layer", "n_head", "n_embd", "block_size", "batch_size", "grad_accum_steps", "max_steps"),
     *("eval_interval", "log_interval"),

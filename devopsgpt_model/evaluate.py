@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 from torch.nn import functional as F
 
 from devopsgpt_model.batches import full_pass
@@ -33,7 +34,6 @@ class Evaluation:
     seconds: float
 
 
-@torch.no_grad()
 def mean_loss(
     model: GPT,
     tokens: NDArray[np.uint16],
@@ -44,21 +44,47 @@ def mean_loss(
 
     A token sees what stands before it in its window of block_size tokens (default: the model's context).
     """
+    total, count = summed_loss(model, tokens, block_size, autocast)
+    return total / count
+
+
+@torch.no_grad()
+def summed_loss(
+    model: GPT,
+    tokens: NDArray[np.uint16],
+    block_size: int | None = None,
+    autocast: torch.dtype | None = None,
+    rank: int = 0,
+    ranks: int = 1,
+) -> tuple[float, int]:
+    """Sum of the losses in nats, and how many tokens were predicted, over one rank's share of the windows.
+
+    Every rank makes the same number of passes, the last ones for nothing: sharded weights are gathered in step.
+    """
     block_size = block_size or model.config.block_size
     device = model.wte.weight.device
     was_training = model.training
     model.eval()
-    total, count = 0.0, 0
-    for idx, targets in full_pass(tokens, block_size, max(1, EVALUATION_TOKENS // block_size), IGNORED):
-        with torch.autocast(device.type, dtype=autocast or torch.bfloat16, enabled=autocast is not None):
-            logits, _ = model(idx.to(device))
-        losses = F.cross_entropy(
-            logits.flatten(0, 1).float(), targets.to(device).flatten(), ignore_index=IGNORED, reduction="none"
-        )
-        total += float(losses.double().sum())
-        count += int((targets != IGNORED).sum())
+    total, count, number = 0.0, 0, -1
+    for number, (idx, targets) in enumerate(full_pass(tokens, block_size, _rows(block_size), IGNORED)):
+        if number % ranks == rank:
+            losses = _losses(model, idx.to(device), targets.to(device), autocast)
+            total += float(losses.double().sum())
+            count += int((targets != IGNORED).sum())
+    if number % ranks < rank:
+        _losses(model, idx.to(device), targets.to(device), autocast)
     model.train(was_training)
-    return total / count
+    return total, count
+
+
+def _rows(block_size: int) -> int:
+    return max(1, EVALUATION_TOKENS // block_size)
+
+
+def _losses(model: GPT, idx: Tensor, targets: Tensor, autocast: torch.dtype | None) -> Tensor:
+    with torch.autocast(idx.device.type, dtype=autocast or torch.bfloat16, enabled=autocast is not None):
+        logits, _ = model(idx)
+    return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED, reduction="none")
 
 
 @torch.no_grad()

@@ -57,6 +57,16 @@ class Report(AbstractContextManager["Report"]):
                 self._pipes.close()
 
 
+class Silence:
+    """What the other ranks report to."""
+
+    def metrics(self, step: int, values: dict[str, float], note: dict[str, Any] | None = None) -> None:
+        """Nothing: rank 0 reports."""
+
+    def say(self, text: str) -> None:
+        """Nothing: rank 0 speaks."""
+
+
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The lines of a metrics.jsonl; a last line cut short by a kill does not count."""
     lines = []

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from devopsgpt_model.gpt import GPT
+from devopsgpt_model.ranks import fill, whole
 
 
 @dataclass
@@ -42,13 +43,16 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str
         temporary.unlink(missing_ok=True)
 
 
-def save_state(path: Path, model: GPT, optimizer: torch.optim.Optimizer, progress: Progress, job: str) -> None:
-    """job: fingerprint of the settings, so that a state never continues another job"""
-    tensors = {f"model.{name}": parameter.detach() for name, parameter in model.named_parameters()}
+def save_state(path: Path | None, model: GPT, optimizer: torch.optim.Optimizer, progress: Progress, job: str) -> None:
+    """path: None on all ranks but the first, which help to put sharded tensors together and write nothing
+    job: fingerprint of the settings, so that a state never continues another job
+    """
+    tensors = {f"model.{name}": whole(parameter.detach()) for name, parameter in model.named_parameters()}
     for name, parameter in model.named_parameters():
         for key, value in optimizer.state.get(parameter, {}).items():
-            tensors[f"optimizer.{name}.{key}"] = value
-    save_tensors(path, tensors, {"progress": json.dumps(asdict(progress)), "job": job})
+            tensors[f"optimizer.{name}.{key}"] = whole(value)
+    if path:
+        save_tensors(path, tensors, {"progress": json.dumps(asdict(progress)), "job": job})
 
 
 def load_state(path: Path, model: GPT, optimizer: torch.optim.Optimizer, job: str) -> Progress | None:
@@ -62,11 +66,11 @@ def load_state(path: Path, model: GPT, optimizer: torch.optim.Optimizer, job: st
     tensors = load_file(path)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            parameter.copy_(tensors[f"model.{name}"])
+            parameter.copy_(fill(parameter, tensors[f"model.{name}"]))
             prefix = f"optimizer.{name}."
             state = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
             if state:
                 optimizer.state[parameter] = {
-                    key: value if key == "step" else value.to(parameter.device) for key, value in state.items()
+                    key: value if key == "step" else fill(parameter, value) for key, value in state.items()
                 }
     return Progress(**json.loads(metadata["progress"]))

@@ -85,7 +85,7 @@ def start_of(finetuned: "Checkpoint") -> "Checkpoint":
     """
     from devopsgpt_model.checkpoint import Checkpoint
     from devopsgpt_model.config import training_config
-    from devopsgpt_model.train import initial_model
+    from devopsgpt_model.trainer import initial_model
 
     settings: Any = finetuned.training
     if "config" not in settings:

@@ -17,23 +17,17 @@ from devopsgpt_model.config import TrainingConfig
 from devopsgpt_model.evaluate import mean_loss
 from devopsgpt_model.job import TrainingJob
 from devopsgpt_model.report import read_metrics
+from devopsgpt_model.step import learning_rate_at
 from devopsgpt_model.token_bins import read_tokens, write_token_bins
 from devopsgpt_model.tokenizer import Tokenizer
-from devopsgpt_model.train import (
-    FAILED,
-    STOPPED,
-    TrainingDiverged,
-    initial_model,
-    learning_rate_at,
-    main,
-    train,
-)
+from devopsgpt_model.train import FAILED, STOPPED, main, train
 from devopsgpt_model.train_state import save_tensors
+from devopsgpt_model.trainer import TrainingDiverged, initial_model
 
 TEXT = "a steady service answers; a slow service makes its users wait. " * 60
 CONFIG = TrainingConfig(
     **dict(n_layer=2, n_head=2, n_embd=32, block_size=32, batch_size=4, max_steps=30, warmup_steps=5),
-    **dict(eval_interval=10, log_interval=4, learning_rate=3e-3, device="cpu", dtype="float32", dropout=0.1),
+    **dict(eval_interval=10, log_interval=4, learning_rate=3e-3, device="cpu", dtype="float32", dropout=0.1, compile="off"),
 )
 
 

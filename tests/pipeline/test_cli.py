@@ -81,7 +81,10 @@ def test_an_unknown_preset_or_setting_is_told():
     assert "unknown preset 'finetune_srr'" in invoke("finetune", "finetune_srr").output
     assert "unknown training setting 'lr'" in invoke("finetune", "sample", "-s", "lr=1").output
     assert "max_steps must be int, got 'many'" in invoke("finetune", "sample", "-s", "max_steps=many").output
-    assert "compile must be true or false" in invoke("finetune", "sample", "-s", "compile=maybe").output
+    assert (
+        "compile must be one of auto, on, off, got 'maybe'"
+        in invoke("finetune", "sample", "-s", "compile=maybe").output
+    )
 
 
 def test_settings_are_listed_with_their_units():
@@ -92,8 +95,8 @@ def test_settings_are_listed_with_their_units():
 
 
 def test_settings_change_a_preset():
-    config = changed("sample", ["max_steps=7", "learning_rate=0.5", "compile=true", "init_from=champion"])
-    assert (config.max_steps, config.learning_rate, config.compile, config.init_from) == (7, 0.5, True, "champion")
+    config = changed("sample", ["max_steps=7", "learning_rate=0.5", "compile=on", "init_from=champion"])
+    assert (config.max_steps, config.learning_rate, config.compile, config.init_from) == (7, 0.5, "on", "champion")
     assert "max_steps = 7" in describe(config)
 
 

@@ -1,0 +1,142 @@
+"""val_loss of nanoGPT's fine-tuning recipe and of ours, at equal tokens.
+
+A small GPT is pretrained on tiny shakespeare, then fine-tuned on token bins of the sample books, with each recipe at
+each learning rate, three seeds each: `python -m benchmarks.recipe --bins HOME/tokens/sre --shakespeare FILE`.
+nanoGPT: constant rate, draws with replacement, no dropout, the best of estimates on 40 random batches is kept.
+Ours: warm-up and decay to zero, shuffled windows, dropout, exact evaluations; with and without an average of weights.
+"""
+
+import argparse
+import copy
+import statistics
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from devopsgpt_model.batches import ShuffledWindows
+from devopsgpt_model.config import GPTConfig, TrainingConfig
+from devopsgpt_model.device import choose_autocast
+from devopsgpt_model.evaluate import mean_loss, random_batch_loss
+from devopsgpt_model.gpt import GPT
+from devopsgpt_model.ranks import Ranks
+from devopsgpt_model.step import TrainingStep
+from devopsgpt_model.token_bins import read_meta, read_tokens
+from devopsgpt_model.tokenizer import Tokenizer
+
+CPU = torch.device("cpu")
+SEEDS = (1, 2, 3)
+RATES = (3e-4, 1e-3, 3e-3)
+EVAL_INTERVAL = 25
+AVERAGE_DECAY = 0.98  # of the running mean of weights: about the last 50 steps
+# 16 sequences * 128 = 2,048 tokens/step
+PRETRAIN = TrainingConfig(block_size=128, batch_size=16, max_steps=600, dropout=0.0, compile="off", device="cpu")
+OURS = replace(PRETRAIN, max_steps=150, warmup_steps=15, dropout=0.1, beta2=0.99, min_learning_rate=0.0)
+NANOGPT = replace(OURS, warmup_steps=0, dropout=0.0, beta2=0.95)
+
+
+class RandomWindows:
+    """nanoGPT's batches: random windows, drawn with replacement."""
+
+    def __init__(self, tokens: np.ndarray, config: TrainingConfig) -> None:
+        self.tokens, self.config = tokens, config
+        self.generator = torch.Generator().manual_seed(config.seed)
+
+    def batch(self, number: int) -> tuple[Tensor, Tensor]:
+        """Inputs and targets, int64 (batch_size, block_size)"""
+        size = self.config.block_size
+        starts = torch.randint(len(self.tokens) - size, (self.config.batch_size,), generator=self.generator)
+        rows = torch.from_numpy(np.stack([self.tokens[i : i + size + 1] for i in starts.tolist()]).astype(np.int64))
+        return rows[:, :-1], rows[:, 1:]
+
+
+def step_of(model: GPT, config: TrainingConfig) -> TrainingStep:
+    """A training step on the CPU."""
+    return TrainingStep(model, config, CPU, choose_autocast("auto", CPU), Ranks())
+
+
+def shuffled(tokens: np.ndarray, config: TrainingConfig) -> ShuffledWindows:
+    """Our batches."""
+    return ShuffledWindows(tokens, config.block_size, config.batch_size, config.seed)
+
+
+def pretrain(tokens: np.ndarray, vocab_size: int) -> GPT:
+    """A small GPT that knows tiny shakespeare."""
+    shape = GPTConfig(vocab_size=vocab_size, block_size=PRETRAIN.block_size, n_layer=4, n_head=4, n_embd=128)
+    model = GPT(shape).init_weights(PRETRAIN.seed)
+    step, data = step_of(model, PRETRAIN), shuffled(tokens, PRETRAIN)
+    for number in range(PRETRAIN.max_steps):
+        step(number, data)
+    return model
+
+
+def with_dropout(start: GPT, dropout: float) -> GPT:
+    """A copy of the pretrained network."""
+    model = GPT(replace(start.config, dropout=dropout))
+    model.load_state_dict(copy.deepcopy(start.state_dict()))
+    return model
+
+
+def nanogpt(start: GPT, train: np.ndarray, val: np.ndarray, config: TrainingConfig) -> float:
+    """Exact val_loss of the checkpoint that nanoGPT's recipe keeps."""
+    model = with_dropout(start, config.dropout)
+    step, data = step_of(model, config), RandomWindows(train, config)
+    best, exact = float("inf"), float("nan")
+    for number in range(config.max_steps):
+        step(number, data)  # type: ignore[arg-type]
+        if (number + 1) % EVAL_INTERVAL == 0:
+            estimate = random_batch_loss(model, val, 40, 4, config.block_size, seed=config.seed * 1000 + number)
+            if estimate < best:
+                best, exact = estimate, mean_loss(model, val)
+    return exact
+
+
+def ours(start: GPT, train: np.ndarray, val: np.ndarray, config: TrainingConfig) -> tuple[float, float]:
+    """Best exact val_loss of our recipe, without and with an average of weights."""
+    model = with_dropout(start, config.dropout)
+    average = copy.deepcopy(model)
+    step, data = step_of(model, config), shuffled(train, config)
+    best, best_average = float("inf"), float("inf")
+    for number in range(config.max_steps):
+        step(number, data)
+        with torch.no_grad():
+            for mean, parameter in zip(average.parameters(), model.parameters(), strict=True):
+                mean.lerp_(parameter, 1 - AVERAGE_DECAY)
+        if (number + 1) % EVAL_INTERVAL == 0:
+            best = min(best, mean_loss(model, val))
+            best_average = min(best_average, mean_loss(average, val))
+    return best, best_average
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Train everything, print one line for each recipe and learning rate."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--bins", type=Path, help="token bins of the sample books")
+    parser.add_argument("--shakespeare", type=Path, help="tiny shakespeare, a text file")
+    options = parser.parse_args(arguments)
+    if not (options.bins and options.shakespeare):
+        print("recipe: skipped, --bins and --shakespeare name its data")
+        return
+    tokenizer = Tokenizer.load(options.bins)
+    text = np.array(tokenizer.encode(options.shakespeare.read_text()), dtype=np.uint16)
+    train, val = read_tokens(options.bins, "train"), read_tokens(options.bins, "val")
+    start = pretrain(text, read_meta(options.bins).vocab_size)
+    print(f"pretrained on {len(text):,} tokens; val_loss on the books {mean_loss(start, val):.4f}; ", end="")
+    print(f"{len(train):,} train and {len(val):,} val tokens", flush=True)
+    for rate in RATES:
+        theirs = [
+            nanogpt(start, train, val, replace(NANOGPT, learning_rate=rate, min_learning_rate=rate, seed=seed))
+            for seed in SEEDS
+        ]
+        mine = [ours(start, train, val, replace(OURS, learning_rate=rate, seed=seed)) for seed in SEEDS]
+        plain, averaged = (list(column) for column in zip(*mine, strict=True))
+        for name, losses in (("nanoGPT", theirs), ("ours", plain), ("ours, averaged weights", averaged)):
+            shown = " ".join(f"{loss:.4f}" for loss in losses)
+            spread = statistics.stdev(losses)
+            print(f"{rate:g}  {name:24} {statistics.mean(losses):.4f} +- {spread:.4f}  ({shown})", flush=True)
+
+
+if __name__ == "__main__":
+    main()

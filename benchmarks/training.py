@@ -1,0 +1,185 @@
+"""Training steps of ours and of nanoGPT's recipe, alternating, on the same shapes.
+
+`python -m benchmarks.training --case 6x384` prints tokens/s, MFU against the bfloat16 matrix rate measured in the same
+run, and peak memory of each, with ratios to nanoGPT eager. Every contender is a process of its own that waits while
+the others run, so that each has its own peak of memory.
+"""
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from devopsgpt_model.config import GPT2_SIZES, GPTConfig, TrainingConfig
+
+CONTENDERS = ("nanogpt", "nanogpt-compiled", "ours", "ours-compiled")
+
+
+@dataclass(frozen=True)
+class Case:
+    """A shape and how much of it a step takes. steps: of each turn"""
+
+    config: GPTConfig
+    batch_size: int
+    accum: int
+    steps: int
+
+
+def cases() -> dict[str, Case]:
+    """What this machine can measure: two cases on a CPU, the four sizes on CUDA."""
+    if torch.cuda.is_available():
+        # micro-batches that fill a large GPU: batch_size * 1024 tokens each
+        batch_sizes = {"gpt2": 32, "gpt2-medium": 16, "gpt2-large": 8, "gpt2-xl": 4}
+        return {size: Case(GPT2_SIZES[size], batch_sizes[size], 4, 10) for size in GPT2_SIZES}
+    gpt2 = replace(GPT2_SIZES["gpt2"], block_size=256)
+    small = replace(gpt2, n_layer=6, n_head=6, n_embd=384)
+    return {"6x384": Case(small, 4, 1, 6), "gpt2": Case(gpt2, 4, 1, 2)}  # 4 * 256 = 1,024 tokens/step
+
+
+def make_step(contender: str, case: Case) -> Any:
+    """A function that trains one step."""
+    tokens = np.random.default_rng(0).integers(0, case.config.vocab_size, 1_000_000).astype(np.uint16)
+    compiled = contender.endswith("-compiled")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    if contender.startswith("nanogpt"):
+        from benchmarks.nanogpt import NanoGPTStep
+
+        return NanoGPTStep(case.config, tokens, case.batch_size, case.accum, device, compiled)
+    return _our_step(case, tokens, device, compiled)
+
+
+def _our_step(case: Case, tokens: np.ndarray, device: str, compiled: bool) -> Any:
+    from devopsgpt_model.batches import ShuffledWindows
+    from devopsgpt_model.device import choose_autocast
+    from devopsgpt_model.gpt import GPT
+    from devopsgpt_model.ranks import Ranks
+    from devopsgpt_model.step import TrainingStep
+
+    config = TrainingConfig(
+        block_size=case.config.block_size,
+        batch_size=case.batch_size,
+        grad_accum_steps=case.accum,
+        dropout=0.0,
+        compile="on" if compiled else "off",
+    )
+    where = torch.device(device)
+    model = GPT(case.config).init_weights(1).to(where)
+    step = TrainingStep(model, config, where, choose_autocast("auto", where), Ranks())
+    data = ShuffledWindows(tokens, config.block_size, config.batch_size, seed=1)
+    numbers = iter(range(1_000_000))
+    return lambda: step(next(numbers), data)
+
+
+def serve(contender: str, case: Case) -> None:
+    """The contender's process: a turn of steps for each line on stdin, its seconds and memory to stdout."""
+    began = time.monotonic()
+    step = make_step(contender, case)
+    first = float(step())
+    print(json.dumps({"start_seconds": time.monotonic() - began, "loss": first}), flush=True)
+    for _ in sys.stdin:
+        started = time.monotonic()
+        for _ in range(case.steps):
+            loss = step()
+        float(loss)  # waits for a GPU
+        seconds = (time.monotonic() - started) / case.steps
+        print(json.dumps({"step_seconds": seconds, "bytes": _peak_bytes()}), flush=True)
+
+
+def _peak_bytes() -> int:
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def matrix_rate(case: Case) -> float:
+    """FLOP/s of bfloat16 matrix products of the case's own largest shapes, the best of three turns."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    width, rows = case.config.n_embd, case.batch_size * case.config.block_size
+    a = torch.randn(rows, width, device=device, dtype=torch.bfloat16)
+    b = torch.randn(width, 4 * width, device=device, dtype=torch.bfloat16)
+    turns, best = (50, 0.0)
+    for _ in range(4):
+        started = time.monotonic()
+        for _ in range(turns):
+            c = a @ b
+        float(c[0, 0])
+        best = max(best, 2 * rows * width * 4 * width * turns / (time.monotonic() - started))
+    return best
+
+
+def flops_per_token(config: GPTConfig) -> float:
+    """Forward and backward. source: PaLM, appendix B: 6 N + 12 L C T; N without the positions' table"""
+    width = config.n_embd
+    parameters = config.padded_vocab_size * width + config.n_layer * 12 * width**2
+    return 6 * parameters + 12 * config.n_layer * width * config.block_size
+
+
+def measure(name: str, case: Case, contenders: list[str], turns: int) -> list[dict[str, Any]]:
+    """Alternate the contenders for a number of turns. returns: a row of medians for each"""
+    command = [sys.executable, "-m", "benchmarks.training", "--case", name, "--contender"]
+    processes, starts = {}, {}
+    for contender in contenders:
+        process = subprocess.Popen([*command, contender], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        processes[contender], starts[contender] = process, json.loads(process.stdout.readline())  # type: ignore[union-attr]
+    answers: dict[str, list[dict[str, float]]] = {contender: [] for contender in contenders}
+    for _ in range(turns):
+        for contender, process in processes.items():
+            process.stdin.write("turn\n")  # type: ignore[union-attr]
+            process.stdin.flush()  # type: ignore[union-attr]
+            answers[contender].append(json.loads(process.stdout.readline()))  # type: ignore[union-attr]
+    for process in processes.values():
+        process.communicate(timeout=60)
+    rate, tokens = matrix_rate(case), case.accum * case.batch_size * case.config.block_size
+    rows = []
+    for contender in contenders:
+        speed = tokens / float(np.median([answer["step_seconds"] for answer in answers[contender]]))
+        rows.append(
+            {
+                "contender": contender,
+                "tokens_per_second": speed,
+                "peak_gb": answers[contender][-1]["bytes"] / 1e9,
+                "mfu": speed * flops_per_token(case.config) / rate,
+                "start_seconds": starts[contender]["start_seconds"],
+            }
+        )
+    print(f"{name}: {tokens} tokens/step, bfloat16 matrix rate {rate / 1e12:.2f} TFLOP/s")
+    return rows
+
+
+def show(rows: list[dict[str, Any]]) -> None:
+    """Print a table; ratios are to the first row."""
+    base = rows[0]
+    print(f"{'':18}{'tokens/s':>9}{'ratio':>7}{'MFU':>7}{'peak GB':>9}{'ratio':>7}{'first step s':>14}")
+    for row in rows:
+        print(
+            f"{row['contender']:18}{row['tokens_per_second']:9.0f}"
+            f"{row['tokens_per_second'] / base['tokens_per_second']:7.2f}{row['mfu']:7.0%}"
+            f"{row['peak_gb']:9.2f}{row['peak_gb'] / base['peak_gb']:7.2f}{row['start_seconds']:14.1f}"
+        )
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Every case of this machine, or one."""
+    known = cases()
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--case", choices=known, help="default: all of them")
+    parser.add_argument("--only", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
+    parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--contender", choices=CONTENDERS, help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments if arguments is not None else sys.argv[1:])
+    if options.contender:
+        serve(options.contender, known[options.case])
+        return
+    for name in [options.case] if options.case else known:
+        show(measure(name, known[name], options.only, options.turns))
+
+
+if __name__ == "__main__":
+    main()

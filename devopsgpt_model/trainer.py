@@ -1,0 +1,256 @@
+"""One training run: model, optimizer and data, and the way from step to step, to evaluations and saved states."""
+
+import hashlib
+import json
+import math
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from devopsgpt_model.batches import ShuffledWindows
+from devopsgpt_model.checkpoint import load_checkpoint, save_checkpoint
+from devopsgpt_model.config import GPTConfig, TrainingConfig
+from devopsgpt_model.device import choose_autocast, choose_device
+from devopsgpt_model.evaluate import summed_loss
+from devopsgpt_model.folders import write_json
+from devopsgpt_model.gpt import GPT
+from devopsgpt_model.job import TrainingJob
+from devopsgpt_model.ranks import Ranks, whole
+from devopsgpt_model.step import TrainingStep, learning_rate_at
+from devopsgpt_model.token_bins import read_meta, read_tokens
+from devopsgpt_model.tokenizer import Tokenizer
+from devopsgpt_model.train_state import Progress, load_state, save_state, save_tensors
+
+
+class TrainingDiverged(ArithmeticError):
+    """A loss that is not finite."""
+
+
+class Stopped(Exception):
+    """The run was told to stop, and has saved its state."""
+
+
+def initial_model(config: TrainingConfig, init_checkpoint: Path | None, vocab_size: int) -> GPT:
+    """The model before its first step, float32 on the CPU, in evaluation mode.
+
+    raises: ValueError where the checkpoint's vocabulary or context does not fit the data and the settings
+    """
+    if init_checkpoint is None:
+        shape = GPTConfig(
+            vocab_size=vocab_size,
+            block_size=config.block_size,
+            n_layer=config.n_layer,
+            n_head=config.n_head,
+            n_embd=config.n_embd,
+            dropout=config.dropout,
+        )
+        return GPT(shape).init_weights(config.seed).eval()
+    model = load_checkpoint(init_checkpoint).model
+    if model.config.vocab_size != vocab_size:
+        raise ValueError(
+            f"the token bins have a vocabulary of {vocab_size:,} and {init_checkpoint} one of "
+            f"{model.config.vocab_size:,}; materialize token_bins with this checkpoint's tokenizer"
+        )
+    if config.block_size > model.config.block_size:
+        raise ValueError(
+            f"block_size must be at most the checkpoint's context of {model.config.block_size}, got {config.block_size}"
+        )
+    return model
+
+
+class Listener(Protocol):
+    """Who hears of a run: `report.Report` on rank 0."""
+
+    def metrics(self, step: int, values: dict[str, float], note: dict[str, float] | None = None) -> None:
+        """Values of one step."""
+
+    def say(self, text: str) -> None:
+        """A line for a person."""
+
+
+class Trainer:
+    """One run: model, optimizer and data, and the way from step to step."""
+
+    def __init__(self, job: TrainingJob, ranks: Ranks) -> None:
+        """raises: ValueError for settings and data that do not fit each other"""
+        self.job, self.config, self.ranks = job, job.config, ranks
+        self.device = ranks.place(choose_device(self.config.device))
+        self.autocast = choose_autocast(self.config.dtype, self.device)
+        self.tokenizer = Tokenizer.load(job.bins)
+        self.val_tokens = read_tokens(job.bins, "val")
+        self.data = ShuffledWindows(
+            read_tokens(job.bins, "train"), self.config.block_size, self.config.batch_size, self.config.seed
+        )
+        self.model = initial_model(self.config, job.init_checkpoint, read_meta(job.bins).vocab_size).to(self.device)
+        self.step = TrainingStep(self.model, self.config, self.device, self.autocast, ranks)
+        self.fingerprint = _fingerprint(job)
+        state = load_state(job.out / "state.safetensors", self.model, self.step.optimizer, self.fingerprint)
+        self.progress = state or Progress()
+        if not ranks.agree(self.progress.step):
+            raise ValueError(
+                f"rank {ranks.rank} stands at step {self.progress.step}, others elsewhere: {job.out} must "
+                "be a folder that every machine sees"
+            )
+        self.stop_requested = False
+
+    @property
+    def tokens_per_step(self) -> int:
+        return self.config.grad_accum_steps * self.config.batch_size * self.config.block_size
+
+    def run(self, report: Listener) -> None:
+        """Train to max_steps or early stop, then leave the best weights as a checkpoint folder.
+
+        raises: Stopped when told to stop; TrainingDiverged for a loss that is not finite
+        """
+        began = time.monotonic() - self.progress.seconds
+        report.say(self._opening_line())
+        while not self._finished():
+            if self.progress.step % self.config.eval_interval == 0:
+                self._evaluate_and_save(report, began)
+            self._train_steps(report, began)
+        self._evaluate_and_save(report, began)
+        self._finish(report)
+
+    def _finished(self) -> bool:
+        too_long = 0 < self.config.patience <= self.progress.evaluations_without_gain
+        return self.progress.step >= self.config.max_steps or too_long
+
+    def _train_steps(self, report: Listener, began: float) -> None:
+        """Train to the next step that is reported; losses are looked at once, there, so that a GPU never waits."""
+        losses: list[Tensor] = []
+        started, wanted = time.monotonic(), self._steps_to_report()
+        stop = self.ranks.any(self.stop_requested)
+        while len(losses) < wanted and not stop:
+            losses.append(self.step(self.progress.step, self.data))
+            self.progress.step += 1
+            stop = self.ranks.any(self.stop_requested)
+        seconds = time.monotonic() - started
+        self.progress.seconds = time.monotonic() - began
+        self.progress.pending_losses += self._over_ranks(losses)
+        if len(losses) == wanted:
+            self._report_steps(report, seconds / wanted)
+        if stop:
+            self._save()
+            raise Stopped(f"stopped after step {self.progress.step}; start it again to go on from there")
+
+    def _over_ranks(self, losses: list[Tensor]) -> list[float]:
+        means: list[float] = (self.ranks.sum(torch.stack(losses)) / self.ranks.size).tolist() if losses else []
+        return means
+
+    def _steps_to_report(self) -> int:
+        step, every, evaluate = self.progress.step, self.config.log_interval, self.config.eval_interval
+        return min(every - step % every, evaluate - step % evaluate, self.config.max_steps - step)
+
+    def _report_steps(self, report: Listener, step_seconds: float) -> None:
+        losses, self.progress.pending_losses = self.progress.pending_losses, []
+        first = self.progress.step - len(losses)
+        if bad := [first + i for i, loss in enumerate(losses) if not math.isfinite(loss)]:
+            raise TrainingDiverged(
+                f"the loss is not finite at step {bad[0]}; the best checkpoint is of step {self.progress.best_step}. "
+                "Try a lower learning_rate or a longer warmup"
+            )
+        values = {
+            "train_loss": sum(losses) / len(losses),
+            "learning_rate": learning_rate_at(self.progress.step - 1, self.config),
+            "tokens_per_second": self.tokens_per_step / step_seconds,
+            "step_seconds": step_seconds,
+        }
+        self._report(report, values, (self.config.max_steps - self.progress.step) * step_seconds)
+
+    def _report(self, report: Listener, values: dict[str, float], seconds_left: float) -> None:
+        note = {"max_steps": self.config.max_steps, "seconds_left": seconds_left}
+        report.metrics(self.progress.step, values, note)
+
+    def _evaluate_and_save(self, report: Listener, began: float) -> None:
+        """Exact val_loss; keeps the best weights, then the state: a kill between the two costs nothing."""
+        if self.progress.evaluated_step == self.progress.step:
+            return  # a resumed run stands where it was last evaluated
+        loss = self._val_loss()
+        progress = self.progress
+        if progress.step == 0:
+            progress.start_val_loss = loss
+        if loss < progress.best_val_loss:
+            progress.best_val_loss, progress.best_step, progress.evaluations_without_gain = (
+                loss,
+                progress.step,
+                0,
+            )
+            weights = {name: whole(parameter.detach()) for name, parameter in self.model.named_parameters()}
+            if self.ranks.first:
+                save_tensors(self.job.out / "best.safetensors", weights, {"step": str(progress.step)})
+        else:
+            progress.evaluations_without_gain += 1
+        progress.seconds, progress.evaluated_step = time.monotonic() - began, progress.step
+        self._save()
+        report.metrics(progress.step, {"val_loss": loss}, {"max_steps": self.config.max_steps})
+
+    def _val_loss(self) -> float:
+        """Exact val_loss, the held-out windows shared out over the ranks."""
+        total, count = summed_loss(
+            *(self.model, self.val_tokens, self.config.block_size), rank=self.ranks.rank, ranks=self.ranks.size
+        )
+        total, count = self.ranks.sum(torch.tensor([total, count], dtype=torch.float64)).tolist()
+        return total / count
+
+    def _save(self) -> None:
+        path = self.job.out / "state.safetensors" if self.ranks.first else None
+        save_state(path, self.model, self.step.optimizer, self.progress, self.fingerprint)
+
+    def _finish(self, report: Listener) -> None:
+        if not self.ranks.first:
+            return
+        best = GPT(self.model.config)
+        best.load_state_dict(load_file(self.job.out / "best.safetensors"))
+        facts = self.facts()
+        save_checkpoint(self.job.out / "checkpoint", best, self.tokenizer, facts)
+        write_json(self.job.out / "result.json", facts)
+        progress = self.progress
+        report.say(
+            f"val_loss {progress.start_val_loss:.4f} -> {progress.best_val_loss:.4f} nats/token "
+            f"(best at step {progress.best_step}) in {progress.seconds:.0f} s"
+        )
+
+    def facts(self) -> dict[str, object]:
+        """What training.json says: how these weights came to be."""
+        return {
+            "config": asdict(self.config),
+            "step": self.progress.best_step,
+            "steps_trained": self.progress.step,
+            "tokens_trained": self.progress.step * self.tokens_per_step,
+            "val_loss": self.progress.best_val_loss,
+            "start_val_loss": self.progress.start_val_loss,
+            "seconds": round(self.progress.seconds, 1),
+            "device": str(self.device),
+            "dtype": "bfloat16" if self.autocast else "float32",
+            "init_checkpoint": str(self.job.init_checkpoint or ""),
+            "dataset": read_meta(self.job.bins).dataset,
+            "data_version": self.job.data_version,
+            "code_version": self.job.code_version,
+            "mlflow_run_id": self.job.mlflow_run_id,
+        }
+
+    def _opening_line(self) -> str:
+        where = (
+            f"{self.device}, {'bfloat16' if self.autocast else 'float32'}{', compiled' if self.step.compiled else ''}"
+        )
+        if self.ranks.size > 1:
+            where += f", {self.ranks.size} processes ({self.config.parallel})"
+        start = f"resuming at step {self.progress.step}" if self.progress.step else "starting"
+        return (
+            f"{start}: {self.model.parameter_count():,} parameters, {self.tokens_per_step:,} tokens/step, "
+            f"{self.config.max_steps:,} steps, {self.data.windows_per_epoch} windows/epoch, on {where}"
+        )
+
+
+def _fingerprint(job: TrainingJob) -> str:
+    facts = {
+        "config": asdict(job.config),
+        "data": read_meta(job.bins).data_version,
+        "init": str(job.init_checkpoint),
+    }
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

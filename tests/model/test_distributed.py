@@ -1,0 +1,112 @@
+"""torchrun with two gloo ranks on a CPU against one process with the same global batch."""
+
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+from test_train import CONFIG, job, losses, wait_for_step  # noqa: F401  a fixture and its helpers
+
+from devopsgpt_model.checkpoint import load_checkpoint
+from devopsgpt_model.ranks import Ranks
+from devopsgpt_model.step import TrainingStep
+from devopsgpt_model.train import train
+
+FOUR_MICRO_BATCHES = dataclasses.replace(CONFIG, batch_size=2, grad_accum_steps=4, max_steps=20)
+
+# Everything that a bare machine lacks raises on import.
+BARE = """
+import runpy, sys
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {absent}:
+            raise ModuleNotFoundError(f"{{name}} is not installed on this machine", name=name)
+sys.meta_path.insert(0, Absent())
+sys.argv = ["train", *sys.argv[1:]]
+runpy.run_module("devopsgpt_model.train", run_name="__main__")
+"""
+ABSENT = (
+    "dagster",
+    "dagster_pipes",
+    "mlflow",
+    "fastapi",
+    "transformers",
+    "requests",
+    "tokenizers",
+    "devopsgpt_pipeline",
+)
+
+
+def torchrun(job, *command):  # noqa: F811
+    job.out.mkdir(parents=True, exist_ok=True)
+    job.write(job.out / "train.json")
+    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command = command or ("-m", "devopsgpt_model.train")
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [*start, *command, "--config", str(job.out / "train.json")],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(process):
+    output, errors = process.communicate(timeout=100)
+    assert process.returncode == 0, errors[-3000:]
+    return output
+
+
+def assert_close(ours, theirs):
+    assert [line["step"] for line in ours] == [line["step"] for line in theirs]
+    for mine, expected in zip(ours, theirs, strict=True):
+        assert mine == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.fixture
+def bare_trainer(tmp_path):
+    """The trainer on a machine with only torch, numpy, tiktoken and safetensors."""
+    script = tmp_path / "bare.py"
+    script.write_text(BARE.format(absent=set(ABSENT)))
+    return str(script)
+
+
+@pytest.mark.parametrize("parallel", ["ddp", pytest.param("fsdp", marks=pytest.mark.slow)])
+def test_two_ranks_on_a_bare_machine_give_the_losses_of_one(job, tmp_path, parallel, bare_trainer):  # noqa: F811
+    job = dataclasses.replace(job, config=dataclasses.replace(FOUR_MICRO_BATCHES, parallel=parallel))
+    alone = dataclasses.replace(job, out=tmp_path / "alone")
+    train(alone)
+    output = finish(torchrun(job, bare_trainer))
+    assert output.count("starting:") == 1  # rank 0 alone reports
+    assert f"2 processes ({parallel})" in output
+    assert_close(losses(job), losses(alone))
+    ours, theirs = (load_checkpoint(each.out / "checkpoint").training for each in (job, alone))
+    assert ours["val_loss"] == pytest.approx(theirs["val_loss"], abs=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_two_ranks_go_on_where_they_were_stopped(job, tmp_path, parallel):  # noqa: F811
+    config = dataclasses.replace(FOUR_MICRO_BATCHES, max_steps=120, eval_interval=30, parallel=parallel)
+    job = dataclasses.replace(job, config=config)
+    process = torchrun(job)
+    wait_for_step(job, 40)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert process.returncode != 0
+    output = finish(torchrun(job))
+    assert "resuming at step" in output
+    alone = dataclasses.replace(job, out=tmp_path / "alone")
+    train(alone)
+    assert_close(losses(job), losses(alone))
+
+
+def test_micro_batches_that_cannot_be_dealt_out_are_refused(tiny_gpt, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    config = dataclasses.replace(CONFIG, grad_accum_steps=3)
+    with pytest.raises(ValueError, match="must be a multiple of the 2 processes, got 3"):
+        TrainingStep(tiny_gpt, config, torch.device("cpu"), None, Ranks())
