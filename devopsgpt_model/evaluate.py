@@ -1,4 +1,7 @@
-"""Measuring a model on held-out tokens: a full, deterministic pass, the same number each time."""
+"""Measuring a model on held-out tokens: a full, deterministic pass, the same number each time.
+
+nanoGPT's estimate on random batches stands beside it, for comparing with its published table.
+"""
 
 import math
 import time
@@ -8,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 from torch.nn import functional as F
 
 from devopsgpt_model.batches import full_pass
@@ -30,7 +34,6 @@ class Evaluation:
     seconds: float
 
 
-@torch.no_grad()
 def mean_loss(
     model: GPT,
     tokens: NDArray[np.uint16],
@@ -41,37 +44,97 @@ def mean_loss(
 
     A token sees what stands before it in its window of block_size tokens (default: the model's context).
     """
+    total, count = summed_loss(model, tokens, block_size, autocast)
+    return total / count
+
+
+@torch.no_grad()
+def summed_loss(
+    model: GPT,
+    tokens: NDArray[np.uint16],
+    block_size: int | None = None,
+    autocast: torch.dtype | None = None,
+    rank: int = 0,
+    ranks: int = 1,
+) -> tuple[float, int]:
+    """Sum of the losses in nats, and how many tokens were predicted, over one rank's share of the windows.
+
+    Every rank makes the same number of passes, the last ones for nothing: sharded weights are gathered in step.
+    """
     block_size = block_size or model.config.block_size
     device = model.wte.weight.device
     was_training = model.training
     model.eval()
-    total, count = 0.0, 0
-    for idx, targets in full_pass(tokens, block_size, max(1, EVALUATION_TOKENS // block_size), IGNORED):
-        with torch.autocast(device.type, dtype=autocast or torch.bfloat16, enabled=autocast is not None):
-            logits, _ = model(idx.to(device))
-        losses = F.cross_entropy(
-            logits.flatten(0, 1).float(), targets.to(device).flatten(), ignore_index=IGNORED, reduction="none"
-        )
-        total += float(losses.double().sum())
-        count += int((targets != IGNORED).sum())
+    total, count, number = 0.0, 0, -1
+    for number, (idx, targets) in enumerate(full_pass(tokens, block_size, _rows(block_size), IGNORED)):
+        if number % ranks == rank:
+            losses = _losses(model, idx.to(device), targets.to(device), autocast)
+            total += float(losses.double().sum())
+            count += int((targets != IGNORED).sum())
+    if number % ranks < rank:
+        _losses(model, idx.to(device), targets.to(device), autocast)
     model.train(was_training)
-    return total / count
+    return total, count
+
+
+def _rows(block_size: int) -> int:
+    return max(1, EVALUATION_TOKENS // block_size)
+
+
+def _losses(model: GPT, idx: Tensor, targets: Tensor, autocast: torch.dtype | None) -> Tensor:
+    with torch.autocast(idx.device.type, dtype=autocast or torch.bfloat16, enabled=autocast is not None):
+        logits, _ = model(idx)
+    return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED, reduction="none")
+
+
+@torch.no_grad()
+def random_batch_loss(
+    model: GPT,
+    tokens: NDArray[np.uint16],
+    batches: int = 500,
+    batch_size: int = 8,
+    block_size: int | None = None,
+    seed: int = 1337,
+    autocast: torch.dtype | None = None,
+) -> float:
+    """Mean loss in nats/token over random windows: an estimate, for comparing with nanoGPT's table only.
+
+    raises: ValueError where the tokens do not fill one window and its targets
+    source: nanoGPT's estimate_loss, whose table has batch_size 8, block_size 1024, 500 batches per split
+    """
+    block_size = block_size or model.config.block_size
+    if len(tokens) <= block_size:
+        raise ValueError(f"random batches need more than block_size ({block_size}) tokens, got {len(tokens):,}")
+    device = model.wte.weight.device
+    generator = torch.Generator().manual_seed(seed)
+    was_training = model.training
+    model.eval()
+    total = 0.0
+    for _ in range(batches):
+        starts = torch.randint(len(tokens) - block_size, (batch_size,), generator=generator).tolist()
+        rows = torch.from_numpy(np.stack([tokens[i : i + block_size + 1] for i in starts]).astype(np.int64)).to(device)
+        with torch.autocast(device.type, dtype=autocast or torch.bfloat16, enabled=autocast is not None):
+            _, loss = model(rows[:, :-1], rows[:, 1:])
+        total += float(loss)
+    model.train(was_training)
+    return total / batches
 
 
 def evaluate_split(model: GPT, tokenizer: Tokenizer, bins: Path, split: str = "val") -> Evaluation:
     """Evaluate on the text of a token bin, encoded anew where the bin is written in another vocabulary."""
     tokens, written_in = read_tokens(bins, split), Tokenizer.load(bins)
     if written_in.ranks != tokenizer.ranks:
-        tokens = _encode_again(tokens, written_in, tokenizer)
+        tokens = encode_again(tokens, written_in, tokenizer)
     return evaluate(model, tokenizer, tokens)
 
 
-def _encode_again(tokens: NDArray[np.uint16], old: Tokenizer, new: Tokenizer) -> NDArray[np.uint16]:
+def encode_again(tokens: NDArray[np.uint16], old: Tokenizer, new: Tokenizer) -> NDArray[np.uint16]:
+    """The same text in another vocabulary, document by document. tokens: whole documents, or ASCII at the cut"""
     documents = np.split(tokens, np.flatnonzero(tokens == old.eot_id) + 1)
     ids: list[int] = []
     for document in documents:
         ends = document.size > 0 and document[-1] == old.eot_id
-        text = old.decode_bytes(document[: -1 if ends else None].tolist()).decode("utf-8")
+        text = old.decode_bytes(document[: -1 if ends else None].tolist()).decode("utf-8", errors="ignore")
         ids += new.encode(text) + [new.eot_id] * bool(ends)
     return np.array(ids, dtype=np.uint16)
 
