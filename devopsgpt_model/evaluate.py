@@ -124,16 +124,17 @@ def evaluate_split(model: GPT, tokenizer: Tokenizer, bins: Path, split: str = "v
     """Evaluate on the text of a token bin, encoded anew where the bin is written in another vocabulary."""
     tokens, written_in = read_tokens(bins, split), Tokenizer.load(bins)
     if written_in.ranks != tokenizer.ranks:
-        tokens = _encode_again(tokens, written_in, tokenizer)
+        tokens = encode_again(tokens, written_in, tokenizer)
     return evaluate(model, tokenizer, tokens)
 
 
-def _encode_again(tokens: NDArray[np.uint16], old: Tokenizer, new: Tokenizer) -> NDArray[np.uint16]:
+def encode_again(tokens: NDArray[np.uint16], old: Tokenizer, new: Tokenizer) -> NDArray[np.uint16]:
+    """The same text in another vocabulary, document by document. tokens: whole documents, or ASCII at the cut"""
     documents = np.split(tokens, np.flatnonzero(tokens == old.eot_id) + 1)
     ids: list[int] = []
     for document in documents:
         ends = document.size > 0 and document[-1] == old.eot_id
-        text = old.decode_bytes(document[: -1 if ends else None].tolist()).decode("utf-8")
+        text = old.decode_bytes(document[: -1 if ends else None].tolist()).decode("utf-8", errors="ignore")
         ids += new.encode(text) + [new.eot_id] * bool(ends)
     return np.array(ids, dtype=np.uint16)
 

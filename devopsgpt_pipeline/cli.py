@@ -151,36 +151,38 @@ def finetune(preset: str, changes: tuple[str, ...], dataset: str, list_settings:
 
 
 @main.command()
-@click.argument("checkpoint", type=click.Path(path_type=Path), required=False)
-@click.option("--dataset", default="sre", show_default=True, help="Token bins in the home to evaluate on.")
+@click.argument("models", nargs=-1, metavar="[MODEL]...")
+@click.option(
+    "--dataset", "datasets", default=["sre"], show_default=True, multiple=True, help="Token bins; repeatable."
+)
+@click.option("--batches", default=500, show_default=True, help="Random batches by nanoGPT's protocol; 0: none.")
 @told_in_one_line
-def evaluate(checkpoint: Path | None, dataset: str) -> None:
-    """Loss, perplexity and bits per byte of CHECKPOINT (default: the newest fine-tuned one), on both splits."""
+def evaluate(models: tuple[str, ...], datasets: tuple[str, ...], batches: int) -> None:
+    """Train and val loss, perplexity and bits per byte of each MODEL on each dataset, beside published values.
+
+    MODEL is a size of GPT-2 (gpt2, gpt2-medium, gpt2-large, gpt2-xl; fetched where it is not here) or a checkpoint
+    folder; without one it is the newest fine-tuned checkpoint.
+    """
     from devopsgpt_model.checkpoint import load_checkpoint
     from devopsgpt_model.device import choose_device
-    from devopsgpt_model.evaluate import evaluate_split
+    from devopsgpt_model.token_bins import read_meta
+    from devopsgpt_pipeline.measure import measure
     from devopsgpt_pipeline.progress import table
+    from devopsgpt_pipeline.sources.pretrained import PRETRAINED, fetch_pretrained
 
     home = Home.from_environment()
-    folder = checkpoint or home.finetuned
-    loaded = load_checkpoint(folder, str(choose_device()))
-    results = {
-        split: evaluate_split(loaded.model, loaded.tokenizer, home.tokens / dataset, split)
-        for split in ("train", "val")
-    }
-    table(
-        [
-            {
-                "split": split,
-                "loss (nats/token)": result.loss,
-                "perplexity": result.perplexity,
-                "bits_per_byte": result.bits_per_byte,
-                "tokens": result.tokens,
-                "seconds": result.seconds,
-            }
-            for split, result in results.items()
-        ]
-    )
+    for dataset in datasets:
+        read_meta(home.tokens / dataset)
+    rows = []
+    for model in models or (str(home.finetuned),):
+        folder = home.pretrained / model if model in PRETRAINED else Path(model)
+        if model in PRETRAINED:
+            fetch_pretrained(model, folder)
+        checkpoint = load_checkpoint(folder, str(choose_device()))
+        for dataset in datasets:
+            measured = measure(Path(model).name, checkpoint, home.tokens / dataset, batches)
+            rows.append({"dataset": dataset, **measured.row()})
+    table(rows)
 
 
 @main.command()

@@ -5,7 +5,14 @@ import warnings
 
 import dagster as dg
 
-from devopsgpt_pipeline.assets.datasets import build_clean_text, build_token_bins, token_bins_shakespeare
+from devopsgpt_pipeline.assets.baselines import build_gpt2_baseline
+from devopsgpt_pipeline.assets.datasets import (
+    build_clean_text,
+    build_token_bins,
+    build_token_bins_folder,
+    token_bins_openwebtext,
+    token_bins_shakespeare,
+)
 from devopsgpt_pipeline.assets.evaluation import evaluation
 from devopsgpt_pipeline.assets.pretrained import pretrained_gpt2
 from devopsgpt_pipeline.assets.registry import champion, registered_model
@@ -13,6 +20,7 @@ from devopsgpt_pipeline.assets.sources import build_book_site, build_chapters
 from devopsgpt_pipeline.assets.training import build_finetuned_checkpoint
 from devopsgpt_pipeline.automation import DAILY, ON_CHANGE, Timetable
 from devopsgpt_pipeline.checks import CHECKS
+from devopsgpt_pipeline.datasets.folder import folders_from_environment
 from devopsgpt_pipeline.home import Home
 from devopsgpt_pipeline.launcher import LocalLauncher
 from devopsgpt_pipeline.profiles import Profile, profile_from_environment
@@ -46,6 +54,13 @@ def build_definitions(
         champion,
     ]
     assets = [_automated(asset, timetable) for asset in assets]
+    folders = folders_from_environment()
+    more_bins = [
+        token_bins_shakespeare,
+        token_bins_openwebtext,
+        *(build_token_bins_folder(name, folder) for name, folder in folders.items()),
+    ]
+    gpt2_baseline = build_gpt2_baseline(["sre", "shakespeare", "openwebtext", *folders])
     # A run carries one partition key, and the chain has none: the weights to start from have a job of their own.
     fetch_pretrained = dg.define_asset_job("fetch_pretrained_gpt2", selection=dg.AssetSelection.assets(pretrained_gpt2))
     fetch_shakespeare = dg.define_asset_job(
@@ -54,7 +69,7 @@ def build_definitions(
     observe_books = dg.define_asset_job("observe_books", selection=dg.AssetSelection.assets(*site_keys))
     whole_chain = dg.define_asset_job("whole_chain", selection=dg.AssetSelection.assets(*assets))
     return dg.Definitions(
-        assets=[*sites, pretrained_gpt2, token_bins_shakespeare, *assets],
+        assets=[*sites, pretrained_gpt2, *more_bins, gpt2_baseline, *assets],
         asset_checks=CHECKS,
         jobs=[observe_books, fetch_pretrained, fetch_shakespeare, whole_chain, retention],
         schedules=[

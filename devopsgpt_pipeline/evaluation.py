@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from devopsgpt_model.token_bins import read_meta
+from devopsgpt_pipeline.measure import datasets_at_hand, measure
 from devopsgpt_pipeline.memorization import memorization
 from devopsgpt_pipeline.registry.publish import checkpoint_sha256
 
@@ -19,7 +20,9 @@ SAMPLE_TOKENS = 80
 
 @dataclass(frozen=True)
 class Comparison:
-    """A checkpoint beside its start. samples: (prompt, text before, text after); memorization: 0..1"""
+    """A checkpoint beside its start. samples: (prompt, text before, text after); memorization: 0..1;
+    elsewhere: start and fine-tuned as measured on every dataset at hand, the one trained on included
+    """
 
     checkpoint_sha256: str
     data_version: str
@@ -28,13 +31,16 @@ class Comparison:
     finetuned: dict[str, float]
     samples: list[tuple[str, str, str]]
     memorization: float
+    parameters: int
+    elsewhere: list[tuple[dict[str, Any], dict[str, Any]]]
 
     @classmethod
     def read(cls, path: Path) -> "Comparison":
         """raises: ValueError where there is none, or a damaged one"""
         try:
             content = json.loads(path.read_text())
-            return cls(**{**content, "samples": [tuple(sample) for sample in content["samples"]]})
+            tuples = {key: [tuple(one) for one in content[key]] for key in ("samples", "elsewhere")}
+            return cls(**{**content, **tuples})
         except FileNotFoundError:
             raise ValueError(f"no evaluation at {path}; materialize `evaluation` first") from None
         except (json.JSONDecodeError, TypeError, KeyError) as error:
@@ -57,8 +63,12 @@ class Comparison:
         return "\n\n".join(parts) + "\n"
 
 
-def compare_with_start(folder: Path, bins: Path) -> Comparison:
-    """Evaluate a fine-tuned checkpoint and its start on the held-out split, and let both speak."""
+def compare_with_start(folder: Path, bins: Path, batches: int = 0) -> Comparison:
+    """Evaluate a fine-tuned checkpoint and its start on the held-out split, and let both speak.
+
+    bins: what it was trained on; the datasets beside it show what was forgotten elsewhere
+    batches: random ones per split and dataset by nanoGPT's protocol
+    """
     from devopsgpt_model.checkpoint import load_checkpoint
     from devopsgpt_model.device import choose_device
     from devopsgpt_model.evaluate import evaluate_split
@@ -75,6 +85,14 @@ def compare_with_start(folder: Path, bins: Path) -> Comparison:
         finetuned=_numbers(evaluate_split(finetuned.model, finetuned.tokenizer, bins)),
         samples=list(zip(SAMPLE_PROMPTS, before, after, strict=True)),
         memorization=memorization(finetuned, bins),
+        parameters=finetuned.model.parameter_count(),
+        elsewhere=[
+            (
+                measure("start", start, other, batches).as_json(),
+                measure("finetuned", finetuned, other, batches).as_json(),
+            )
+            for other in datasets_at_hand(bins.parent)
+        ],
     )
 
 

@@ -1,5 +1,6 @@
 """Datasets: clean text of each book, and the token bins of all of them."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ from devopsgpt_model.tokenizer import Tokenizer
 from devopsgpt_pipeline.assets import OWNERS
 from devopsgpt_pipeline.assets.sources import key_of
 from devopsgpt_pipeline.datasets.books import make_tokenizer, split_chapters, write_books
+from devopsgpt_pipeline.datasets.folder import write_folder
+from devopsgpt_pipeline.datasets.openwebtext import REPOSITORY, REVISION, Source, write_openwebtext
 from devopsgpt_pipeline.datasets.shakespeare import fetch_shakespeare, write_shakespeare
 from devopsgpt_pipeline.profiles import Profile
 from devopsgpt_pipeline.resources import HomeResource
@@ -102,6 +105,44 @@ def token_bins_shakespeare(home: HomeResource) -> dg.MaterializeResult:  # type:
     folder = home.folders.tokens / "shakespeare"
     meta = write_shakespeare(folder, text, Tokenizer.gpt2())
     return dg.MaterializeResult(data_version=dg.DataVersion(meta.data_version), metadata=_metadata(meta, folder))
+
+
+class OpenWebTextSettings(dg.Config):
+    """How much of OpenWebText is encoded, and from where."""
+
+    documents: int = Field(default=0, ge=0, description="Documents from the beginning; 0 takes all 8 million, 54 GB.")
+    repository: str = Field(default=REPOSITORY, description="Dataset on the Hugging Face hub, in parquet shards.")
+    revision: str = Field(default=REVISION, description="Commit of the repository.")
+
+
+@dg.asset(group_name="datasets", kinds={"numpy", "tiktoken"}, owners=OWNERS, code_version="1", pool="web")
+def token_bins_openwebtext(
+    context: dg.AssetExecutionContext, config: OpenWebTextSettings, home: HomeResource
+) -> dg.MaterializeResult:  # type: ignore[type-arg]
+    """What GPT-2's training text is thought to be like, in GPT-2 tokens, nanoGPT's split; made on demand only."""
+    source = Source(config.documents, config.repository, config.revision, os.environ.get("HF_ENDPOINT") or None)
+    folder, work = home.folders.tokens / "openwebtext", home.folders.path / "downloads" / "openwebtext"
+    meta = write_openwebtext(folder, work, source, Tokenizer.gpt2(), context.log.info)
+    return dg.MaterializeResult(data_version=dg.DataVersion(meta.data_version), metadata=_metadata(meta, folder))
+
+
+def build_token_bins_folder(name: str, texts: Path) -> dg.AssetsDefinition:
+    """A dataset out of a folder of text files that the configuration names."""
+
+    @dg.asset(
+        key=f"token_bins_{name}",
+        description=f"Text files below {texts} in GPT-2 tokens, a tenth of them held out; made on demand only.",
+        group_name="datasets",
+        kinds={"numpy", "tiktoken"},
+        owners=OWNERS,
+        code_version="1",
+    )
+    def token_bins_folder(home: HomeResource) -> dg.MaterializeResult:  # type: ignore[type-arg]
+        folder = home.folders.tokens / name
+        meta = write_folder(folder, name, texts, Tokenizer.gpt2())
+        return dg.MaterializeResult(data_version=dg.DataVersion(meta.data_version), metadata=_metadata(meta, folder))
+
+    return token_bins_folder
 
 
 def _metadata(meta: TokenBinsMeta, folder: Path) -> dict[str, Any]:

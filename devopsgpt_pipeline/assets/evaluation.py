@@ -2,10 +2,12 @@
 
 import dagster as dg
 
+from devopsgpt_model.config import GPT2_SIZES
 from devopsgpt_model.folders import write_json
 from devopsgpt_pipeline.assets import OWNERS
 from devopsgpt_pipeline.assets.datasets import TOKEN_BINS
 from devopsgpt_pipeline.evaluation import Comparison, compare_with_start
+from devopsgpt_pipeline.measure import Measurement, in_millions
 from devopsgpt_pipeline.registry.runs import log_bytes, log_final
 from devopsgpt_pipeline.resources import HomeResource, MlflowResource
 
@@ -20,13 +22,15 @@ COMPARED = ("val_loss", "perplexity", "bits_per_byte")
     code_version="2",
 )
 def evaluation(home: HomeResource, mlflow: MlflowResource) -> dg.MaterializeResult:  # type: ignore[type-arg]
-    """Loss on the held-out part of what it was trained on, and sample texts, before and after fine-tuning."""
+    """Loss on every dataset at hand, sample texts, and what is said by heart, before and after fine-tuning."""
     folders = home.folders
     facts = folders.finetuned_facts()
     comparison = compare_with_start(folders.finetuned, folders.tokens / facts["dataset"])
     run_id, step = facts["mlflow_run_id"], facts["step"]
     client = mlflow.client()
     log_final(client, run_id, _metrics(comparison), step)
+    for name, value in _tags(comparison, facts["config"]["init_from"]).items():
+        client.set_tag(run_id, name, value)
     log_bytes(client, run_id, "samples.md", comparison.samples_markdown().encode())
     write_json(folders.evaluation, comparison.as_json())
     return dg.MaterializeResult(
@@ -43,14 +47,32 @@ def evaluation(home: HomeResource, mlflow: MlflowResource) -> dg.MaterializeResu
 
 
 def _metrics(comparison: Comparison) -> dict[str, float]:
-    after = {f"{key}/{comparison.dataset}": comparison.finetuned[key] for key in COMPARED}
-    before = {f"start_{key}/{comparison.dataset}": comparison.start[key] for key in COMPARED}
-    return after | before | {f"memorization/{comparison.dataset}": comparison.memorization}
+    after: dict[str, float] = {}
+    before: dict[str, float] = {}
+    for start, finetuned in _measurements(comparison):
+        after |= finetuned.metrics()
+        before |= {f"start_{key}/{start.dataset}": getattr(start, key) for key in COMPARED}
+    more = {f"memorization/{comparison.dataset}": comparison.memorization, "parameters": float(comparison.parameters)}
+    return after | before | more
+
+
+def _tags(comparison: Comparison, init_from: str) -> dict[str, str]:
+    """model_size: the size of GPT-2 that it is, or its parameters"""
+    size = init_from if init_from in GPT2_SIZES else in_millions(comparison.parameters)
+    versions = {f"data_version/{one.dataset}": one.data_version for _, one in _measurements(comparison)}
+    return {"model_size": size} | versions
+
+
+def _measurements(comparison: Comparison) -> list[tuple[Measurement, Measurement]]:
+    return [(Measurement(**start), Measurement(**finetuned)) for start, finetuned in comparison.elsewhere]
 
 
 def _table(comparison: Comparison) -> dg.MetadataValue:
     rows = [
-        dg.TableRecord({"weights": name, **{key: round(numbers[key], 4) for key in COMPARED}})
-        for name, numbers in (("start", comparison.start), ("fine-tuned", comparison.finetuned))
+        dg.TableRecord(
+            {"dataset": one.dataset, "weights": name, **{key: round(getattr(one, key), 4) for key in COMPARED}}
+        )
+        for pair in _measurements(comparison)
+        for name, one in zip(("start", "fine-tuned"), pair, strict=True)
     ]
     return dg.MetadataValue.table(rows)

@@ -38,6 +38,19 @@ def log_final(client: "MlflowClient", run_id: str, metrics: dict[str, float], st
     client.log_batch(run_id, metrics=[Metric(key, value, now, step) for key, value in metrics.items()])
 
 
+def baseline_run(client: "MlflowClient", model: str, parameters: int) -> str:
+    """The run of a pretrained model, one for all datasets, so that it is one row of the table. returns: its id"""
+    experiment = experiment_id(client)
+    found = client.search_runs([experiment], f"tags.kind = 'baseline' and tags.model_size = '{model}'", max_results=1)
+    if found:
+        return str(found[0].info.run_id)
+    tags = {"kind": "baseline", "model_size": model, "init_from": model, "git_commit": git_commit()}
+    run_id = str(client.create_run(experiment, run_name=f"{model} as released", tags=tags).info.run_id)
+    log_final(client, run_id, {"parameters": parameters}, step=0)
+    client.set_terminated(run_id, "FINISHED")
+    return run_id
+
+
 @contextmanager
 def run_status(client: "MlflowClient", run_id: str) -> Iterator[None]:
     """RUNNING within the block, then FINISHED, or FAILED after an error, or KILLED after an interruption."""

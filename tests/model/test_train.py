@@ -27,7 +27,9 @@ from devopsgpt_model.trainer import TrainingDiverged, initial_model
 TEXT = "a steady service answers; a slow service makes its users wait. " * 60
 CONFIG = TrainingConfig(
     **dict(n_layer=2, n_head=2, n_embd=32, block_size=32, batch_size=4, max_steps=30, warmup_steps=5),
-    **dict(eval_interval=10, log_interval=4, learning_rate=3e-3, device="cpu", dtype="float32", dropout=0.1, compile="off"),
+    **dict(
+        eval_interval=10, log_interval=4, learning_rate=3e-3, device="cpu", dtype="float32", dropout=0.1, compile="off"
+    ),
 )
 
 

@@ -65,7 +65,7 @@ def test_evaluate_prints_a_table_of_both_splits(checkpoint_folder, tmp_path):
 
     documents = {"train": [("a", "a steady service " * 20)], "val": [("b", "a slow answer " * 20)]}
     write_token_bins(tmp_path / "tokens" / "toy", "toy", Tokenizer.plain_bytes(), documents)
-    answer = invoke("evaluate", str(checkpoint_folder), "--dataset", "toy", DEVOPSGPT_HOME=str(tmp_path), COLUMNS="120")
+    answer = invoke("evaluate", str(checkpoint_folder), "--dataset", "toy", DEVOPSGPT_HOME=str(tmp_path), COLUMNS="160")
     assert answer.exit_code == 0, answer.output
     for word in ("train", "val", "perplexity", "bits_per_byte"):
         assert word in answer.output

@@ -1,0 +1,100 @@
+"""Baselines: OpenAI's GPT-2 in its four sizes on every dataset, measured as our own models are."""
+
+import math
+
+import dagster as dg
+from pydantic import Field
+
+from devopsgpt_model.token_bins import read_meta
+from devopsgpt_pipeline.assets import OWNERS
+from devopsgpt_pipeline.assets.pretrained import SIZES
+from devopsgpt_pipeline.measure import NANOGPT_BATCHES, TOLERANCE, Measurement, measure
+from devopsgpt_pipeline.registry.runs import baseline_run, log_final
+from devopsgpt_pipeline.resources import HomeResource, MlflowResource
+
+AGREES = "agrees_with_published"
+
+
+class BaselineSettings(dg.Config):
+    """How much is measured."""
+
+    batches: int = Field(
+        default=NANOGPT_BATCHES, ge=0, description="Random batches per split by nanoGPT's protocol; 0 leaves it out."
+    )
+
+
+def build_gpt2_baseline(datasets: list[str]) -> dg.AssetsDefinition:
+    """The asset over every size and these datasets."""
+    partitions = dg.MultiPartitionsDefinition({"dataset": dg.StaticPartitionsDefinition(datasets), "model": SIZES})
+    by_model = dg.MultiToSingleDimensionPartitionMapping(partition_dimension_name="model")
+
+    @dg.asset(
+        partitions_def=partitions,
+        deps=[
+            dg.AssetDep("pretrained_gpt2", partition_mapping=by_model),
+            *(dg.AssetKey(f"token_bins_{name}") for name in datasets),
+        ],
+        group_name="evaluation",
+        kinds={"pytorch", "mlflow"},
+        owners=OWNERS,
+        code_version="1",
+        pool="gpu",
+        check_specs=[
+            dg.AssetCheckSpec(
+                AGREES,
+                asset="gpt2_baseline",
+                description=f"Losses on OpenWebText differ from nanoGPT's published ones by at most {TOLERANCE}.",
+            )
+        ],
+    )
+    def gpt2_baseline(
+        context: dg.AssetExecutionContext, config: BaselineSettings, home: HomeResource, mlflow: MlflowResource
+    ) -> dg.MaterializeResult:  # type: ignore[type-arg]
+        """A size of GPT-2 on a dataset: loss on both splits, perplexity, bits per byte."""
+        from devopsgpt_model.checkpoint import load_checkpoint
+        from devopsgpt_model.device import choose_device
+
+        keys = context.partition_key.keys_by_dimension  # type: ignore[attr-defined]
+        size, dataset = keys["model"], keys["dataset"]
+        bins = home.folders.tokens / dataset
+        read_meta(bins)  # a dataset that is not there is told before a model is loaded
+        checkpoint = load_checkpoint(home.folders.pretrained / size, str(choose_device()))
+        measured = measure(size, checkpoint, bins, config.batches)
+        client = mlflow.client()
+        run_id = baseline_run(client, size, measured.parameters)
+        log_final(client, run_id, measured.metrics(), step=0)
+        client.set_tag(run_id, f"data_version/{dataset}", measured.data_version)
+        row = {key: value if isinstance(value, str | int) else round(value, 4) for key, value in measured.row().items()}
+        return dg.MaterializeResult(
+            data_version=dg.DataVersion(f"{measured.data_version}-{measured.val_loss:.6f}"),
+            metadata={
+                **{name.partition("/")[0]: value for name, value in measured.metrics().items()},
+                "table": dg.MetadataValue.table([dg.TableRecord(row)]),
+                "mlflow_run": mlflow.run_link(client.get_run(run_id).info.experiment_id, run_id),
+            },
+            check_results=[agreement(measured)],
+        )
+
+    return gpt2_baseline
+
+
+def agreement(measured: Measurement) -> dg.AssetCheckResult:
+    """A warning where a loss on OpenWebText is not the published one."""
+    difference, published = measured.difference, measured.published
+    if published is None:
+        told = f"nothing is published for {measured.model} on {measured.dataset}"
+    elif math.isnan(difference):
+        told = "nanoGPT's protocol was left out: nothing to compare"
+    else:
+        ours = f"{measured.nanogpt_train_loss:.3f}/{measured.nanogpt_val_loss:.3f}"
+        told = f"train/val loss {ours}, published {published[0]}/{published[1]}, by at most {difference:.3f} apart"
+    return dg.AssetCheckResult(
+        check_name=AGREES,
+        asset_key=dg.AssetKey("gpt2_baseline"),
+        passed=not difference > TOLERANCE,
+        severity=dg.AssetCheckSeverity.WARN,
+        description=told,
+        metadata={}
+        if published is None
+        else {"published_train_loss": published[0], "published_val_loss": published[1]},
+    )

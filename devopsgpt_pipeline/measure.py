@@ -1,0 +1,147 @@
+"""One yardstick for every model on every dataset: a full pass, and nanoGPT's random batches for its published table."""
+
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from devopsgpt_model.token_bins import read_meta, read_tokens
+from devopsgpt_model.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from devopsgpt_model.checkpoint import Checkpoint
+
+TRAIN_TOKENS = 5_000_000  # of the train split, for train_loss: as many as OpenWebText's held-out 4.4M, about
+NANOGPT_BATCHES, NANOGPT_BATCH_SIZE, NANOGPT_BLOCK_SIZE = 500, 8, 1024
+TOLERANCE = 0.03  # nats/token between our value and the published one
+
+# Train and val loss on OpenWebText in nats/token. source: nanoGPT's README, "baselines"
+PUBLISHED = {
+    "gpt2": (3.11, 3.12),
+    "gpt2-medium": (2.85, 2.84),
+    "gpt2-large": (2.66, 2.67),
+    "gpt2-xl": (2.56, 2.54),
+}
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """A model on a dataset. Losses in nats/token; perplexity, bits_per_byte and tokens are of the full held-out pass.
+
+    nanogpt_*: by nanoGPT's protocol, NaN where it was left out
+    """
+
+    model: str
+    parameters: int
+    dataset: str
+    data_version: str
+    val_loss: float
+    train_loss: float
+    perplexity: float
+    bits_per_byte: float
+    tokens: int
+    seconds: float
+    nanogpt_val_loss: float = math.nan
+    nanogpt_train_loss: float = math.nan
+
+    def metrics(self) -> dict[str, float]:
+        """As MLflow shows them: val_loss/sre, bits_per_byte/openwebtext, ... NaN is left out."""
+        names = ("val_loss", "train_loss", "perplexity", "bits_per_byte", "tokens", "seconds", "nanogpt_val_loss",
+                 "nanogpt_train_loss")  # fmt: skip
+        values = {f"{name}/{self.dataset}": float(getattr(self, name)) for name in names}
+        return {name: value for name, value in values.items() if not math.isnan(value)}
+
+    @property
+    def published(self) -> tuple[float, float] | None:
+        """Published train and val loss, where there are some."""
+        return PUBLISHED.get(self.model) if self.dataset == "openwebtext" else None
+
+    @property
+    def difference(self) -> float:
+        """The larger distance from the published losses by their protocol; NaN where nothing can be compared."""
+        if self.published is None or math.isnan(self.nanogpt_val_loss):
+            return math.nan
+        ours = (self.nanogpt_train_loss, self.nanogpt_val_loss)
+        return max(abs(a - b) for a, b in zip(ours, self.published, strict=True))
+
+    def row(self) -> dict[str, Any]:
+        """A row of the original README's table: its losses by its protocol where measured, then what we add."""
+        by_protocol = not math.isnan(self.nanogpt_val_loss)
+        published = "{:.2f} / {:.2f}".format(*self.published) if self.published else "-"
+        return {
+            "model": self.model,
+            "params": in_millions(self.parameters),
+            "train loss": self.nanogpt_train_loss if by_protocol else self.train_loss,
+            "val loss": self.nanogpt_val_loss if by_protocol else self.val_loss,
+            "published": published,
+            "full val": self.val_loss,
+            "perplexity": self.perplexity,
+            "bits_per_byte": self.bits_per_byte,
+            "tokens": self.tokens,
+            "seconds": round(self.seconds, 1),
+        }
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def in_millions(parameters: int) -> str:
+    """124M, or 1.1M for small ones: how people name a model's size."""
+    millions = parameters / 1e6
+    return f"{millions:.0f}M" if millions >= 10 else f"{millions:.2g}M"
+
+
+def measure(name: str, checkpoint: "Checkpoint", bins: Path, batches: int = NANOGPT_BATCHES) -> Measurement:
+    """Measure a checkpoint on token bins. batches: random ones per split by nanoGPT's protocol; 0 leaves it out
+
+    A split too short for a random batch leaves the protocol out as well.
+    raises: TokenBinsError
+    """
+    from devopsgpt_model.evaluate import evaluate, mean_loss
+
+    meta, model, tokenizer = read_meta(bins), checkpoint.model, checkpoint.tokenizer
+    val, train = (tokens_in(tokenizer, bins, split) for split in ("val", "train"))
+    full = evaluate(model, tokenizer, val)
+    return Measurement(
+        model=name,
+        parameters=model.parameter_count(),
+        dataset=meta.dataset,
+        data_version=meta.data_version,
+        val_loss=full.loss,
+        train_loss=mean_loss(model, train[:TRAIN_TOKENS]),
+        perplexity=full.perplexity,
+        bits_per_byte=full.bits_per_byte,
+        tokens=full.tokens,
+        seconds=full.seconds,
+        nanogpt_val_loss=_nanogpt_loss(checkpoint, val, batches),
+        nanogpt_train_loss=_nanogpt_loss(checkpoint, train, batches),
+    )
+
+
+def _nanogpt_loss(checkpoint: "Checkpoint", tokens: "NDArray[np.uint16]", batches: int) -> float:
+    from devopsgpt_model.evaluate import random_batch_loss
+
+    block_size = min(NANOGPT_BLOCK_SIZE, checkpoint.model.config.block_size)
+    if not batches or len(tokens) <= block_size:
+        return math.nan
+    return random_batch_loss(
+        checkpoint.model, tokens, batches=batches, batch_size=NANOGPT_BATCH_SIZE, block_size=block_size
+    )
+
+
+def tokens_in(tokenizer: Tokenizer, bins: Path, split: str) -> "NDArray[np.uint16]":
+    """A split in a model's own vocabulary: memory-mapped as it is, or its first TRAIN_TOKENS encoded anew."""
+    from devopsgpt_model.evaluate import encode_again
+
+    tokens, written_in = read_tokens(bins, split), Tokenizer.load(bins)
+    if written_in.ranks == tokenizer.ranks:
+        return tokens
+    return encode_again(tokens[:TRAIN_TOKENS], written_in, tokenizer)
+
+
+def datasets_at_hand(tokens: Path) -> list[Path]:
+    """The folders of token bins in a home, by name."""
+    return sorted(path.parent for path in tokens.glob("*/meta.json") if not path.parent.name.startswith("."))
