@@ -38,8 +38,12 @@ def train(job: TrainingJob) -> dict[str, object]:
         _stop_without(trainer, job.parent_pid)
         if ranks.size > 1:
             _stop_without(trainer, os.getppid())  # torchrun's agent on this machine
-        with _report(job, trainer) as report:
-            trainer.run(report)
+        try:
+            with _report(job, trainer) as report:
+                trainer.run(report)
+        except Stopped:
+            ranks.meet()  # torchrun kills the others soon after the first that ends: rank 0 may still be saving
+            raise
     return trainer.facts()
 
 
@@ -80,7 +84,15 @@ def _alive(pid: int) -> bool:
         return False
     except PermissionError:
         return True
-    return True
+    return not _defunct(pid)
+
+
+def _defunct(pid: int) -> bool:
+    """Whether a process is dead and only its entry is left, which in a container may stay for ever. Linux only."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in ("Z", "X")
+    except OSError:
+        return False
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -22,9 +22,8 @@ from devopsgpt_pipeline.automation import DAILY, ON_CHANGE, Timetable
 from devopsgpt_pipeline.checks import CHECKS
 from devopsgpt_pipeline.datasets.folder import folders_from_environment
 from devopsgpt_pipeline.home import Home
-from devopsgpt_pipeline.launcher import LocalLauncher
 from devopsgpt_pipeline.profiles import Profile, profile_from_environment
-from devopsgpt_pipeline.resources import HomeResource, MlflowResource, WebResource
+from devopsgpt_pipeline.resources import HomeResource, MlflowResource, WebResource, launcher_from_environment
 from devopsgpt_pipeline.retention import RETENTION_DAILY, retention
 from devopsgpt_pipeline.sources.books import Book, books_from_environment
 
@@ -93,7 +92,7 @@ def build_definitions(
         resources={
             "home": HomeResource(path=str(home.path)),
             "mlflow": MlflowResource(tracking_uri=tracking_uri, ui_url=ui_url),
-            "launcher": LocalLauncher(),
+            "launcher": launcher_from_environment(),
             "web": WebResource(contact=os.environ.get("DEVOPSGPT_CONTACT", "")),
         },
     )

@@ -1,11 +1,13 @@
 """What assets are given: places and services, never values of their own."""
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import dagster as dg
 
 from devopsgpt_pipeline.home import Home
+from devopsgpt_pipeline.launcher import Launcher, LocalLauncher
 from devopsgpt_pipeline.registry import tracking
 from devopsgpt_pipeline.sources.books import Book
 from devopsgpt_pipeline.sources.fetch import Fetcher
@@ -62,3 +64,14 @@ class MlflowResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         return dg.MetadataValue.url(
             f"{tracking.without_login(self.ui_url)}/#/models/{tracking.MODEL_NAME}/versions/{version}"
         )
+
+
+def launcher_from_environment() -> Launcher:
+    """Where trainings run. DEVOPSGPT_PROCESSES: how many processes each, 0 for what there is
+
+    raises: ValueError for a number of processes that is none
+    """
+    text = os.environ.get("DEVOPSGPT_PROCESSES") or "0"
+    if not text.isdecimal():
+        raise ValueError(f"DEVOPSGPT_PROCESSES must be a number, 0 for every visible GPU, got {text!r}")
+    return LocalLauncher(processes=int(text))
