@@ -17,7 +17,7 @@ from types import FrameType
 
 from devopsgpt_model.compile_policy import keep_compiled_code
 from devopsgpt_model.folders import write_whole
-from devopsgpt_model.job import FAILURE_FILE, TrainingJob
+from devopsgpt_model.job import FAILURE_FILE, HEARTBEAT_FILE, TrainingJob
 from devopsgpt_model.ranks import Ranks
 from devopsgpt_model.report import Report, ReportError, Silence
 from devopsgpt_model.trainer import Stopped, Trainer, TrainingDiverged
@@ -36,6 +36,7 @@ def train(job: TrainingJob) -> dict[str, object]:
         trainer = Trainer(job, ranks)
         _stop_on_signals(trainer)
         _stop_without(trainer, job.parent_pid)
+        _stop_without_heartbeat(trainer, job.out / HEARTBEAT_FILE, job.heartbeat_s)
         if ranks.size > 1:
             _stop_without(trainer, os.getppid())  # torchrun's agent on this machine
         try:
@@ -73,6 +74,22 @@ def _stop_without(trainer: Trainer, parent_pid: int) -> None:
 
     if parent_pid:
         threading.Thread(target=watch, daemon=True, name="parent-watch").start()
+
+
+def _stop_without_heartbeat(trainer: Trainer, path: Path, patience_s: float) -> None:
+    """Watch a launcher on another machine, by our own clock: only that the file's time changes counts."""
+
+    def watch() -> None:
+        seen, since = -1, time.monotonic()
+        while time.monotonic() - since < patience_s:
+            touched = path.stat().st_mtime_ns if path.exists() else -1
+            if touched != seen:
+                seen, since = touched, time.monotonic()
+            time.sleep(min(1.0, patience_s / 4))
+        trainer.stop_requested = True
+
+    if patience_s:
+        threading.Thread(target=watch, daemon=True, name="heartbeat-watch").start()
 
 
 def _alive(pid: int) -> bool:

@@ -92,7 +92,7 @@ def build_definitions(
         resources={
             "home": HomeResource(path=str(home.path)),
             "mlflow": MlflowResource(tracking_uri=tracking_uri, ui_url=ui_url),
-            "launcher": launcher_from_environment(),
+            "launcher": launcher_from_environment(home),
             "web": WebResource(contact=os.environ.get("DEVOPSGPT_CONTACT", "")),
         },
     )

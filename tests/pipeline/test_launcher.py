@@ -16,6 +16,8 @@ from devopsgpt_model.job import TrainingJob
 from devopsgpt_model.report import read_metrics
 from devopsgpt_model.token_bins import write_token_bins
 from devopsgpt_model.tokenizer import Tokenizer
+from devopsgpt_pipeline.home import Home
+from devopsgpt_pipeline.kubernetes_launcher import KubernetesLauncher
 from devopsgpt_pipeline.launcher import LocalLauncher, command_of, processes_for
 from devopsgpt_pipeline.resources import launcher_from_environment
 
@@ -32,6 +34,8 @@ import sys
 from pathlib import Path
 import dagster as dg
 from devopsgpt_model.job import TrainingJob
+from devopsgpt_pipeline.home import Home
+from devopsgpt_pipeline.kubernetes_launcher import KubernetesLauncher
 from devopsgpt_pipeline.launcher import LocalLauncher
 
 @dg.asset
@@ -155,10 +159,21 @@ def test_one_process_needs_no_torchrun(tmp_path):
     assert "--nproc-per-node=4" in command_of(tmp_path, 4)
 
 
-def test_the_number_of_processes_comes_from_the_environment(monkeypatch):
-    assert launcher_from_environment() == LocalLauncher()
+def test_the_launcher_comes_from_the_environment(monkeypatch, tmp_path):
+    home = Home(tmp_path)
+    assert launcher_from_environment(home) == LocalLauncher()
     monkeypatch.setenv("DEVOPSGPT_PROCESSES", "2")
-    assert launcher_from_environment() == LocalLauncher(processes=2)
+    assert launcher_from_environment(home) == LocalLauncher(processes=2)
+    monkeypatch.setenv("DEVOPSGPT_LAUNCHER", "kubernetes")
+    with pytest.raises(ValueError, match="needs DEVOPSGPT_KUBERNETES_IMAGE, the image of the pod"):
+        launcher_from_environment(home)
+    monkeypatch.setenv("DEVOPSGPT_KUBERNETES_IMAGE", "registry.example/devopsgpt-pipeline:1")
+    launcher = launcher_from_environment(home)
+    assert isinstance(launcher, KubernetesLauncher)
+    assert (launcher.processes, launcher.home_path, launcher.namespace) == (2, str(tmp_path), "default")
+    monkeypatch.setenv("DEVOPSGPT_LAUNCHER", "slurm")
+    with pytest.raises(ValueError, match="DEVOPSGPT_LAUNCHER must be local or kubernetes, got 'slurm'"):
+        launcher_from_environment(home)
     monkeypatch.setenv("DEVOPSGPT_PROCESSES", "all")
     with pytest.raises(ValueError, match="DEVOPSGPT_PROCESSES must be a number, 0 for every visible GPU, got 'all'"):
-        launcher_from_environment()
+        launcher_from_environment(home)
