@@ -17,6 +17,7 @@ from devopsgpt_pipeline.assets.evaluation import evaluation
 from devopsgpt_pipeline.assets.pretrained import pretrained_gpt2
 from devopsgpt_pipeline.assets.registry import champion, registered_model
 from devopsgpt_pipeline.assets.sources import build_book_site, build_chapters
+from devopsgpt_pipeline.assets.sweep_trial import build_sweep_trial
 from devopsgpt_pipeline.assets.training import build_finetuned_checkpoint
 from devopsgpt_pipeline.automation import DAILY, ON_CHANGE, Timetable
 from devopsgpt_pipeline.checks import CHECKS
@@ -70,7 +71,7 @@ def build_definitions(
     return dg.Definitions(
         assets=[*sites, pretrained_gpt2, *more_bins, gpt2_baseline, *assets],
         asset_checks=CHECKS,
-        jobs=[observe_books, fetch_pretrained, fetch_shakespeare, whole_chain, retention],
+        jobs=[observe_books, fetch_pretrained, fetch_shakespeare, whole_chain, build_sweep_trial(profile), retention],
         schedules=[
             dg.ScheduleDefinition(
                 name="observe_books_daily",
