@@ -12,7 +12,7 @@ import httpx
 import pytest
 from deploy.compose import Stack, load
 from deploy.conftest import Postgres
-from deploy.dagster_api import ENDED, STATUS, ask, chain_config, counts, finish, launch, logs, run_chain
+from deploy.dagster_api import ENDED, STATUS, ask, chain_config, counts, finish, launch, logs
 
 from chaos.world import Watch, check_complete, until
 from devopsgpt_pipeline.deploy_env import SECRETS
@@ -23,6 +23,7 @@ VICTIMS = (("webserver",), ("code",), ("daemon",), ("code",), ("webserver", "dae
 SEED = int(os.environ.get("CHAOS_SEED") or time.time())
 # a person waits half a minute for a lost run to be noticed, and one more for its slot; this suite does not
 SOONER = {"poll_interval_seconds: 30": 2, "free_slots_after_run_end_seconds: 60": 1, "start_timeout_seconds: 180": 15}
+IN_PROCESS = {"execution": {"config": {"in_process": {}}}}  # half the time; test_stack.py has a process for each step
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +53,8 @@ def stack(postgres, variables, tmp_path_factory):
     watch = None
     try:
         stack.up()
-        run_chain(stack, seed=0)
+        assert finish(stack, launch(stack, "observe_books", IN_PROCESS)) == "SUCCESS", logs(stack)
+        complete(stack, seed=0)
         until(lambda: ready(stack), 30)
         key = {"Authorization": f"Bearer {variables['DEVOPSGPT_API_KEY']}"}
         stack.watch = watch = Watch(stack.url("serving"), stack.places["/data"], key)
@@ -79,6 +81,10 @@ def undisturbed(stack, postgres):
     assert stack.watch.read > read
 
 
+def start_chain(stack, seed):
+    return launch(stack, "whole_chain", chain_config(seed) | IN_PROCESS)
+
+
 def settle(stack, run_id, seconds=120):
     """How a run ended, asked while what answers may be away."""
     deadline = time.monotonic() + seconds
@@ -94,7 +100,7 @@ def settle(stack, run_id, seconds=120):
 
 def complete(stack, seed):
     """The chain ends well when it is started again, and all of it is there."""
-    run_id = launch(stack, "whole_chain", chain_config(seed))
+    run_id = start_chain(stack, seed)
     assert finish(stack, run_id) == "SUCCESS", logs(stack)
     check_complete(stack.url("mlflow"), Home(stack.places["/data"]), seed, stack.place)
 
@@ -103,7 +109,7 @@ def complete(stack, seed):
 def test_kill_nine_of_dagsters_processes(undisturbed, number):
     stack, dice = undisturbed, random.Random(SEED + number)
     seed = 100 + number
-    run_id = launch(stack, "whole_chain", chain_config(seed))
+    run_id = start_chain(stack, seed)
     for victim in VICTIMS[number]:
         wait_s = dice.uniform(0.3, 12)
         print(f"CHAOS_SEED={SEED}, round {number}: {victim} after {wait_s:.2f} s")
@@ -123,7 +129,7 @@ def test_kill_nine_of_dagsters_processes(undisturbed, number):
 
 def test_a_database_that_goes_away_for_a_minute(undisturbed, postgres):
     stack = undisturbed
-    run_id = launch(stack, "whole_chain", chain_config(80))
+    run_id = start_chain(stack, 80)
     time.sleep(5)
     postgres.stop("immediate")
     time.sleep(60)
