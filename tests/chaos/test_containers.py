@@ -12,7 +12,7 @@ import httpx
 import pytest
 from deploy.compose import Stack, load
 from deploy.conftest import Postgres
-from deploy.dagster_api import ENDED, STATUS, ask, chain_config, counts, finish, launch, logs
+from deploy.dagster_api import ENDED, STATUS, ask, chain_config, counts, finish, launch, logs, told_by_files
 
 from chaos.world import Watch, check_complete, until
 from devopsgpt_pipeline.deploy_env import SECRETS
@@ -127,7 +127,7 @@ def test_kill_nine_of_dagsters_processes(undisturbed, number):
         check_complete(stack.url("mlflow"), Home(stack.places["/data"]), seed, stack.place)
 
 
-def test_a_database_that_goes_away_for_a_minute(undisturbed, postgres):
+def test_a_database_that_goes_away_for_a_minute(undisturbed, postgres, variables):
     stack = undisturbed
     run_id = start_chain(stack, 80)
     time.sleep(5)
@@ -136,3 +136,4 @@ def test_a_database_that_goes_away_for_a_minute(undisturbed, postgres):
     postgres.start()
     print(f"the run that lost its database: {settle(stack, run_id)}")
     complete(stack, 80)
+    assert told_by_files(stack.place, variables) == []  # errors about a database like to name its address
