@@ -206,10 +206,10 @@ def test_the_code_servers_pod_fits_the_schema(spoil):
 
 
 def test_the_launcher_may_do_what_a_pod_needs_and_no_more():
-    role, binding = [thing for file, thing in OBJECTS if file == "launcher-rbac.yaml"]
+    role, binding = [thing for file, thing in OBJECTS if file == "training-role.yaml"]
     granted = {(name, verb) for rule in role["rules"] for name in rule["resources"] for verb in rule["verbs"]}
-    wanted = {("pods", verb) for verb in ("create", "get", "list", "watch", "delete")} | {("pods/log", "get")}
-    assert granted == wanted
+    wanted = {("pods", verb) for verb in ("create", "get", "list", "watch", "delete")}
+    assert granted == wanted | {("pods/log", "get"), ("pods/status", "get"), ("events", "list")}
     assert {group for rule in role["rules"] for group in rule["apiGroups"]} == {""}
     assert role["kind"] == binding["roleRef"]["kind"] == "Role"  # of one namespace, not of the cluster
     assert binding["roleRef"]["name"] == role["metadata"]["name"]
