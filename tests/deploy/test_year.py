@@ -13,7 +13,7 @@ from conftest import REPOSITORY
 from devopsgpt_pipeline import processes
 from devopsgpt_pipeline.home import Home
 
-RESCRAPES, TRAIN_EVERY, KEEP = 30, 5, 2
+RESCRAPES, TRAIN_EVERY, KEEP = 16, 4, 2
 RUN_DAYS = 90  # retention's own
 
 
