@@ -125,7 +125,6 @@ def run_load(shelf, tmp_path, clients, seconds, moves, **settings):
     for seed in (1, 2):
         shelf.publish(seed=seed, champion=seed == 1)
     seen = Seen()
-    settings |= {"precision": "float32"}  # as the expected texts are made
     with process(tmp_path, tracking_uri=shelf.url, model_name=shelf.name, **settings) as (running, url, log):
         until(lambda: status(f"{url}/api/readyz") == 200, say=log.read_text)
         with health_probe(url, seconds, seen):
