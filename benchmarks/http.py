@@ -248,10 +248,11 @@ def _model() -> GPT:
 
 
 def _tokenizer() -> Tokenizer:
-    """As many tokens as GPT-2 has: each byte, then words of four letters, so that each is a piece of a stream."""
+    """As many tokens as GPT-2 has: bytes, pairs of letters, pairs of those; each is a piece of text of its own."""
     singles = [bytes([byte]) for byte in range(256)]
-    words = ("".join(letters).encode() for letters in itertools.product(string.ascii_lowercase, repeat=4))
-    every = [*singles, *itertools.islice(words, GPT2.vocab_size - 1 - len(singles))]
+    pairs = [bytes(pair) for pair in itertools.product(string.ascii_letters.encode(), repeat=2)]
+    fours = (first + second for first, second in itertools.product(pairs, repeat=2))
+    every = [*singles, *pairs, *itertools.islice(fours, GPT2.vocab_size - 1 - len(singles) - len(pairs))]
     return Tokenizer("gpt2", {token: rank for rank, token in enumerate(every)})
 
 

@@ -111,8 +111,7 @@ def version_at(url):
 
 def halves(cache, whole):
     """Weights that were cut off on their way."""
-    found = [path for path in cache.rglob("*") if "safetensors" in path.name]
-    return [path for path in found if 0 < path.stat().st_size < whole]
+    return [path for path in cache.glob(".download-*/model/*safetensors*") if 0 < path.stat().st_size < whole]
 
 
 def test_kill_9_during_a_download_leaves_the_last_good_version(shelf, tmp_path, proxy):
