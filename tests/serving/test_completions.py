@@ -61,7 +61,7 @@ def test_a_stream_without_options_tells_no_usage(service, client):
     assert "usage" not in chunks[0].model_fields_set
 
 
-@pytest.mark.parametrize("prompt", ["ab", [97, 98], ["ab"], [[97, 98]]])
+@pytest.mark.parametrize("prompt", ["ab", [97, 98], [97.0, 98.0], ["ab"], [[97, 98]]])
 def test_each_form_of_a_prompt_means_the_same(service, client, prompt):
     answer = client.completions.create(model=service.name, prompt=prompt, temperature=0, max_tokens=8, echo=True)
     assert answer.choices[0].text.startswith("ab")
@@ -130,6 +130,8 @@ def test_context_overflow_is_openais_error(service, client):
         ({"prompt": [257]}, "prompt"),
         ({"prompt": [-1]}, "prompt"),
         ({"prompt": [True]}, "prompt"),
+        ({"prompt": [1.5]}, "prompt"),
+        ({"prompt": [1, "1"]}, "prompt"),
         ({"prompt": "x", "n": 17}, "n"),
         ({"prompt": "x", "logprobs": 21}, "logprobs"),
         ({"prompt": "x", "best_of": 3}, "best_of"),
