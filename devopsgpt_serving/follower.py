@@ -31,7 +31,7 @@ class State:
     registry_up: bool | None = None
     problem: str | None = "the registry has not been asked yet"
     from_cache: bool = False
-    """Whether the version was taken from disk because the registry could not be asked."""
+    """Whether the version was taken from disk because the registry could not give its own, or not yet."""
     reloads: int = 0
     failed_reloads: int = 0
 
@@ -117,6 +117,9 @@ class Follower:
         self._note(registry_up=True)
         if self._refused is not None and self._refused.key == wanted.key and time.monotonic() < self._refused.next_try:
             return
+        if self.state.served is None and not self.cache.has(wanted):  # a download may take minutes
+            self._note(problem=f"version {wanted.version} is being fetched")
+            self._fall_back()
         try:
             with self.tracing.step("registry.fetch", model_version=wanted.version):
                 folder = self.registry.fetch(wanted, self.cache)

@@ -8,16 +8,18 @@ from pathlib import Path
 
 import pytest
 
-from serving.conftest import serving
+from serving.conftest import Shelf, make_model, serving
 
 SCHEMATHESIS = shutil.which("schemathesis", path=Path(sys.executable).parent)
 KEY = "the-key"
 
 
 @pytest.fixture(scope="module")
-def guarded(common_shelf, tmp_path_factory):
-    """A service that asks for keys, and answers shortly."""
-    where = dict(tracking_uri=common_shelf.url, model_name=common_shelf.name, api_keys=KEY, poll_interval_s=60)
+def guarded(mlflow_server, tmp_path_factory):
+    """A service that asks for keys, and answers shortly. Its context is long: no schema can say what 400 says."""
+    shelf = Shelf(mlflow_server.url)
+    shelf.publish(make_model(block_size=4096))
+    where = dict(tracking_uri=shelf.url, model_name=shelf.name, api_keys=KEY, poll_interval_s=60)
     with serving(tmp_path_factory.mktemp("guarded"), **where, max_tokens=32, max_choices=4) as service:
         service.wait_for("1")
         yield service

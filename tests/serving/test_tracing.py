@@ -120,7 +120,9 @@ def test_a_dead_collector_costs_nobody_time(common_shelf, tmp_path, monkeypatch,
 
 
 def imported_by(code):
-    program = f"{code}\nimport sys\nprint([name for name in sys.modules if name.startswith('opentelemetry')])"
+    """What of OpenTelemetry that can send; its API, which only declares, comes with FastAPI."""
+    sending = ("opentelemetry.sdk", "opentelemetry.exporter")
+    program = f"{code}\nimport sys\nprint([name for name in sys.modules if name.startswith({sending})])"
     answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert answer.returncode == 0, answer.stderr
     return answer.stdout.splitlines()[-1]
@@ -133,6 +135,9 @@ def test_nothing_is_imported_where_no_collector_is_named(tmp_path, monkeypatch, 
     for name, value in more.items():
         monkeypatch.setenv(name, value)
     assert imported_by("from devopsgpt_serving.app import create_app; create_app()") == "[]"
+    monkeypatch.setenv(ENDPOINT, "http://127.0.0.1:9")
+    monkeypatch.delenv("OTEL_SDK_DISABLED", raising=False)
+    assert "exporter" in imported_by("from devopsgpt_serving.app import create_app; create_app()")
 
 
 def test_a_missing_package_is_told_and_the_service_starts(monkeypatch, caplog):
