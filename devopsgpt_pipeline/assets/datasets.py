@@ -13,7 +13,8 @@ from devopsgpt_pipeline.assets import OWNERS
 from devopsgpt_pipeline.assets.sources import key_of
 from devopsgpt_pipeline.datasets.books import make_tokenizer, split_chapters, write_books
 from devopsgpt_pipeline.datasets.folder import write_folder
-from devopsgpt_pipeline.datasets.openwebtext import REPOSITORY, REVISION, Source, write_openwebtext
+from devopsgpt_pipeline.datasets.hub import REPOSITORY, REVISION, Source
+from devopsgpt_pipeline.datasets.openwebtext import write_openwebtext
 from devopsgpt_pipeline.datasets.shakespeare import fetch_shakespeare, write_shakespeare
 from devopsgpt_pipeline.profiles import Profile
 from devopsgpt_pipeline.resources import HomeResource
