@@ -25,6 +25,7 @@ COMMANDS = [
     "evaluate",
     "serve",
     "history",
+    "lineage",
     "promote",
     "rollback",
     "backup",
