@@ -9,7 +9,9 @@ from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import tiktoken
+from numpy.typing import NDArray
 
 END_OF_TEXT = "<|endoftext|>"
 
@@ -66,6 +68,10 @@ class Tokenizer:
     def encode_batch(self, texts: Sequence[str], num_threads: int = 2) -> list[list[int]]:
         """Ids of several texts, encoded in parallel."""
         return self._encoding.encode_ordinary_batch(list(texts), num_threads=num_threads)
+
+    def encode_array(self, text: str) -> NDArray[np.uint16]:
+        """The same ids without a list of Python's integers in between. text: no lone surrogates"""
+        return self._encoding.encode_to_numpy(text, disallowed_special=()).astype(np.uint16)
 
     def decode(self, ids: Iterable[int]) -> str:
         """Text of ids; bytes that form no character become U+FFFD."""

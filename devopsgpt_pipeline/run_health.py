@@ -27,8 +27,7 @@ class WatchedRunLauncher(DefaultRunLauncher):
 
     def check_run_worker_health(self, run: dg.DagsterRun) -> CheckRunHealthResult:
         """Whether the run's process lives. A code server that does not answer is on its way back: it is asked again."""
-        launcher: Any = self  # Dagster's client comes untyped
-        client = launcher._get_grpc_client_for_termination(run.run_id)
+        client: Any = self._get_grpc_client_for_termination(run.run_id)  # type: ignore[no-untyped-call]
         if client is None:
             return CheckRunHealthResult(WorkerStatus.RUNNING, "not a run of a code server, or ended by now")
         try:

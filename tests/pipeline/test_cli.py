@@ -27,6 +27,7 @@ COMMANDS = [
     "evaluate",
     "serve",
     "history",
+    "lineage",
     "promote",
     "rollback",
     "backup",
