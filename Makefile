@@ -39,7 +39,7 @@ test-slow: $(DEVELOPMENT)  ## load, soak and whole-chain tests that take longer
 	$(BIN)/python -m pytest -m slow
 
 chaos: $(DEVELOPMENT)  ## faults: kill -9, a full disk, a jumping clock, a lost database; ten minutes at most
-	timeout -s INT 600 $(BIN)/python -m pytest -n 0 -m chaos tests/chaos
+	timeout -s INT 600 $(BIN)/python -m pytest -n 2 --dist loadfile -m chaos tests/chaos
 
 check: $(DEVELOPMENT)  ## format, lint and types
 	$(BIN)/ruff format --check .
