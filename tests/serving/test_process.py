@@ -114,10 +114,11 @@ def halves(cache, whole):
     return [path for path in cache.glob(".download-*/model/*safetensors*") if 0 < path.stat().st_size < whole]
 
 
-def test_kill_9_during_a_download_leaves_the_last_good_version(shelf, tmp_path, proxy):
+def test_kill_9_during_a_download_leaves_the_last_good_version(shelf, tmp_path, proxy, monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")  # longer than the registry stands still
     large, cache = make_model(2, n_embd=384), tmp_path / "cache"
     whole = sum(tensor.nbytes for tensor in large.state_dict().values())
-    where = dict(tracking_uri=proxy.url, model_name=shelf.name, registry_timeout_s=20)
+    where = dict(tracking_uri=proxy.url, model_name=shelf.name)
     shelf.publish(seed=1)
     with process(tmp_path, **where) as (running, url, log):
         until(lambda: version_at(url) == "1", say=log.read_text)
