@@ -93,8 +93,8 @@ def test_a_stream_that_does_not_end_is_cut_off_in_time(common_shelf, tmp_path):
                 open_streams.enter_context(stream)
             began = time.monotonic()
             running.send_signal(signal.SIGTERM)
-            assert running.wait(10) == 0
-            assert 1 < time.monotonic() - began < 4
+            assert running.wait(20) == 0
+            assert 1 < time.monotonic() - began < 8  # and not the 15 s that the answers would have taken
 
 
 def answer_of(url):
@@ -157,7 +157,7 @@ def test_a_disk_that_fills_up_during_a_download_leaves_the_last_good_version(she
         shelf.publish(make_model(2, n_embd=384))
         until(lambda: "File too large" in (httpx.get(f"{url}/api/readyz").json()["problem"] or ""), say=log.read_text)
         assert answer_of(url) == expected
-        assert list((tmp_path / "cache").glob(".download-*")) == []
+        until(lambda: list((tmp_path / "cache").glob(".download-*")) == [])
 
 
 def test_it_lives_without_a_registry(tmp_path):
