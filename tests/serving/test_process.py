@@ -1,5 +1,6 @@
 """`python -m devopsgpt_serving` as a process: starts in any weather, leaves calmly."""
 
+import http.client
 import json
 import os
 import signal
@@ -80,6 +81,19 @@ def test_it_drains_on_sigterm(common_shelf, tmp_path):
         requests = [line for line in lines if line["message"] == "request" and line["path"] == "/v1/completions"]
         assert requests[0]["version"] == "1"
         assert requests[0]["request_id"]
+
+
+@pytest.mark.slow
+def test_an_idle_connection_is_kept_for_longer_than_clients_keep_it(tmp_path):
+    with process(tmp_path, tracking_uri="http://127.0.0.1:9") as (_, url, log):
+        until(lambda: status(f"{url}/api/healthz") == 200, say=log.read_text)
+        connection = http.client.HTTPConnection("127.0.0.1", int(url.rpartition(":")[2]), timeout=5)
+        for wait_s in (0, 7):
+            time.sleep(wait_s)
+            connection.request("GET", "/api/healthz")
+            assert connection.getresponse().read() == b'{"api_healthy":true}'
+            connection.auto_open = 0  # from here on, a closed connection is an error
+        connection.close()
 
 
 def test_a_stream_that_does_not_end_is_cut_off_in_time(common_shelf, tmp_path):
