@@ -1,5 +1,6 @@
 """`python -m devopsgpt_serving` as a process: starts in any weather, leaves calmly."""
 
+import http.client
 import json
 import os
 import signal
@@ -82,6 +83,19 @@ def test_it_drains_on_sigterm(common_shelf, tmp_path):
         assert requests[0]["request_id"]
 
 
+@pytest.mark.slow
+def test_an_idle_connection_is_kept_for_longer_than_clients_keep_it(tmp_path):
+    with process(tmp_path, tracking_uri="http://127.0.0.1:9") as (_, url, log):
+        until(lambda: status(f"{url}/api/healthz") == 200, say=log.read_text)
+        connection = http.client.HTTPConnection("127.0.0.1", int(url.rpartition(":")[2]), timeout=5)
+        for wait_s in (0, 7):
+            time.sleep(wait_s)
+            connection.request("GET", "/api/healthz")
+            assert connection.getresponse().read() == b'{"api_healthy":true}'
+            connection.auto_open = 0  # from here on, a closed connection is an error
+        connection.close()
+
+
 def test_a_stream_that_does_not_end_is_cut_off_in_time(common_shelf, tmp_path):
     where = dict(tracking_uri=common_shelf.url, model_name=common_shelf.name, max_batch_size=1)
     with process(tmp_path, **where, drain_s=1) as (running, url, log):
@@ -93,8 +107,8 @@ def test_a_stream_that_does_not_end_is_cut_off_in_time(common_shelf, tmp_path):
                 open_streams.enter_context(stream)
             began = time.monotonic()
             running.send_signal(signal.SIGTERM)
-            assert running.wait(10) == 0
-            assert 1 < time.monotonic() - began < 4
+            assert running.wait(20) == 0
+            assert 1 < time.monotonic() - began < 8  # and not the 15 s that the answers would have taken
 
 
 def answer_of(url):
@@ -114,10 +128,11 @@ def halves(cache, whole):
     return [path for path in cache.glob(".download-*/model/*safetensors*") if 0 < path.stat().st_size < whole]
 
 
-def test_kill_9_during_a_download_leaves_the_last_good_version(shelf, tmp_path, proxy):
+def test_kill_9_during_a_download_leaves_the_last_good_version(shelf, tmp_path, proxy, monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")  # longer than the registry stands still
     large, cache = make_model(2, n_embd=384), tmp_path / "cache"
     whole = sum(tensor.nbytes for tensor in large.state_dict().values())
-    where = dict(tracking_uri=proxy.url, model_name=shelf.name, registry_timeout_s=20)
+    where = dict(tracking_uri=proxy.url, model_name=shelf.name)
     shelf.publish(seed=1)
     with process(tmp_path, **where) as (running, url, log):
         until(lambda: version_at(url) == "1", say=log.read_text)
@@ -156,7 +171,7 @@ def test_a_disk_that_fills_up_during_a_download_leaves_the_last_good_version(she
         shelf.publish(make_model(2, n_embd=384))
         until(lambda: "File too large" in (httpx.get(f"{url}/api/readyz").json()["problem"] or ""), say=log.read_text)
         assert answer_of(url) == expected
-        assert list((tmp_path / "cache").glob(".download-*")) == []
+        until(lambda: list((tmp_path / "cache").glob(".download-*")) == [])
 
 
 def test_it_lives_without_a_registry(tmp_path):

@@ -63,7 +63,8 @@ class Proxy:
         handler.send_header("Connection", "close")
         handler.end_headers()
         connection.close()
-        cut = self.mode in ("truncate", "stall") and handler.path.endswith("model.safetensors")
+        weights = handler.path.partition("?")[0].endswith("model.safetensors")
+        cut = weights and self.mode in ("truncate", "stall")
         handler.wfile.write(content[: len(content) // 2] if cut else content)
         while cut and self.mode == "stall":
             time.sleep(0.02)
