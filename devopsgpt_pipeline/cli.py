@@ -1,5 +1,5 @@
-"""The command line: `devopsgpt run | up | sample | finetune | evaluate | serve | history`, and for the registry and
-the home `promote | rollback | backup | restore`."""
+"""The command line: `devopsgpt run | up | sample | finetune | evaluate | benchmark | serve | history`, and for the
+registry and the home `promote | rollback | backup | restore`."""
 
 import os
 import signal
@@ -187,6 +187,39 @@ def evaluate(models: tuple[str, ...], datasets: tuple[str, ...], batches: int, d
             of = {name: {"documents": documents} if name == "openwebtext" else {} for name in missing}
             make_datasets(home.prepare(), uri, of)
         rows = evaluate_models(home, uri, names, list(datasets), batches, lambda line: click.echo(line, err=True))
+    table(rows)
+
+
+@main.command()
+@click.argument("model", required=False)
+@click.option(
+    "--tasks", default=None, help="The harness's names, by commas; default: lambada_openai,wikitext,hellaswag."
+)
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="Folder with local copies (lambada_openai.jsonl, wikitext2_raw_test.txt, hellaswag_val.jsonl): no network.",
+)
+@click.option("--limit", type=click.IntRange(1), help="Only the first rows of each task; nothing is logged then.")
+@click.option("--batch-size", default=8, show_default=True, type=click.IntRange(1), help="Sequences at a time.")
+@told_in_one_line
+def benchmark(model: str | None, tasks: str, data: Path | None, limit: int | None, batch_size: int) -> None:
+    """Standard benchmarks of MODEL by EleutherAI's lm-evaluation-harness, beside published values.
+
+    MODEL is named as for `evaluate`. Needs the extra lm-eval. What is measured is kept in the model's MLflow run.
+    """
+    from contextlib import nullcontext
+
+    from devopsgpt_pipeline.benchmark import benchmark_model
+    from devopsgpt_pipeline.evaluate_models import mlflow_for
+    from devopsgpt_pipeline.named_models import needs_mlflow
+    from devopsgpt_pipeline.progress import table
+
+    home, name = Home.from_environment(), model or str(Home.from_environment().finetuned)
+    with mlflow_for(home) if needs_mlflow(name) else nullcontext() as uri:
+        rows = benchmark_model(
+            home, uri, name, tasks.split(","), data, limit, batch_size, lambda line: click.echo(line, err=True)
+        )
     table(rows)
 
 

@@ -23,6 +23,7 @@ COMMANDS = [
     "sample",
     "finetune",
     "evaluate",
+    "benchmark",
     "serve",
     "history",
     "promote",
