@@ -1,6 +1,8 @@
 """The command line: `devopsgpt run | up | sample | finetune | evaluate | benchmark | serve | history`, and for the
-registry and the home `promote | rollback | backup | restore`."""
+registry and the home `lineage | promote | rollback | backup | restore`."""
 
+import dataclasses
+import json
 import os
 import signal
 import sys
@@ -284,6 +286,42 @@ def rollback(reason: str) -> None:
 
     version = promote.rollback(_client(), reason, Home.from_environment().promotion_lock)
     click.echo(f"version {version} is the champion again")
+
+
+@main.command()
+@click.argument("version", default="champion")
+@click.option("--chapter", metavar="BOOK/SLUG", help="Instead: the versions that learned this chapter.")
+@click.option("--json", "as_json", is_flag=True, help="Print everything that is recorded, as JSON.")
+@told_in_one_line
+def lineage(version: str, chapter: str | None, as_json: bool) -> None:
+    """What VERSION, a number or an alias, was made of: chapters, hashes, settings, initial weights, code, runs.
+
+    Without VERSION it is the champion, which is what the service serves. With --chapter it is the other way round:
+    which versions learned a chapter, in which form, and whether the archive's chapter is still the same.
+    """
+    from devopsgpt_pipeline import lineage_view
+    from devopsgpt_pipeline.progress import table
+    from devopsgpt_pipeline.registry.ancestry import all_lineages, lineage_of
+
+    if chapter is not None:
+        home = Home.from_environment()
+        rows = lineage_view.versions_of_chapter(all_lineages(_client()), chapter, home.chapters, home.text)
+        if as_json:
+            click.echo(json.dumps(rows, indent=1))
+        elif rows:
+            table([row | {"content_sha256": row["content_sha256"][: lineage_view.SHORT]} for row in rows])
+        else:
+            click.echo(f"{chapter} is in the archive, and no version in the registry knew it")
+        return
+    found = lineage_of(_client(), version)
+    if as_json:
+        click.echo(json.dumps(dataclasses.asdict(found), indent=1, ensure_ascii=False))
+        return
+    click.echo(f"version {found.version}" + (f", {', '.join(found.aliases)}" if found.aliases else ""))
+    for name, value in lineage_view.facts(found):
+        click.echo(f"  {name:<34} {value}")
+    if rows := lineage_view.chapters(found):
+        table(rows)
 
 
 @main.command()

@@ -54,7 +54,7 @@ def pods():
 def test_an_object_fits_its_schema(file, thing):
     kubernetes_validate.validate(thing, API_VERSION, strict=True)
     spoilt = copy.deepcopy(thing)
-    spoilt["spec"]["replicaz"] = 2
+    spoilt.get("spec", spoilt)["replicaz"] = 2
     with pytest.raises(kubernetes_validate.ValidationError, match="replicaz"):
         kubernetes_validate.validate(spoilt, API_VERSION, strict=True)
 
@@ -136,6 +136,18 @@ def test_the_code_servers_pod_fits_the_schema(spoil):
             kubernetes_validate.validate(pod, API_VERSION, strict=True)
     else:
         kubernetes_validate.validate(pod, API_VERSION, strict=True)
+
+
+def test_the_launcher_may_do_what_a_pod_needs_and_no_more():
+    role, binding = [thing for file, thing in OBJECTS if file == "launcher-rbac.yaml"]
+    granted = {(name, verb) for rule in role["rules"] for name in rule["resources"] for verb in rule["verbs"]}
+    wanted = {("pods", verb) for verb in ("create", "get", "list", "watch", "delete")} | {("pods/log", "get")}
+    assert granted == wanted
+    assert {group for rule in role["rules"] for group in rule["apiGroups"]} == {""}
+    assert role["kind"] == binding["roleRef"]["kind"] == "Role"  # of one namespace, not of the cluster
+    assert binding["roleRef"]["name"] == role["metadata"]["name"]
+    values = yaml.safe_load((FOLDER / "dagster-values.yaml").read_text())
+    assert [each["name"] for each in binding["subjects"]] == [values["global"]["serviceAccountName"]]
 
 
 def test_no_manifest_holds_a_secret():

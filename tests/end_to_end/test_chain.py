@@ -148,6 +148,22 @@ def test_the_version_is_tagged_with_its_lineage(finished, mlflow_server):
     assert set(wanted) <= set(version.tags)
 
 
+def test_the_version_records_its_chapters_and_the_runs_of_each_step(finished, mlflow_server):
+    from devopsgpt_pipeline.registry.ancestry import lineage_of
+    from devopsgpt_pipeline.registry.tracking import connect
+
+    made_of = lineage_of(connect(mlflow_server.url), str(finished.blob("champion", "version"))).made_of
+    assert len(made_of["chapters"]) == sum(
+        finished.blob(f"chapters_{book}", "dagster/row_count") for book in ("night_shift", "steady_service")
+    )
+    assert all(len(one["content_sha256"]) == 64 and one["url"] for one in made_of["chapters"])
+    assert {book["licence"] for book in made_of["books"]} == {"MIT"}
+    runs = made_of["runs"]["dagster"]
+    assert sorted(runs) == ["evaluation", "finetuned_checkpoint", "registered_model"]
+    assert all(finished.instance.has_run(run_id) for run_id in runs.values())
+    assert made_of["runs"]["mlflow"] == finished.home.finetuned_facts()["mlflow_run_id"]
+
+
 def test_the_launchpad_shows_every_training_setting_with_its_unit(finished):
     fields = finished.job.run_config_schema.config_type.fields["ops"].config_type.fields
     config = fields["finetuned_checkpoint"].config_type.fields["config"].config_type.fields

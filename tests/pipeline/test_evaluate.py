@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 
+import dagster as dg
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -17,11 +18,13 @@ from devopsgpt_model.config import GPTConfig, TrainingConfig
 from devopsgpt_model.gpt import GPT
 from devopsgpt_model.token_bins import write_token_bins
 from devopsgpt_model.tokenizer import Tokenizer
+from devopsgpt_pipeline.assets.evaluation import evaluation
 from devopsgpt_pipeline.cli import main
 from devopsgpt_pipeline.datasets.hub import REPOSITORY as OPENWEBTEXT
 from devopsgpt_pipeline.home import Home
 from devopsgpt_pipeline.registry.publish import publish
 from devopsgpt_pipeline.registry.runs import baseline_run, start_run
+from devopsgpt_pipeline.resources import HomeResource, MlflowResource
 from devopsgpt_pipeline.sources.pretrained import FILES, PRETRAINED
 from pipeline.hub import serving_hub
 
@@ -146,6 +149,23 @@ def test_the_newest_fine_tune_is_found_by_its_run_and_by_no_name(finetune, regis
         assert answer.exit_code == 0, answer.output
         assert "start" in answer.output
     assert len(registry.get_metric_history(run_id, "val_loss/sre")) == 3
+
+
+def test_the_asset_shows_the_gain_on_the_books_and_what_was_forgotten_elsewhere(finetune, registry, mlflow_server):
+    home, run_id = finetune
+    write_token_bins(home.tokens / "elsewhere", "elsewhere", PLAIN, DOCUMENTS)
+    resources = {
+        "home": HomeResource(path=str(home.path)),
+        "mlflow": MlflowResource(tracking_uri=mlflow_server.url, ui_url=mlflow_server.url),
+    }
+    with dg.DagsterInstance.ephemeral() as instance:
+        assert dg.materialize([evaluation], resources=resources, instance=instance).success
+    run = registry.get_run(run_id)
+    for dataset in ("sre", "elsewhere"):
+        after, before = (run.data.metrics[f"{name}/{dataset}"] for name in ("val_loss", "start_val_loss"))
+        assert after == pytest.approx(before, abs=1)
+        assert after != before
+        assert len(run.data.tags[f"data_version/{dataset}"]) == 16
 
 
 def test_a_start_that_is_gone_is_told_and_the_rest_is_measured(finetune, registry, mlflow_server, tmp_path):
