@@ -16,11 +16,11 @@ $(RUNTIME): pyproject.toml constraints.txt
 
 $(DEVELOPMENT): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[pipeline,serving,cluster,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[pipeline,serving,cluster,lm-eval,dev]'
 	@touch $@ $(RUNTIME)
 
 $(BENCHMARKS): $(DEVELOPMENT)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[pipeline,serving,cluster,dev,bench]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[pipeline,serving,cluster,lm-eval,dev,bench]'
 	@touch $@ $(DEVELOPMENT) $(RUNTIME)
 
 run: $(RUNTIME)  ## the whole chain once, a question to the service, its answer

@@ -95,6 +95,11 @@ class Tokenizer:
             lengths[rank] = len(token)
         return lengths
 
+    @cached_property
+    def merges(self) -> list[tuple[bytes, bytes]]:
+        """The pairs that make the tokens of more than one byte, in merge order."""
+        return merges_of(self.ranks)
+
     def save(self, folder: Path, block_size: int) -> None:
         """Write tokenizer.json and tokenizer_config.json in Hugging Face's GPT-2 layout into an existing folder."""
         files = {"tokenizer.json": self._hugging_face(), "tokenizer_config.json": self._settings(block_size)}
@@ -141,7 +146,7 @@ class Tokenizer:
                 "byte_fallback": False,
                 "ignore_merges": False,
                 "vocab": vocab | {END_OF_TEXT: self.eot_id},
-                "merges": [[symbols_of(left), symbols_of(right)] for left, right in merges_of(self.ranks)],
+                "merges": [[symbols_of(left), symbols_of(right)] for left, right in self.merges],
             },
         }
 

@@ -3,6 +3,8 @@
 import hashlib
 import json
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,12 +20,16 @@ class HubUnavailable(ConnectionError):
 
 @dataclass(frozen=True)
 class Source:
-    """What is read. documents: how many from the beginning, 0 for all; endpoint: another hub than the public one"""
+    """What is read. documents: how many from the beginning, 0 for all
+
+    endpoint: another hub than the public one; by_hand: a folder whose parquet files, if it has some, are taken instead
+    """
 
     documents: int = 0
     repository: str = REPOSITORY
     revision: str = REVISION
     endpoint: str | None = None
+    by_hand: Path | None = None
 
     @property
     def key(self) -> str:
@@ -37,6 +43,10 @@ def declared_shards(place: Path, source: Source) -> dict[str, str | None]:
     place: a folder that keeps the answer
     raises: HubUnavailable; ValueError for a repository without parquet files, or not all of them
     """
+    if names := _names_by_hand(source):
+        if not source.documents:
+            _check_whole(names, source)
+        return dict.fromkeys(names)
     path = place / "shards.json"
     if not path.exists():
         from huggingface_hub import HfApi
@@ -64,6 +74,24 @@ def _check_whole(names: list[str], source: Source) -> None:
         )
 
 
+def _names_by_hand(source: Source) -> list[str]:
+    return sorted(path.name for path in source.by_hand.glob("*.parquet")) if source.by_hand else []
+
+
+@contextmanager
+def one_shard(name: str, sha256: str | None, place: Path, source: Source) -> Iterator[Path]:
+    """A shard's file within the block: the one put there by hand, which stays, or one that is fetched and removed.
+
+    raises: as download
+    """
+    if source.by_hand and (source.by_hand / name).exists():
+        yield source.by_hand / name
+        return
+    parquet = download(name, sha256, place, source)
+    yield parquet
+    parquet.unlink()
+
+
 def download(name: str, sha256: str | None, place: Path, source: Source) -> Path:
     """Fetch a file into a folder, going on with what is there.
 
@@ -88,7 +116,8 @@ def download(name: str, sha256: str | None, place: Path, source: Source) -> Path
 
 
 def _unavailable(source: Source, error: Exception) -> HubUnavailable:
+    place = f", or put the parquet files of revision {source.revision} into {source.by_hand}" if source.by_hand else ""
     return HubUnavailable(
         f"{source.repository} could not be fetched from the Hugging Face hub ({type(error).__name__}: {error}); what "
-        "was encoded is kept, materialize token_bins_openwebtext again once there is a network"
+        f"was encoded is kept, materialize token_bins_openwebtext again once there is a network{place}"
     )

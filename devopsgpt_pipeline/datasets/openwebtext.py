@@ -21,7 +21,7 @@ from devopsgpt_model.folders import whole_folder, write_json
 from devopsgpt_model.token_bins import DTYPE, SplitMeta, TokenBinsMeta, read_meta, read_tokens
 from devopsgpt_model.tokenizer import Tokenizer
 from devopsgpt_pipeline.datasets.encode import Encoders
-from devopsgpt_pipeline.datasets.hub import Source, declared_shards, download
+from devopsgpt_pipeline.datasets.hub import Source, declared_shards, one_shard
 
 TEST_SIZE, SPLIT_SEED = 0.0005, 2357  # nanoGPT's split of the whole
 PART_TEST_SIZE, PART_TEST_MAX = 0.05, 500  # of a part: 0.0005 of few documents would be none
@@ -38,14 +38,17 @@ def write_openwebtext(
     The bins hold nanoGPT's split when whole, in the order of the shards.
     raises: HubUnavailable; ValueError for a repository without parquet shards, or fewer than two documents
     """
-    recipe = {key: value for key, value in asdict(source).items() if key != "endpoint"} | {"tokenizer": tokenizer.name}
+    recipe = {name: getattr(source, name) for name in ("documents", "repository", "revision")}
+    recipe["tokenizer"] = tokenizer.name
     if (done := _finished(folder, recipe)) is not None:
         return done
     place = work / source.key
     place.mkdir(parents=True, exist_ok=True)
     with Encoders(tokenizer) as encoders:
         shards = list(_encoded_shards(place, source, encoders, progress))
-    held = held_out_documents(sum(len(shard.documents) for shard in shards), whole=not source.documents)
+    if (found := sum(len(shard.documents) for shard in shards)) < source.documents:
+        raise ValueError(f"{source.repository} was asked for {source.documents:,} documents, its shards hold {found:,}")
+    held = held_out_documents(found, whole=not source.documents)
     meta = _write_bins(folder, shards, held, tokenizer, recipe)
     shutil.rmtree(place)
     return meta
@@ -82,9 +85,8 @@ def _encoded_shards(place: Path, source: Source, encoders: Encoders, progress: P
     for number, (name, sha256) in enumerate(declared.items()):
         shard = Shard(name, place / f"{number:05d}")
         if not shard.path.with_suffix(".npy").exists():  # written last
-            parquet = download(name, sha256, place, source)
-            _encode_shard(parquet, shard, encoders, left)
-            parquet.unlink()
+            with one_shard(name, sha256, place, source) as parquet:
+                _encode_shard(parquet, shard, encoders, left)
         left -= len(shard.documents)
         progress(
             f"shard {number + 1}/{len(declared)}: {len(shard.documents):,} documents, {len(shard.tokens):,} tokens"

@@ -330,7 +330,8 @@ def test_the_sre_profile_finetunes_pretrained_weights(mlflow_server, tmp_path, g
         # Tiny shakespeare from the same weights: trained and evaluated on it, judged on the books all the same.
         text = shared_file("tinyshakespeare.txt").read_bytes()
         (home.text / "tinyshakespeare.txt").write_bytes(text)
-        chain.materialize(definitions.resolve_job_def("token_bins_shakespeare_job"), instance, whole.events.append)
+        datasets, shakespeare = definitions.resolve_job_def("datasets"), [dg.AssetKey("token_bins_shakespeare")]
+        chain.materialize(datasets, instance, whole.events.append, shakespeare)
         assert whole.blob("token_bins_shakespeare", "train_tokens") == 301_966
         tiny = dataclasses.replace(PROFILES["sre"].training, device="cpu", **settings)
         whole.materialize(CHAIN[5:], config=tiny, dataset="shakespeare")

@@ -25,6 +25,7 @@ COMMANDS = [
     "sample",
     "finetune",
     "evaluate",
+    "benchmark",
     "serve",
     "history",
     "lineage",

@@ -198,9 +198,28 @@ def test_memory_does_not_grow_with_the_data(tmp_path, sizes, shard_mb):
 
 
 def test_without_a_network_it_is_told(tmp_path):
-    source = Source(documents=5, endpoint="http://127.0.0.1:9")
-    with pytest.raises(HubUnavailable, match="could not be fetched from the Hugging Face hub"):
+    source = Source(documents=5, endpoint="http://127.0.0.1:9", by_hand=tmp_path / "shards")
+    told = rf"Skylion007/openwebtext could not be fetched .* of revision 79d93d786212\w+ into {tmp_path / 'shards'}"
+    with pytest.raises(HubUnavailable, match=told):
         write_openwebtext(tmp_path / "bins", tmp_path / "work", source, PLAIN)
+
+
+def test_shards_put_there_by_hand_need_no_network_and_stay(hub, tmp_path):
+    by_hand = hub.repositories[f"datasets/{REPOSITORY}"] / "plain_text"
+    source = Source(endpoint="http://127.0.0.1:9", by_hand=by_hand)
+    meta = write_openwebtext(tmp_path / "by hand", tmp_path / "work", source, PLAIN)
+    assert meta.data_version == make(hub, tmp_path).data_version
+    assert len(list(by_hand.iterdir())) == 3
+    (tmp_path / "hub" / THIRD).unlink()
+    with pytest.raises(ValueError, match="has 2 parquet files"):
+        write_openwebtext(tmp_path / "whole", tmp_path / "work", source, PLAIN)
+    part = Source(documents=80, endpoint=source.endpoint, by_hand=by_hand)
+    assert write_openwebtext(tmp_path / "part", tmp_path / "work", part, PLAIN).splits["val"].tokens > 0
+
+
+def test_more_documents_than_there_are_cannot_be_had(hub, tmp_path):
+    with pytest.raises(ValueError, match="was asked for 121 documents, its shards hold 120"):
+        make(hub, tmp_path, documents=121)
 
 
 def test_a_folder_of_texts_holds_whole_files_out(tmp_path):
