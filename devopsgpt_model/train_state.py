@@ -6,6 +6,7 @@ moment leaves the last good one.
 
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -38,16 +39,18 @@ class Progress:
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
     """Write a safetensors file in one move. raises: OSError on a full disk, the earlier file untouched"""
-    temporary = path.with_name(f".{path.name}.tmp")
+    staging = path.with_name(f".{path.name}.tmp")  # a folder: safetensors adds a temporary file of its own
+    shutil.rmtree(staging, ignore_errors=True)  # what a killed save left
     try:
-        save_file(tensors, temporary, metadata=metadata)
-        os.replace(temporary, path)
+        staging.mkdir()
+        save_file(tensors, staging / path.name, metadata=metadata)
+        os.replace(staging / path.name, path)
     except (SafetensorError, OSError) as error:
         raise OSError(
             f"{path} could not be written: {error}; the one before it is whole, make room and start again"
         ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        shutil.rmtree(staging, ignore_errors=True)
 
 
 def state_tensors(model: GPT, optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, Tensor]]:
