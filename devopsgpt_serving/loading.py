@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
@@ -27,6 +28,12 @@ def loader(device: str, precision: str, rows: int) -> Callable[[Version, Path], 
     log.info("computing", extra={"device": chosen, "precision": format})
 
     def load(version: Version, folder: Path) -> LoadedModel:
+        # OpenMP keeps a team of threads for each thread that ever computed. With more of them than processors they
+        # sleep between any two operations instead of spinning, so the engine's own must be the only one that stays.
+        with ThreadPoolExecutor(1, "loading") as passing:
+            return passing.submit(read, version, folder).result()
+
+    def read(version: Version, folder: Path) -> LoadedModel:
         checkpoint = load_checkpoint(folder / "model", chosen)
         loaded = LoadedModel(version, EagerRunner(checkpoint.model, rows, format), checkpoint.tokenizer)
         warm_up(loaded)
