@@ -3,8 +3,7 @@
     python -m benchmarks.serving --engines "ours int8,llama.cpp q8_0" --sequences 1,8 --rounds 3
 
 Each engine lives in a process of its own; they take turns, so that a machine that drifts drifts for all. A 64-token
-prompt, 128 new tokens, greedy. onnxruntime is left out: its decoder with a KV cache comes from the package optimum,
-which pins another transformers.
+prompt, 128 new tokens, greedy. A run with every engine takes longer than ten minutes; split it by --engines.
 """
 
 import argparse
@@ -20,7 +19,8 @@ from pathlib import Path
 
 import torch
 
-from benchmarks._serving_peers import MOST_SEQUENCES, PEERS
+from benchmarks._serving_answer import MOST_SEQUENCES
+from benchmarks._serving_peers import PEERS
 from devopsgpt_model.checkpoint import save_checkpoint
 from devopsgpt_model.config import GPTConfig
 from devopsgpt_model.gpt import GPT
@@ -38,8 +38,8 @@ def main() -> None:
     bandwidth = read_bandwidth()
     print(f"{torch.get_num_threads()} threads, {bandwidth / 1e9:.0f} GB/s read", flush=True)
     with tempfile.TemporaryDirectory() as place:
-        folder = Path(place) / "gpt2"
-        save_checkpoint(folder, GPT(GPT2).init_weights(1), _tokenizer(), {})
+        folder = Path(place) / "model"
+        save_checkpoint(folder, GPT(GPT2).init_weights(1), make_tokenizer(), {})
         running = {name: found for name in options.engines if (found := Worker.start(name, folder)) is not None}
         speeds, memory = take_turns(running, options.sequences, options.rounds, options.new_tokens)
         for worker in running.values():
@@ -134,7 +134,7 @@ def _prompts(count: int) -> list[list[int]]:
     return prompts
 
 
-def _tokenizer() -> Tokenizer:
+def make_tokenizer() -> Tokenizer:
     """As many tokens as GPT-2 has: each byte, then pairs of bytes; what they say does not matter here."""
     pairs = itertools.product(range(256), repeat=2)
     singles = [bytes([byte]) for byte in range(256)]
@@ -147,7 +147,7 @@ def read_bandwidth() -> float:
     """Bytes/s at which all threads together read memory."""
     content = torch.ones(256 * 2**20)  # 1 GB: no cache holds it
     best = float("inf")
-    for _ in range(5):
+    for _ in range(10):
         began = time.perf_counter()
         content.sum()
         best = min(best, time.perf_counter() - began)
