@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from devopsgpt_model.token_bins import read_meta
-from devopsgpt_pipeline.measure import datasets_at_hand, measure
+from devopsgpt_pipeline.measure import Measurement, datasets_at_hand, measure
 from devopsgpt_pipeline.memorization import memorization
 from devopsgpt_pipeline.registry.publish import checkpoint_sha256
 
@@ -45,6 +45,10 @@ class Comparison:
             raise ValueError(f"no evaluation at {path}; materialize `evaluation` first") from None
         except (json.JSONDecodeError, TypeError, KeyError) as error:
             raise ValueError(f"{path} is damaged, materialize `evaluation` again: {error!r}") from error
+
+    def measurements(self) -> list[tuple[Measurement, Measurement]]:
+        """Start and fine-tuned on every dataset that was at hand."""
+        return [(Measurement(**start), Measurement(**finetuned)) for start, finetuned in self.elsewhere]
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
