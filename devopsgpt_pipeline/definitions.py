@@ -14,11 +14,12 @@ from devopsgpt_pipeline.assets.datasets import (
     token_bins_shakespeare,
 )
 from devopsgpt_pipeline.assets.evaluation import evaluation
+from devopsgpt_pipeline.assets.leaderboard import leaderboard
 from devopsgpt_pipeline.assets.pretrained import pretrained_gpt2
 from devopsgpt_pipeline.assets.registry import champion, registered_model
 from devopsgpt_pipeline.assets.sources import build_book_site, build_chapters
 from devopsgpt_pipeline.assets.training import build_finetuned_checkpoint
-from devopsgpt_pipeline.automation import DAILY, ON_CHANGE, Timetable
+from devopsgpt_pipeline.automation import DAILY, ON_CHANGE, ON_MEASURED, Timetable
 from devopsgpt_pipeline.checks import CHECKS
 from devopsgpt_pipeline.datasets.folder import folders_from_environment
 from devopsgpt_pipeline.home import Home
@@ -52,6 +53,7 @@ def build_definitions(
         evaluation,
         registered_model,
         champion,
+        leaderboard,
     ]
     assets = [_automated(asset, timetable) for asset in assets]
     folders = folders_from_environment()
@@ -100,8 +102,8 @@ def build_definitions(
 
 
 def _automated(asset: dg.AssetsDefinition, timetable: Timetable) -> dg.AssetsDefinition:
-    trained = asset.key == dg.AssetKey("finetuned_checkpoint")
-    condition = timetable.training_condition if trained else ON_CHANGE
+    exceptions = {"finetuned_checkpoint": timetable.training_condition, "leaderboard": ON_MEASURED}
+    condition = exceptions.get(asset.key.to_user_string(), ON_CHANGE)
     return asset.map_asset_specs(lambda spec: spec.replace_attributes(automation_condition=condition))
 
 

@@ -17,7 +17,7 @@ from devopsgpt_pipeline.progress import ChainProgress
 UI_URL = "http://127.0.0.1:5000"  # where `devopsgpt up` shows MLflow; links in metadata point there
 DATASETS = ("sre", "shakespeare")
 AFTER_TOKEN_BINS = [
-    dg.AssetKey(name) for name in ("finetuned_checkpoint", "evaluation", "registered_model", "champion")
+    dg.AssetKey(name) for name in ("finetuned_checkpoint", "evaluation", "registered_model", "champion", "leaderboard")
 ]
 
 

@@ -61,9 +61,12 @@ def build_gpt2_baseline(datasets: list[str]) -> dg.AssetsDefinition:
         checkpoint = load_checkpoint(home.folders.pretrained / size, str(choose_device()))
         measured = measure(size, checkpoint, bins, config.batches)
         client = mlflow.client()
-        run_id = baseline_run(client, size, measured.parameters)
+        tokenizer = checkpoint.tokenizer
+        params = {"init_from": size, "tokenizer": tokenizer.name, "vocab_size": tokenizer.vocab_size}
+        run_id = baseline_run(client, size, measured.parameters, params)
         log_final(client, run_id, measured.metrics(), step=0)
         client.set_tag(run_id, f"data_version/{dataset}", measured.data_version)
+        client.set_tag(run_id, "dagster_run_id", context.run.run_id)
         row = {key: value if isinstance(value, str | int) else round(value, 4) for key, value in measured.row().items()}
         return dg.MaterializeResult(
             data_version=dg.DataVersion(f"{measured.data_version}-{measured.val_loss:.6f}"),

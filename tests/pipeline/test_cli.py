@@ -25,6 +25,7 @@ COMMANDS = [
     "evaluate",
     "serve",
     "history",
+    "leaderboard",
     "lineage",
     "promote",
     "rollback",
