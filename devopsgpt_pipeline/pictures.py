@@ -69,7 +69,8 @@ def _mark(axes: Any, entry: "Entry", metric: str, dataset: str) -> None:
     pale = 0.3 if dataset in entry.earlier else 1.0
     edge = {} if style["marker"] == "x" else {"markerfacecolor": filled}
     axes.plot([entry.parameters], [value], linestyle="", markersize=8, alpha=pale, **style, **edge)
-    axes.annotate(entry.model, (entry.parameters, value), xytext=(6, 4), textcoords="offset points", fontsize=6)
+    if entry.kind != "published":  # its mark lies on the model's own, where all is well
+        axes.annotate(entry.model, (entry.parameters, value), xytext=(6, 4), textcoords="offset points", fontsize=6)
 
 
 def _png(figure: Any) -> bytes:
