@@ -72,8 +72,9 @@ class Leaderboard:
 
 def read_leaderboard(client: "MlflowClient") -> Leaderboard:
     """The finished runs of the experiment and the published values beside them."""
-    query = " and ".join(("attributes.status = 'FINISHED'", f"tags.kind IN ({', '.join(map(repr, KINDS))})"))
-    runs = all_pages(client.search_runs, experiment_ids=[experiment_id(client)], filter_string=query)
+    query = "attributes.status = 'FINISHED'"  # MLflow's search knows IN for attributes, not for tags
+    found = all_pages(client.search_runs, experiment_ids=[experiment_id(client)], filter_string=query)
+    runs = [run for run in found if run.data.tags.get("kind") in KINDS]
     measured = [entry for entry in map(_entry, runs) if any(name.startswith("val_loss/") for name in entry.metrics)]
     datasets = sorted({name.partition("/")[2] for entry in measured for name in entry.metrics if "val_loss/" in name})
     newest: dict[str, str] = {}
