@@ -6,7 +6,7 @@ The engine's thread writes, the caller's thread reads: reports go through one ca
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from devopsgpt_model.tokenizer import Tokenizer
 from devopsgpt_serving.sampling import Sampler, Sampling, TokenScore
@@ -61,11 +61,20 @@ class Sequence:
     sampling: Sampling
     report: Callable[[Report], None]
     deadline: float = float("inf")
+    request_id: str = ""
+    version: str = ""
+    span: Any = None
+    """What a trace hangs the sequence's spans on; None where its request is not traced."""
     arrived: float = field(default_factory=time.monotonic)
+    seated: float | None = None
+    """When it got its row."""
+    first_token: float | None = None
     cancelled: bool = False
     ended: bool = False
     tokens: list[int] = field(default_factory=list)
     """Sampled so far, end of text left out."""
+    queried_tokens: int = 0
+    """Prompt tokens that were looked for among those computed before."""
     cached_tokens: int = 0
     """Prompt tokens whose keys and values were taken from another sequence."""
     last_token: float | None = None
@@ -78,11 +87,14 @@ class Sequence:
 
     def begin(self, tokenizer: Tokenizer, sampler: Sampler) -> None:
         """Get ready to take tokens."""
+        self.seated = time.monotonic()
         self.sampler = sampler
         self.stream = TextStream(tokenizer, self.sampling.stop)
 
     def take(self, token: int, score: TokenScore | None) -> None:
         """Add a sampled token and report the text that it completes."""
+        if not self.tokens:
+            self.first_token = time.monotonic()
         self.tokens.append(token)
         if score is not None:
             self._waiting.append(Scored(score, len(self.stream.text)))

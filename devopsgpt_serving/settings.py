@@ -11,6 +11,7 @@ from pydantic import AliasChoices, Field, SecretStr, field_validator, model_vali
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 PREFIX = "DEVOPSGPT_SERVING_"
+GUARDED = ("/v1/", "/api/generate", "/admin/")  # beginnings of paths that ask for a key, where keys are set
 
 
 class Settings(BaseSettings):
@@ -70,6 +71,9 @@ class Settings(BaseSettings):
 
     precision: Literal["auto", "float32", "bfloat16", "int8"] = "auto"
     """Number format of weights and products; "auto" takes the fastest that device and processor have."""
+
+    cuda_graphs: bool = False
+    """Whether CUDA replays captured decode steps. No GPU has run this yet, so it is off."""
 
     max_batch_size: int = Field(default=8, ge=1)
     """Sequences that are computed together; the KV cache is allocated for so many."""

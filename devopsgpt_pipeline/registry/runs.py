@@ -13,6 +13,10 @@ from devopsgpt_pipeline.registry.tracking import experiment_id
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+    from devopsgpt_model.tokenizer import Tokenizer
+
+PARENT_TAG = "mlflow.parentRunId"  # MLflow's own: its table nests children under their parent
+
 
 def start_run(
     client: "MlflowClient", name: str, params: dict[str, Any], tags: dict[str, str], dataset: dict[str, str]
@@ -38,10 +42,10 @@ def log_final(client: "MlflowClient", run_id: str, metrics: dict[str, float], st
     client.log_batch(run_id, metrics=[Metric(key, value, now, step) for key, value in metrics.items()])
 
 
-def baseline_run(client: "MlflowClient", model: str, parameters: int, params: dict[str, Any]) -> str:
+def baseline_run(client: "MlflowClient", model: str, parameters: int, tokenizer: "Tokenizer | None" = None) -> str:
     """The run of a pretrained model, one for all datasets, so that it is one row of the table.
 
-    params: of those that a fine-tune's run has, the ones that a model as released has as well
+    tokenizer: named in the run's params, as in a fine-tune's
     returns: its id
     """
     from mlflow.entities import Param
@@ -52,7 +56,10 @@ def baseline_run(client: "MlflowClient", model: str, parameters: int, params: di
         return str(found[0].info.run_id)
     tags = {"kind": "baseline", "model_size": model, "init_from": model, "git_commit": git_commit()}
     run_id = str(client.create_run(experiment, run_name=f"{model} as released", tags=tags).info.run_id)
-    client.log_batch(run_id, params=[Param(key, str(value)) for key, value in params.items()])
+    params = {"init_from": model}
+    if tokenizer is not None:
+        params |= {"tokenizer": tokenizer.name, "vocab_size": str(tokenizer.vocab_size)}
+    client.log_batch(run_id, params=[Param(key, value) for key, value in params.items()])
     log_final(client, run_id, {"parameters": parameters}, step=0)
     client.set_terminated(run_id, "FINISHED")
     return run_id

@@ -186,6 +186,8 @@ def test_the_launchpad_shows_every_training_setting_with_its_unit(finished):
     assert set(config) == {field.name for field in dataclasses.fields(TrainingConfig)} | {"dataset"}
     assert all(field.description for field in config.values())
     assert config["learning_rate"].default_value == PROFILES["sample"].training.learning_rate
+    resources = finished.job.run_config_schema.config_type.fields["resources"].config_type.fields
+    assert resources["launcher"].config_type.fields["config"].config_type.fields["processes"].default_value == 0
 
 
 @pytest.fixture
@@ -300,8 +302,10 @@ def test_training_with_mlflow_down_is_told_and_loses_nothing(copied):
 def test_a_training_error_is_told_in_the_trainers_own_words(copied):
     with pytest.raises(chain.ChainError, match=r"trainer ended with status 1.*more than block_size tokens, got"):
         copied.materialize(["finetuned_checkpoint"], block_size=10_000_000)
-    with pytest.raises(chain.ChainError, match="init_from must be a checkpoint folder or one of scratch, champion"):
-        copied.materialize(["finetuned_checkpoint"], init_from="gpt5")
+    with pytest.raises(
+        chain.ChainError, match="init_from must be a checkpoint folder, a model on the Hugging Face hub"
+    ):
+        copied.materialize(["finetuned_checkpoint"], init_from="./gpt5")
 
 
 def test_a_setting_out_of_range_in_the_launchpad_is_told(copied):
@@ -346,7 +350,8 @@ def test_the_sre_profile_finetunes_pretrained_weights(mlflow_server, tmp_path, g
         # Tiny shakespeare from the same weights: trained and evaluated on it, judged on the books all the same.
         text = shared_file("tinyshakespeare.txt").read_bytes()
         (home.text / "tinyshakespeare.txt").write_bytes(text)
-        chain.materialize(definitions.resolve_job_def("token_bins_shakespeare_job"), instance, whole.events.append)
+        datasets, shakespeare = definitions.resolve_job_def("datasets"), [dg.AssetKey("token_bins_shakespeare")]
+        chain.materialize(datasets, instance, whole.events.append, shakespeare)
         assert whole.blob("token_bins_shakespeare", "train_tokens") == 301_966
         tiny = dataclasses.replace(PROFILES["sre"].training, device="cpu", **settings)
         whole.materialize(CHAIN[5:], config=tiny, dataset="shakespeare")
