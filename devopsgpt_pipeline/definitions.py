@@ -20,7 +20,7 @@ from devopsgpt_pipeline.assets.registry import champion, registered_model
 from devopsgpt_pipeline.assets.sources import build_book_site, build_chapters
 from devopsgpt_pipeline.assets.sweep_trial import build_sweep_trial
 from devopsgpt_pipeline.assets.training import build_finetuned_checkpoint
-from devopsgpt_pipeline.automation import DAILY, ON_CHANGE, ON_MEASURED, Timetable
+from devopsgpt_pipeline.automation import DAILY, ON_CHANGE, Timetable
 from devopsgpt_pipeline.checks import CHECKS
 from devopsgpt_pipeline.datasets.folder import folders_from_environment
 from devopsgpt_pipeline.home import Home
@@ -53,7 +53,6 @@ def build_definitions(
         evaluation,
         registered_model,
         champion,
-        leaderboard,
     ]
     assets = [_automated(asset, timetable) for asset in assets]
     folders = folders_from_environment()
@@ -69,7 +68,7 @@ def build_definitions(
     observe_books = dg.define_asset_job("observe_books", selection=dg.AssetSelection.assets(*site_keys))
     whole_chain = dg.define_asset_job("whole_chain", selection=dg.AssetSelection.assets(*assets))
     return dg.Definitions(
-        assets=[*sites, pretrained_gpt2, *more_bins, gpt2_baseline, *assets],
+        assets=[*sites, pretrained_gpt2, *more_bins, gpt2_baseline, leaderboard, *assets],
         asset_checks=CHECKS,
         jobs=[observe_books, fetch_pretrained, datasets, whole_chain, build_sweep_trial(profile), retention],
         schedules=[
@@ -100,8 +99,8 @@ def build_definitions(
 
 
 def _automated(asset: dg.AssetsDefinition, timetable: Timetable) -> dg.AssetsDefinition:
-    exceptions = {"finetuned_checkpoint": timetable.training_condition, "leaderboard": ON_MEASURED}
-    condition = exceptions.get(asset.key.to_user_string(), ON_CHANGE)
+    trained = asset.key == dg.AssetKey("finetuned_checkpoint")
+    condition = timetable.training_condition if trained else ON_CHANGE
     return asset.map_asset_specs(lambda spec: spec.replace_attributes(automation_condition=condition))
 
 

@@ -7,6 +7,7 @@ import dagster as dg
 from devopsgpt_model.folders import whole_folder
 from devopsgpt_pipeline import pictures
 from devopsgpt_pipeline.assets import OWNERS
+from devopsgpt_pipeline.automation import ON_MEASURED
 from devopsgpt_pipeline.leaderboard import read_leaderboard
 from devopsgpt_pipeline.registry.runs import leaderboard_run, log_bytes
 from devopsgpt_pipeline.resources import HomeResource, MlflowResource
@@ -20,6 +21,7 @@ TABLE, PICTURE = "leaderboard.md", "leaderboard.png"
     kinds={"mlflow"},
     owners=OWNERS,
     code_version="1",
+    automation_condition=ON_MEASURED,
 )
 def leaderboard(home: HomeResource, mlflow: MlflowResource) -> dg.MaterializeResult:  # type: ignore[type-arg]
     """Baselines and fine-tunes on every dataset that was measured, the best first, published values beside."""
