@@ -34,6 +34,11 @@ CHANGED = AC.any_deps_match(AC.data_version_changed())
 # a new one follows from it, and that is.
 ON_CHANGE = on_change(CHANGED.ignore(dg.AssetSelection.assets(TOKEN_BINS))).with_label("on_change")
 
+# The leaderboard shows what there is: it waits for no baseline that nobody measured, and for no check.
+ON_MEASURED = (
+    AC.any_deps_match(AC.newly_updated()).since_last_handled() & ~AC.any_deps_in_progress() & ~AC.in_progress()
+).with_label("on_measured")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Timetable:

@@ -1,5 +1,5 @@
-"""The command line: `devopsgpt run | up | sample | finetune | evaluate | benchmark | serve | history`, and for the
-registry and the home `lineage | promote | rollback | backup | restore`."""
+"""The command line: `devopsgpt run | up | sample | finetune | evaluate | benchmark | leaderboard | serve |
+history`, and for the registry and the home `lineage | promote | rollback | backup | restore`."""
 
 import dataclasses
 import json
@@ -236,6 +236,24 @@ def benchmark(model: str | None, tasks: str, data: Path | None, limit: int | Non
             home, uri, name, tasks.split(","), data, limit, batch_size, lambda line: click.echo(line, err=True)
         )
     table(rows)
+
+
+@main.command()
+@told_in_one_line
+def leaderboard() -> None:
+    """Every model that was measured, the best first: baselines and fine-tunes on each dataset, published values beside.
+
+    The asset `leaderboard` writes the same table and a picture of it to DEVOPSGPT_HOME/leaderboard.
+    """
+    from devopsgpt_pipeline.leaderboard import FOOTNOTE, read_leaderboard
+    from devopsgpt_pipeline.progress import table
+
+    board = read_leaderboard(_client())
+    if not board.entries:
+        raise ValueError("nothing was measured yet; run the chain, or materialize gpt2_baseline")
+    table(board.rows())
+    if any(entry.earlier for entry in board.entries):
+        click.echo(FOOTNOTE)
 
 
 @main.command()

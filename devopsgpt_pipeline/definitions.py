@@ -14,6 +14,7 @@ from devopsgpt_pipeline.assets.datasets import (
     token_bins_shakespeare,
 )
 from devopsgpt_pipeline.assets.evaluation import evaluation
+from devopsgpt_pipeline.assets.leaderboard import leaderboard
 from devopsgpt_pipeline.assets.pretrained import pretrained_gpt2
 from devopsgpt_pipeline.assets.registry import champion, registered_model
 from devopsgpt_pipeline.assets.sources import build_book_site, build_chapters
@@ -67,7 +68,7 @@ def build_definitions(
     observe_books = dg.define_asset_job("observe_books", selection=dg.AssetSelection.assets(*site_keys))
     whole_chain = dg.define_asset_job("whole_chain", selection=dg.AssetSelection.assets(*assets))
     return dg.Definitions(
-        assets=[*sites, pretrained_gpt2, *more_bins, gpt2_baseline, *assets],
+        assets=[*sites, pretrained_gpt2, *more_bins, gpt2_baseline, leaderboard, *assets],
         asset_checks=CHECKS,
         jobs=[observe_books, fetch_pretrained, datasets, whole_chain, build_sweep_trial(profile), retention],
         schedules=[

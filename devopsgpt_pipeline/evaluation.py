@@ -50,6 +50,10 @@ class Comparison:
         except (json.JSONDecodeError, TypeError, KeyError) as error:
             raise ValueError(f"{path} is damaged, materialize `evaluation` again: {error!r}") from error
 
+    def measurements(self) -> list[tuple[Measurement, Measurement]]:
+        """Start and fine-tuned on every dataset that was at hand."""
+        return [(Measurement(**start), Measurement(**finetuned)) for start, finetuned in self.elsewhere]
+
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
 

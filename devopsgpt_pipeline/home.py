@@ -70,6 +70,11 @@ class Home:
         return self.checkpoints / "evaluation.json"
 
     @property
+    def leaderboard(self) -> Path:
+        """The table of everything that was measured, and its picture."""
+        return self.path / "leaderboard"
+
+    @property
     def promotion_lock(self) -> Path:
         """Held by whoever moves the champion's alias."""
         return self.path / "promotion.lock"

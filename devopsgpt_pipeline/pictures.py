@@ -2,8 +2,12 @@
 
 import base64
 import io
+import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from devopsgpt_pipeline.leaderboard import Entry, Leaderboard
 
 
 def loss_curve(lines: Sequence[dict[str, Any]], title: str) -> bytes:
@@ -18,11 +22,58 @@ def loss_curve(lines: Sequence[dict[str, Any]], title: str) -> bytes:
     axes.set(title=title, xlabel="step", ylabel="loss (nats/token)")
     axes.grid(alpha=0.3)
     axes.legend()
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
-    return buffer.getvalue()
+    return _png(figure)
 
 
 def as_markdown(png: bytes, alt: str) -> str:
     """An image that stands in the text itself, so that metadata needs no file server."""
     return f"![{alt}](data:image/png;base64,{base64.b64encode(png).decode()})"
+
+
+STYLES: dict[str, dict[str, Any]] = {
+    "baseline": {"marker": "s", "color": "tab:blue", "label": "GPT-2 as released"},
+    "finetune": {"marker": "o", "color": "tab:orange", "label": "fine-tuned"},
+    "published": {"marker": "x", "color": "black", "label": "published"},
+}
+
+
+def loss_against_parameters(board: "Leaderboard") -> bytes:
+    """PNG: a column for each dataset, loss above and bits per byte below, against parameters.
+
+    Hollow marks have another tokenizer than GPT-2's: their losses compare below only. Pale ones were measured on
+    an earlier version of the data.
+    """
+    from matplotlib.figure import Figure
+
+    columns = max(1, len(board.datasets))
+    figure = Figure(figsize=(1.5 + 4.2 * columns, 7), layout="constrained")
+    panels = figure.subplots(2, columns, squeeze=False, sharex=True)
+    for column, dataset in enumerate(board.datasets):
+        for row, (metric, unit) in enumerate((("val_loss", "nats/token"), ("bits_per_byte", "bits/byte"))):
+            axes = panels[row][column]
+            for entry in board.entries:
+                _mark(axes, entry, metric, dataset)
+            axes.set(title=f"{metric}/{dataset}", xlabel="parameters", ylabel=unit, xscale="log")
+            axes.grid(alpha=0.3)
+            handles, labels = axes.get_legend_handles_labels()
+            if unique := dict(zip(labels, handles, strict=True)):
+                axes.legend(list(unique.values()), list(unique))
+    return _png(figure)
+
+
+def _mark(axes: Any, entry: "Entry", metric: str, dataset: str) -> None:
+    style, value = STYLES[entry.kind], entry.value(metric, dataset)
+    if math.isnan(value) or math.isnan(entry.parameters):
+        return
+    filled = style["color"] if entry.vocabulary == "gpt2" else "none"
+    pale = 0.3 if dataset in entry.earlier else 1.0
+    edge = {} if style["marker"] == "x" else {"markerfacecolor": filled}
+    axes.plot([entry.parameters], [value], linestyle="", markersize=8, alpha=pale, **style, **edge)
+    if entry.kind != "published":  # its mark lies on the model's own, where all is well
+        axes.annotate(entry.model, (entry.parameters, value), xytext=(6, 4), textcoords="offset points", fontsize=6)
+
+
+def _png(figure: Any) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    return buffer.getvalue()

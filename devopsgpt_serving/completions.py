@@ -56,14 +56,14 @@ class CompletionRequest(SamplingFields):
 
 
 class ModelCard(BaseModel):
-    """A model that answers. version and lineage are ours: what the registry says of it."""
+    """A model that answers. version and lineage are ours: what the registry says of it, as tags."""
 
     id: str
     object: Literal["model"] = "model"
     created: int
     owned_by: str = "devopsgpt"
     version: str
-    lineage: dict[str, str]
+    lineage: dict[str, Any]
 
 
 class ModelList(BaseModel):
@@ -110,11 +110,13 @@ async def list_models(service: Here) -> ModelList:
 
 @router.get("/models/{model}", responses=responses(401, 404))
 async def get_model(model: str, service: Here) -> ModelCard:
-    """One model, with its version and lineage."""
-    served = service.follower.state.served
+    """One model, with its version and whole lineage: chapters and hashes, settings, initial weights, code and runs."""
+    state = service.follower.state
+    served = state.served
     if served is None or model != served.name:
         raise _unknown_model(model, service)
-    return _card(served)
+    card = _card(served)
+    return card.model_copy(update={"lineage": card.lineage | state.lineage})
 
 
 @router.post(

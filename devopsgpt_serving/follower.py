@@ -9,14 +9,15 @@ import random
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from devopsgpt_serving.engine import Engine
 from devopsgpt_serving.lane import LoadedModel
 from devopsgpt_serving.registry import NoModelYet, Registry, RegistryUnavailable
 from devopsgpt_serving.tracing import Tracing
-from devopsgpt_serving.version_cache import Version, VersionCache
+from devopsgpt_serving.version_cache import Version, VersionCache, read_lineage
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +29,8 @@ class State:
     """What is served and how the registry does. problem: why the registry's word is not what is served"""
 
     served: Version | None = None
+    lineage: dict[str, Any] = field(default_factory=dict)
+    """What the served version recorded of its making."""
     registry_up: bool | None = None
     problem: str | None = "the registry has not been asked yet"
     from_cache: bool = False
@@ -131,12 +134,13 @@ class Follower:
 
     def _serve(self, version: Version, folder: Path, problem: str | None, from_cache: bool) -> None:
         began = time.monotonic()
+        lineage, reloads = read_lineage(folder), self.state.reloads + 1
         with self.tracing.step("model.load", model_version=version.version):
             loaded = self.load(version, folder)
         with self.tracing.step("model.swap", model_version=version.version):
             self.engine.install(loaded)
         self._refused = None
-        self._note(served=version, problem=problem, from_cache=from_cache, reloads=self.state.reloads + 1)
+        self._note(served=version, lineage=lineage, problem=problem, from_cache=from_cache, reloads=reloads)
         try:
             self.cache.remember(version)
         except OSError as error:  # a full disk: it is served all the same

@@ -156,6 +156,23 @@ def read_manifest(folder: Path) -> dict[str, dict[str, Any]]:
     return dict(files)
 
 
+def read_lineage(folder: Path) -> dict[str, Any]:
+    """What a verified version recorded of its making; empty for one from before that was recorded.
+
+    raises: DamagedVersion for one that is no JSON object
+    """
+    path = folder / "model" / "lineage.json"
+    try:
+        lineage = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise DamagedVersion(f"model/lineage.json is damaged: {error}; publish the version again") from error
+    if not isinstance(lineage, dict):
+        raise DamagedVersion(f"model/lineage.json must be an object, got {type(lineage).__name__}")
+    return lineage
+
+
 def check_files(folder: Path, manifest: dict[str, dict[str, Any]]) -> None:
     """raises: DamagedVersion for a file that is missing, too short, too long or altered"""
     for name, facts in manifest.items():

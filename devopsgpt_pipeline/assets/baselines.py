@@ -60,8 +60,9 @@ def build_gpt2_baseline(datasets: list[str]) -> dg.AssetsDefinition:
         checkpoint = load_checkpoint(home.folders.pretrained / size, str(choose_device()))
         measured = measure(size, checkpoint, bins, config.batches)
         client = mlflow.client()
-        run_id = baseline_run(client, size, measured.parameters)
+        run_id = baseline_run(client, size, measured.parameters, checkpoint.tokenizer)
         log_measurement(client, run_id, measured)
+        client.set_tag(run_id, "dagster_run_id", context.run.run_id)
         row = {key: value if isinstance(value, str | int) else round(value, 4) for key, value in measured.row().items()}
         return dg.MaterializeResult(
             data_version=dg.DataVersion(f"{measured.data_version}-{measured.val_loss:.6f}"),

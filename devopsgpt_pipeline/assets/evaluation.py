@@ -7,7 +7,7 @@ from devopsgpt_model.folders import write_json
 from devopsgpt_pipeline.assets import OWNERS
 from devopsgpt_pipeline.assets.datasets import TOKEN_BINS
 from devopsgpt_pipeline.evaluation import COMPARED, Comparison, compare_with_start, metrics_of
-from devopsgpt_pipeline.measure import Measurement, in_millions
+from devopsgpt_pipeline.measure import in_millions
 from devopsgpt_pipeline.registry.runs import log_bytes, log_final
 from devopsgpt_pipeline.resources import HomeResource, MlflowResource
 
@@ -46,7 +46,7 @@ def evaluation(home: HomeResource, mlflow: MlflowResource) -> dg.MaterializeResu
 
 def _metrics(comparison: Comparison) -> dict[str, float]:
     metrics: dict[str, float] = {}
-    for start, finetuned in _measurements(comparison):
+    for start, finetuned in comparison.measurements():
         metrics |= metrics_of(finetuned, start)
     more = {f"memorization/{comparison.dataset}": comparison.memorization, "parameters": float(comparison.parameters)}
     return metrics | more
@@ -55,12 +55,8 @@ def _metrics(comparison: Comparison) -> dict[str, float]:
 def _tags(comparison: Comparison, init_from: str) -> dict[str, str]:
     """model_size: the size of GPT-2 that it is, or its parameters"""
     size = init_from if init_from in GPT2_SIZES else in_millions(comparison.parameters)
-    versions = {f"data_version/{one.dataset}": one.data_version for _, one in _measurements(comparison)}
+    versions = {f"data_version/{one.dataset}": one.data_version for _, one in comparison.measurements()}
     return {"model_size": size} | versions
-
-
-def _measurements(comparison: Comparison) -> list[tuple[Measurement, Measurement]]:
-    return [(Measurement(**start), Measurement(**finetuned)) for start, finetuned in comparison.elsewhere]
 
 
 def _table(comparison: Comparison) -> dg.MetadataValue:
@@ -68,7 +64,7 @@ def _table(comparison: Comparison) -> dg.MetadataValue:
         dg.TableRecord(
             {"dataset": one.dataset, "weights": name, **{key: round(getattr(one, key), 4) for key in COMPARED}}
         )
-        for pair in _measurements(comparison)
+        for pair in comparison.measurements()
         for name, one in zip(("start", "fine-tuned"), pair, strict=True)
     ]
     return dg.MetadataValue.table(rows)

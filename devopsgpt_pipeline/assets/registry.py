@@ -1,10 +1,13 @@
 """Registry: the checkpoint becomes a model version, and the better version becomes the champion."""
 
+import json
+
 import dagster as dg
 from pydantic import Field
 
 from devopsgpt_pipeline.assets import OWNERS
 from devopsgpt_pipeline.assets.datasets import DATASET, TOKEN_BINS
+from devopsgpt_pipeline.card import CARD_FILE, model_card
 from devopsgpt_pipeline.evaluation import Comparison
 from devopsgpt_pipeline.gate import Verdict, judge_challenger
 from devopsgpt_pipeline.lineage import as_text, completed
@@ -49,11 +52,19 @@ def registered_model(
         "git_commit": git_commit(),
     }
     runs = {"evaluation": _run_of(context, "evaluation"), "registered_model": context.run.run_id}
-    documents = {LINEAGE_FILE: as_text(completed(folders.finetuned, runs))}
+    lineage = completed(folders.finetuned, runs)
+    context_tokens = json.loads((folders.finetuned / "config.json").read_text())["n_positions"]
+    card = model_card(lineage, comparison, context_tokens)
+    documents = {LINEAGE_FILE: as_text(lineage), CARD_FILE: card}
     version = publish(mlflow.client(), folders.finetuned, run_id, tags, _description(comparison), documents)
     return dg.MaterializeResult(
         data_version=dg.DataVersion(digest[:16]),
-        metadata={"version": int(version), "model_version": mlflow.version_link(version), **tags},
+        metadata={
+            "version": int(version),
+            "model_version": mlflow.version_link(version),
+            "model_card": dg.MetadataValue.md(card),
+            **tags,
+        },
     )
 
 

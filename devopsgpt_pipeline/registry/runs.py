@@ -13,6 +13,8 @@ from devopsgpt_pipeline.registry.tracking import experiment_id
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+    from devopsgpt_model.tokenizer import Tokenizer
+
 PARENT_TAG = "mlflow.parentRunId"  # MLflow's own: its table nests children under their parent
 
 
@@ -40,15 +42,35 @@ def log_final(client: "MlflowClient", run_id: str, metrics: dict[str, float], st
     client.log_batch(run_id, metrics=[Metric(key, value, now, step) for key, value in metrics.items()])
 
 
-def baseline_run(client: "MlflowClient", model: str, parameters: int) -> str:
-    """The run of a pretrained model, one for all datasets, so that it is one row of the table. returns: its id"""
+def baseline_run(client: "MlflowClient", model: str, parameters: int, tokenizer: "Tokenizer | None" = None) -> str:
+    """The run of a pretrained model, one for all datasets, so that it is one row of the table.
+
+    tokenizer: named in the run's params, as in a fine-tune's
+    returns: its id
+    """
+    from mlflow.entities import Param
+
     experiment = experiment_id(client)
     found = client.search_runs([experiment], f"tags.kind = 'baseline' and tags.model_size = '{model}'", max_results=1)
     if found:
         return str(found[0].info.run_id)
     tags = {"kind": "baseline", "model_size": model, "init_from": model, "git_commit": git_commit()}
     run_id = str(client.create_run(experiment, run_name=f"{model} as released", tags=tags).info.run_id)
+    params = {"init_from": model}
+    if tokenizer is not None:
+        params |= {"tokenizer": tokenizer.name, "vocab_size": str(tokenizer.vocab_size)}
+    client.log_batch(run_id, params=[Param(key, value) for key, value in params.items()])
     log_final(client, run_id, {"parameters": parameters}, step=0)
+    client.set_terminated(run_id, "FINISHED")
+    return run_id
+
+
+def leaderboard_run(client: "MlflowClient") -> str:
+    """The one run that carries the leaderboard's files. returns: its id"""
+    experiment = experiment_id(client)
+    if found := client.search_runs([experiment], "tags.kind = 'leaderboard'", max_results=1):
+        return str(found[0].info.run_id)
+    run_id = str(client.create_run(experiment, run_name="leaderboard", tags={"kind": "leaderboard"}).info.run_id)
     client.set_terminated(run_id, "FINISHED")
     return run_id
 

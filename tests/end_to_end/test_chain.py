@@ -164,6 +164,22 @@ def test_the_version_records_its_chapters_and_the_runs_of_each_step(finished, ml
     assert made_of["runs"]["mlflow"] == finished.home.finetuned_facts()["mlflow_run_id"]
 
 
+def test_the_version_carries_a_card_with_the_evaluations_numbers(finished, mlflow_server):
+    from huggingface_hub import ModelCard
+
+    from devopsgpt_pipeline.evaluation import Comparison
+    from devopsgpt_pipeline.registry.publish import fetch_document
+    from devopsgpt_pipeline.registry.tracking import connect
+
+    text = fetch_document(connect(mlflow_server.url), str(finished.blob("champion", "version")), "README.md")
+    card, measured = ModelCard(text), Comparison.read(finished.home.evaluation)
+    assert card.data.license == "mit"
+    assert card.data.datasets == ["night-shift", "steady-service"]
+    results = {(one.dataset_type, one.metric_type): one.metric_value for one in card.data.eval_results}
+    assert results["sre", "bits_per_byte"] == pytest.approx(measured.finetuned["bits_per_byte"])
+    assert results["sre", "memorization"] == measured.memorization
+
+
 def test_the_launchpad_shows_every_training_setting_with_its_unit(finished):
     fields = finished.job.run_config_schema.config_type.fields["ops"].config_type.fields
     config = fields["finetuned_checkpoint"].config_type.fields["config"].config_type.fields

@@ -28,6 +28,7 @@ COMMANDS = [
     "benchmark",
     "serve",
     "history",
+    "leaderboard",
     "lineage",
     "promote",
     "rollback",

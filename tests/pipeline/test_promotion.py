@@ -255,6 +255,24 @@ def test_mlflow_failing_at_each_call_of_a_publication(
     assert len(seen) >= 2  # the one before, and the one of the run in which nothing failed
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("lose_answer", [False, True])
+def test_mlflow_failing_at_each_call_of_a_rollback(registry, versions, lock, failing, lose_answer):
+    one, two = versions
+    promote(registry, two, "better", expected_champion=one, lock=lock)
+    client = MlflowClient(failing.url, failing.url)
+
+    def check():
+        champion, previous = aliases(registry)
+        assert champion in (one, two)
+        assert previous in (one, two)
+        registry.set_registered_model_alias(MODEL_NAME, PREVIOUS, one)
+        registry.set_registered_model_alias(MODEL_NAME, CHAMPION, two)
+
+    calls = until_it_succeeds(failing, lose_answer, lambda: rollback(client, "worse", lock), check)
+    assert calls >= 8  # both aliases, the version and its files, then as a promotion
+
+
 @pytest.fixture
 def bins(tmp_path):
     write_token_bins(tmp_path / "bins", "sre", Tokenizer.plain_bytes(), {"train": [("a", TEXT)], "val": [("b", TEXT)]})

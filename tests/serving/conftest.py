@@ -53,8 +53,10 @@ class Shelf:
         experiment = self.client.get_experiment_by_name("serving-tests")
         self.experiment = experiment.experiment_id if experiment else self.client.create_experiment("serving-tests")
 
-    def publish(self, model=None, seed=1, champion=True, spoil=None):
-        """A new version by the contract. spoil: a function that damages the staged folder, after the manifest"""
+    def publish(self, model=None, seed=1, champion=True, spoil=None, documents=None):
+        """A new version by the contract. documents: texts beside the weights; spoil: a function that damages the
+        staged folder, after the manifest
+        """
         run = self.client.create_run(self.experiment).info.run_id
         logged = self.client.create_logged_model(self.experiment, name=self.name, source_run_id=run)
         with tempfile.TemporaryDirectory() as place:
@@ -62,6 +64,8 @@ class Shelf:
             save_checkpoint(staging / "checkpoint", model or make_model(seed), Tokenizer.plain_bytes(), {"seed": seed})
             (staging / "checkpoint").resolve().rename(staging / "model")
             (staging / "checkpoint").unlink()
+            for name, text in (documents or {}).items():
+                (staging / "model" / name).write_text(text)
             self._describe(staging, run, logged.model_id)
             if spoil:
                 spoil(staging)
