@@ -196,9 +196,9 @@ class Trainer:
         self._save(best=gained)
 
     def _val_loss(self) -> float:
-        """Exact val_loss, the held-out windows shared out over the ranks."""
+        """val_loss of every held-out token, in the steps' number format; the ranks share the windows out."""
         total, count = summed_loss(
-            *(self.model, self.val_tokens, self.config.block_size), rank=self.ranks.rank, ranks=self.ranks.size
+            *(self.model, self.val_tokens, self.config.block_size, self.autocast), self.ranks.rank, self.ranks.size
         )
         total, count = self.ranks.sum(torch.tensor([total, count], dtype=torch.float64)).tolist()
         return total / count

@@ -69,6 +69,14 @@ def test_training_lowers_val_loss_and_leaves_a_checkpoint(job):
     assert measured == pytest.approx(facts["val_loss"], abs=1e-6)
 
 
+def test_val_loss_in_bfloat16_is_that_of_float32_to_the_third_digit(job):
+    facts = train(dataclasses.replace(job, config=dataclasses.replace(CONFIG, dtype="bfloat16")))
+    model = load_checkpoint(job.out / "checkpoint").model
+    measured = mean_loss(model, read_tokens(job.bins, "val"), CONFIG.block_size)
+    assert measured == pytest.approx(facts["val_loss"], rel=1e-3)
+    assert measured != facts["val_loss"]
+
+
 def test_the_same_seed_gives_the_same_losses(job, tmp_path):
     again = dataclasses.replace(job, out=tmp_path / "again")
     other = dataclasses.replace(job, out=tmp_path / "other", config=dataclasses.replace(CONFIG, seed=2))
