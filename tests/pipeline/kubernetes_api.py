@@ -118,6 +118,7 @@ class Api(BaseHTTPRequestHandler):
     """/api/v1/namespaces/default/pods and below."""
 
     cluster = None
+    protocol_version = "HTTP/1.1"
 
     def parts(self):
         """The path below `pods`, and the query."""
@@ -152,18 +153,21 @@ class Api(BaseHTTPRequestHandler):
         self.say(200, pod.as_read())
 
     def stream(self, pod, follow):
-        """The log's lines with their times, until the container ends."""
+        """The log's lines with their times, chunk by chunk as an API server sends them, until the container ends."""
         self.send_response(200)
         self.send_header("Content-Type", "text/plain")
+        self.send_header("Transfer-Encoding", "chunked")
+        self.send_header("Connection", "close")
         self.end_headers()
         sent = 0
         while True:
             ended = not pod.thread.is_alive()
             for line in pod.lines[sent:]:
-                self.wfile.write(line)
+                self.wfile.write(f"{len(line):x}\r\n".encode() + line + b"\r\n")
                 sent += 1
             self.wfile.flush()
             if ended or not follow:
+                self.wfile.write(b"0\r\n\r\n")
                 return
             time.sleep(0.05)
 
@@ -179,6 +183,7 @@ class Api(BaseHTTPRequestHandler):
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))
+        self.send_header("Connection", "close")
         self.end_headers()
         self.wfile.write(body)
 
