@@ -21,6 +21,8 @@ $(DEVELOPMENT): pyproject.toml constraints.txt
 
 $(BENCHMARKS): $(DEVELOPMENT)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[pipeline,serving,cluster,lm-eval,dev,bench]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench-native]' \
+		|| echo 'llama.cpp does not compile here; benchmarks.serving says so and goes on'
 	@touch $@ $(DEVELOPMENT) $(RUNTIME)
 
 run: $(RUNTIME)  ## the whole chain once, a question to the service, its answer

@@ -189,13 +189,13 @@ class GPT(nn.Module):
         """hidden: (..., C) -> (..., vocab_size); the padded rows never take part."""
         return F.linear(hidden, self.wte.weight)[..., : self.config.vocab_size]
 
-    def new_cache(self, rows: int, dtype: torch.dtype | None = None) -> KVCache:
+    def new_cache(self, rows: int) -> KVCache:
         """An empty cache for `rows` sequences of up to block_size tokens."""
         shape = (rows, self.config.n_head, self.config.block_size, self.config.head_dim)
         like = self.wte.weight
 
         def empty() -> list[Tensor]:
-            return [torch.zeros(shape, dtype=dtype or like.dtype, device=like.device) for _ in self.h]
+            return [torch.zeros(shape, dtype=like.dtype, device=like.device) for _ in self.h]
 
         return KVCache(empty(), empty())
 

@@ -73,6 +73,10 @@ class Ranks:
         """Whether the flag is set on any rank; goes over the CPU, so that no GPU is waited for."""
         return bool(self.sum(torch.tensor(int(flag))).item())
 
+    def meet(self) -> None:
+        """Wait until every rank is here."""
+        self.any(False)
+
     def agree(self, number: int) -> bool:
         """Whether all ranks hold the same number."""
         total = int(self.sum(torch.tensor(number)).item())

@@ -26,6 +26,10 @@ class ChainError(RuntimeError):
     """A chain that did not reach its end."""
 
 
+class ChainInterrupted(ChainError):
+    """A chain that a person, or a signal, interrupted."""
+
+
 def out_of_date(job: dg.JobDefinition, instance: dg.DagsterInstance) -> list[dg.AssetKey]:
     """Assets of a job that were never made, or whose code or inputs have changed since; in the order of the chain.
 
@@ -127,10 +131,11 @@ def materialize(
     selection: list[dg.AssetKey] | None = None,
     run_config: dict[str, Any] | None = None,
     partition: str | None = None,
+    tags: dict[str, str] | None = None,
 ) -> None:
     """Run a job, or a selection of its assets, in this process. listen: hears every event as it is stored
 
-    raises: ChainError with the first failed step's own words
+    raises: ChainError with the first failed step's own words; ChainInterrupted
     """
     run_id = str(uuid.uuid4())
     instance.add_event_listener(run_id, listen)
@@ -143,25 +148,28 @@ def materialize(
         partition_key=partition,
         run_id=run_id,
         raise_on_error=False,
-        tags={PID_TAG: str(os.getpid())},
+        tags={PID_TAG: str(os.getpid()), **(tags or {})},
     )
     if not result.success:
-        raise ChainError(_first_failure(result))
+        raise _first_failure(result)
 
 
-def _first_failure(result: dg.ExecuteInProcessResult) -> str:
+def _first_failure(result: dg.ExecuteInProcessResult) -> ChainError:
     for evaluation in result.get_asset_check_evaluations():
         if not evaluation.passed:
             asset = evaluation.asset_key.to_user_string()
-            return f"{asset}: check {evaluation.check_name} failed: {evaluation.description}"
+            return ChainError(f"{asset}: check {evaluation.check_name} failed: {evaluation.description}")
     for event in result.filter_events(lambda event: event.is_step_failure):
         error = event.step_failure_data.error
         cause = error.cause if error and error.cause else error
         if error and error.cls_name == "DagsterExecutionInterruptedError":
-            return f"interrupted in {event.step_key}; what was done is kept, the same command goes on from there"
-        return f"{event.step_key}: {cause.message.strip() if cause else 'failed'}"
+            return ChainInterrupted(
+                f"interrupted in {event.step_key}; what was done is kept, the same command goes on from there"
+            )
+        return ChainError(f"{event.step_key}: {cause.message.strip() if cause else 'failed'}")
     for event in result.filter_events(lambda event: event.is_run_failure):
         error = event.job_failure_data.error
         if error and error.cls_name == "DagsterExecutionInterruptedError":
-            return f"interrupted: {error.message.rpartition(': ')[2].strip()}; the same command goes on from there"
-    return f"run {result.run_id} failed; look at it in Dagster's UI"
+            reason = error.message.rpartition(": ")[2].strip()
+            return ChainInterrupted(f"interrupted: {reason}; the same command goes on from there")
+    return ChainError(f"run {result.run_id} failed; look at it in Dagster's UI")

@@ -133,23 +133,36 @@ def sample(prompt: str, checkpoint: Path | None, samples: int, max_tokens: int, 
 @main.command()
 @click.argument("preset")
 @click.option("-s", "--set", "changes", multiple=True, metavar="NAME=VALUE", help="A training setting; repeatable.")
+@click.option("--sweep", "axes", multiple=True, metavar="NAME=A,B,...", help="Try each value; repeatable for a grid.")
 @click.option("--dataset", default="sre", show_default=True, help="What to train on: sre (the books) or shakespeare.")
 @click.option("--list-settings", is_flag=True, help="Print every setting of PRESET with its value and unit, and stop.")
 @told_in_one_line
-def finetune(preset: str, changes: tuple[str, ...], dataset: str, list_settings: bool) -> None:
+def finetune(preset: str, changes: tuple[str, ...], axes: tuple[str, ...], dataset: str, list_settings: bool) -> None:
     """Fine-tune with the settings of PRESET and put the result through the gate.
 
     Presets: sample, train_sre_cpu, finetune_sre_small, finetune_sre, finetune_shakespeare. What comes before
     training is brought up to date first; what comes after it (evaluation, registry, promotion) follows.
+
+    With --sweep every combination is trained, as child runs of one MLflow run, and the best goes on; the same command
+    goes on with a sweep that was cut short.
     """
+    from devopsgpt_pipeline.progress import table
+    from devopsgpt_pipeline.sweep import grid
     from devopsgpt_pipeline.training_options import changed, describe
-    from devopsgpt_pipeline.whole_chain import finetune_once
+    from devopsgpt_pipeline.whole_chain import finetune_once, finetune_sweep
 
     config = changed(preset, changes)
     if list_settings:
         click.echo(describe(config))
         return
-    finetune_once(Home.from_environment().prepare(), profile_from_environment(), config, dataset)
+    if not axes:
+        finetune_once(Home.from_environment().prepare(), profile_from_environment(), config, dataset)
+        return
+    trials = grid(preset, changes, axes)
+    home, profile = Home.from_environment().prepare(), profile_from_environment()
+    outcomes = finetune_sweep(home, profile, preset, trials, dataset)
+    table([outcome.row() for outcome in outcomes])
+    click.echo(f"best: {outcomes[0].trial.name}")
 
 
 @main.command()

@@ -17,14 +17,14 @@ from devopsgpt_pipeline.assets.evaluation import evaluation
 from devopsgpt_pipeline.assets.pretrained import pretrained_gpt2
 from devopsgpt_pipeline.assets.registry import champion, registered_model
 from devopsgpt_pipeline.assets.sources import build_book_site, build_chapters
+from devopsgpt_pipeline.assets.sweep_trial import build_sweep_trial
 from devopsgpt_pipeline.assets.training import build_finetuned_checkpoint
 from devopsgpt_pipeline.automation import DAILY, ON_CHANGE, Timetable
 from devopsgpt_pipeline.checks import CHECKS
 from devopsgpt_pipeline.datasets.folder import folders_from_environment
 from devopsgpt_pipeline.home import Home
-from devopsgpt_pipeline.launcher import LocalLauncher
 from devopsgpt_pipeline.profiles import Profile, profile_from_environment
-from devopsgpt_pipeline.resources import HomeResource, MlflowResource, WebResource
+from devopsgpt_pipeline.resources import HomeResource, MlflowResource, WebResource, launcher_from_environment
 from devopsgpt_pipeline.retention import RETENTION_DAILY, retention
 from devopsgpt_pipeline.sources.books import Book, books_from_environment
 
@@ -69,7 +69,7 @@ def build_definitions(
     return dg.Definitions(
         assets=[*sites, pretrained_gpt2, *more_bins, gpt2_baseline, *assets],
         asset_checks=CHECKS,
-        jobs=[observe_books, fetch_pretrained, datasets, whole_chain, retention],
+        jobs=[observe_books, fetch_pretrained, datasets, whole_chain, build_sweep_trial(profile), retention],
         schedules=[
             dg.ScheduleDefinition(
                 name="observe_books_daily",
@@ -91,7 +91,7 @@ def build_definitions(
         resources={
             "home": HomeResource(path=str(home.path)),
             "mlflow": MlflowResource(tracking_uri=tracking_uri, ui_url=ui_url),
-            "launcher": LocalLauncher(),
+            "launcher": launcher_from_environment(home),
             "web": WebResource(contact=os.environ.get("DEVOPSGPT_CONTACT", "")),
         },
     )

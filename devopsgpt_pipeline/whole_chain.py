@@ -14,6 +14,8 @@ from devopsgpt_pipeline.environment import configure
 from devopsgpt_pipeline.home import Home
 from devopsgpt_pipeline.profiles import Profile
 from devopsgpt_pipeline.progress import ChainProgress
+from devopsgpt_pipeline.registry.tracking import connect
+from devopsgpt_pipeline.sweep import Outcome, Sweep, Trial
 
 BOOKS = "sre"  # the dataset that the chain makes
 UI_URL = "http://127.0.0.1:5000"  # where `devopsgpt up` shows MLflow; links in metadata point there
@@ -41,14 +43,24 @@ def finetune_once(home: Home, profile: Profile, config: TrainingConfig, dataset:
     raises: ChainError for a step or a check that failed
     """
     with _session(home, profile) as (session, _):
-        session.observe()
-        session.fetch_pretrained(config.init_from)
-        session.update(leave_out=AFTER_TOKEN_BINS)
-        if dataset != BOOKS:
-            session.make_dataset(dataset)
-        settings = dataclasses.asdict(config) | {"dataset": dataset}
-        run_config = {"ops": {"finetuned_checkpoint": {"config": settings}}}
-        chain.materialize(session.job, session.instance, session.progress, AFTER_TOKEN_BINS, run_config)
+        session.prepare_training([config], dataset)
+        session.finetune(dataclasses.asdict(config) | {"dataset": dataset})
+
+
+def finetune_sweep(home: Home, profile: Profile, preset_name: str, trials: list[Trial], dataset: str) -> list[Outcome]:
+    """Train every trial on data that is up to date, then evaluate, register and decide on the best one.
+
+    returns: how each trial ended, the best first
+    raises: ChainError where all trials failed, or what follows them; ChainInterrupted
+    """
+    with _session(home, profile) as (session, tracking_uri):
+        session.prepare_training([trial.config for trial in trials], dataset)
+        sweep = Sweep(home, connect(tracking_uri), preset_name, trials, dataset)
+        job = session.definitions.resolve_job_def("sweep_trial")
+        outcomes = sweep.run(job, session.instance, session.progress)
+        session.progress.say(f"best: {outcomes[0].trial.name}")
+        session.finetune(sweep.settings(outcomes[0].trial))  # trained already: its folder is found finished
+        return outcomes
 
 
 def make_datasets(home: Home, tracking_uri: str | None, settings: dict[str, dict[str, Any]]) -> None:
@@ -103,6 +115,20 @@ class Session:
             self.progress.say(f"fetching {init_from}")
             job = self.definitions.resolve_job_def("fetch_pretrained_gpt2")
             chain.materialize(job, self.instance, self.progress, partition=init_from)
+
+    def prepare_training(self, configs: list[TrainingConfig], dataset: str) -> None:
+        """Everything that comes before training with these settings."""
+        self.observe()
+        for init_from in sorted({config.init_from for config in configs}):
+            self.fetch_pretrained(init_from)
+        self.update(leave_out=AFTER_TOKEN_BINS)
+        if dataset != BOOKS:
+            self.make_dataset(dataset)
+
+    def finetune(self, settings: dict[str, Any]) -> None:
+        """Train with a launchpad's settings, and everything that comes after it."""
+        run_config = {"ops": {"finetuned_checkpoint": {"config": settings}}}
+        chain.materialize(self.job, self.instance, self.progress, AFTER_TOKEN_BINS, run_config)
 
     def make_dataset(self, dataset: str, settings: dict[str, Any] | None = None) -> None:
         """The token bins of a dataset beside the books. settings: of its asset

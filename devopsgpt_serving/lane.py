@@ -13,7 +13,7 @@ from torch import Tensor
 
 from devopsgpt_model.tokenizer import Tokenizer
 from devopsgpt_serving.runner import Runner
-from devopsgpt_serving.sampling import Sampler, TokenScore, score_token
+from devopsgpt_serving.sampling import Sampler, TokenScore, draw_each, score_token
 from devopsgpt_serving.sequence import DeadlinePassed, FinishReason, Progress, Scored, Sequence
 from devopsgpt_serving.text_stream import TextStream
 from devopsgpt_serving.version_cache import Version
@@ -75,11 +75,12 @@ class Lane:
         return not self.waiting and not self.running
 
     def step(self) -> None:
-        """One round: seat who waits, compute one chunk of one prompt, then one token for each that decodes."""
+        """One round: seat who waits, compute a chunk of prompts, then one token for each that decodes."""
         self._drop()
         self._seat()
-        if self.prefilling:
-            self._prefill(self.prefilling[0])
+        room = self.prefill_chunk
+        while self.prefilling and (done := self._prefill(self.prefilling[0], room)):
+            room -= done
         self._decode()
 
     def fail_all(self, error: Exception) -> None:
@@ -112,14 +113,20 @@ class Lane:
                 sequence.begin(self.loaded.tokenizer, Sampler(sequence.sampling, sequence.prompt, self.runner.device))
                 self.prefilling.append(row)
 
-    def _prefill(self, row: Row) -> None:
-        """Compute the next chunk of a row's prompt; its first token once the prompt is complete."""
+    def _prefill(self, row: Row, room: int) -> int:
+        """Compute the next chunk of a row's prompt; its first token once the prompt is complete.
+
+        room: tokens that this round still computes; a prompt that does not fit in what others left waits
+        returns: tokens computed
+        """
         sequence = row.sequence
         if sequence is None:
             raise RuntimeError(f"row {row.index} is to be prefilled and has no sequence")
         if not row.computing:
             self._take_prefix(row, sequence)
         begin, every = len(row.held), sequence.sampling.echo_logprobs
+        if room < self.prefill_chunk and len(sequence.prompt) - begin > room:
+            return 0
         chunk = sequence.prompt[begin : begin + self.prefill_chunk]
         logits = self.runner.prefill(row.index, chunk, begin, every)
         row.held += chunk
@@ -130,7 +137,8 @@ class Lane:
             if sequence.sampling.max_tokens == 0:
                 self._end(row, sequence, "length")
             else:
-                self._advance(row, sequence, logits[-1])
+                self._advance([row], logits[-1:])
+        return len(chunk)
 
     def _take_prefix(self, row: Row, sequence: Sequence) -> None:
         """Start a row with the longest beginning of the prompt that some row has computed."""
@@ -143,7 +151,7 @@ class Lane:
         if length and source != row.index:
             self.runner.copy_prefix(source, row.index, length)
         row.held = sequence.prompt[:length]
-        sequence.cached_tokens = length
+        sequence.queried_tokens, sequence.cached_tokens = len(sequence.prompt), length
 
     def _score_prompt(self, sequence: Sequence, begin: int, logits: Tensor) -> None:
         """Report the scores of the prompt's tokens that these logits tell. logits: (t, V), of tokens begin.."""
@@ -171,14 +179,21 @@ class Lane:
         batch = self.rows[: decoding[-1].index + 1]
         ids = [row.next_token or 0 for row in batch]
         logits = self.runner.decode(ids, [min(len(row.held), last) for row in batch])
+        if len(decoding) < len(batch):
+            logits = logits[[row.index for row in decoding]]
         for row in decoding:
-            if row.sequence is not None and row.next_token is not None:
-                row.held.append(row.next_token)
-                self._advance(row, row.sequence, logits[row.index])
+            row.held.append(row.next_token or 0)
+        self._advance(decoding, logits)
 
-    def _advance(self, row: Row, sequence: Sequence, logits: Tensor) -> None:
-        """Draw a row's next token, report it, and see whether the answer ends. logits: (V,)"""
-        token = sequence.sampler.draw(logits)
+    def _advance(self, rows: list[Row], logits: Tensor) -> None:
+        """Draw the next token of each row. logits: (len(rows), V)"""
+        sequences = [row.sequence for row in rows if row.sequence is not None]
+        tokens = draw_each(logits, [sequence.sampler for sequence in sequences])
+        for row, sequence, token, scores in zip(rows, sequences, tokens, logits, strict=True):
+            self._accept(row, sequence, token, scores)
+
+    def _accept(self, row: Row, sequence: Sequence, token: int, logits: Tensor) -> None:
+        """Report a row's next token, and see whether the answer ends. logits: (V,)"""
         if token == self.loaded.tokenizer.eot_id:
             return self._end(row, sequence, "stop")
         top = sequence.sampling.logprobs

@@ -2,12 +2,14 @@
 
 import logging
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
 
 from devopsgpt_model.checkpoint import CheckpointError, load_checkpoint
 from devopsgpt_model.device import choose_device
+from devopsgpt_serving.captured import CapturedRunner
 from devopsgpt_serving.lane import LoadedModel
 from devopsgpt_serving.precision import choose_precision
 from devopsgpt_serving.runner import EagerRunner
@@ -16,19 +18,26 @@ from devopsgpt_serving.version_cache import Version
 log = logging.getLogger(__name__)
 
 
-def loader(device: str, precision: str, rows: int) -> Callable[[Version, Path], LoadedModel]:
+def loader(device: str, precision: str, rows: int, cuda_graphs: bool = False) -> Callable[[Version, Path], LoadedModel]:
     """How versions are loaded by this service.
 
-    precision: "auto" or a number format
+    precision: "auto" or a number format; cuda_graphs: whether CUDA replays captured decode steps
     raises: ValueError for a device that is not to be had, or does not have the format
     """
     chosen = str(choose_device(device))
     format = choose_precision(precision, torch.device(chosen))
+    runner = CapturedRunner if cuda_graphs and torch.device(chosen).type == "cuda" else EagerRunner
     log.info("computing", extra={"device": chosen, "precision": format})
 
     def load(version: Version, folder: Path) -> LoadedModel:
+        # OpenMP keeps a team of threads for each thread that ever computed. With more of them than processors they
+        # sleep between any two operations instead of spinning, so the engine's own must be the only one that stays.
+        with ThreadPoolExecutor(1, "loading") as passing:
+            return passing.submit(read, version, folder).result()
+
+    def read(version: Version, folder: Path) -> LoadedModel:
         checkpoint = load_checkpoint(folder / "model", chosen)
-        loaded = LoadedModel(version, EagerRunner(checkpoint.model, rows, format), checkpoint.tokenizer)
+        loaded = LoadedModel(version, runner(checkpoint.model, rows, format), checkpoint.tokenizer)
         warm_up(loaded)
         return loaded
 

@@ -26,6 +26,9 @@ class Metrics:
         self.registry = CollectorRegistry()
         registry = self.registry
         self.prompt_tokens = Counter("devopsgpt:prompt_tokens", "Prompt tokens of ended sequences.", registry=registry)
+        self.queried_tokens = Counter(
+            "devopsgpt:prefix_cache_queries", "Prompt tokens looked for among those computed before.", registry=registry
+        )
         self.cached_tokens = Counter(
             "devopsgpt:prefix_cache_hits", "Prompt tokens that did not have to be computed again.", registry=registry
         )
@@ -70,6 +73,7 @@ class Metrics:
         """A sequence ended, one way or another."""
         self.ended_sequences.labels(reason).inc()
         self.prompt_tokens.inc(len(sequence.prompt))
+        self.queried_tokens.inc(sequence.queried_tokens)
         self.cached_tokens.inc(sequence.cached_tokens)
         self.latency.observe(time.monotonic() - sequence.arrived)
 

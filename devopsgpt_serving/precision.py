@@ -46,21 +46,22 @@ class Int8Linear(nn.Module):
         self.scale = weight.abs().amax(1).clamp_min(1e-12) / 127  # (out,)
         whole = (weight / self.scale[:, None]).round_().to(torch.int8)
         self.weight = torch.ops.onednn.qlinear_prepack(whole, None)
+        self.middle = torch.tensor(OFFSET * 257 + 0.5)  # truncation after + 0.5 rounds
         self.zero = torch.zeros(len(weight), dtype=torch.int64)
         self.bias = torch.zeros(len(weight)) if bias is None else bias.detach().float()
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (..., in) -> (..., out)"""
         rows = x.reshape(-1, x.size(-1))  # (R, in)
-        scale = rows.abs().amax(1, keepdim=True).clamp_min_(1e-12) / LEVELS  # (R, 1)
+        largest = torch.linalg.vector_norm(rows, float("inf"), dim=1, keepdim=True).clamp_min_(1e-12)  # (R, 1)
         # 256 * (upper - 128) + (lower - 128) = level, where level + 128 * 256 + 128 = 256 * upper + lower
-        level = (rows / scale).add_(OFFSET * 257 + 0.5).to(torch.int32)  # truncation after + 0.5 rounds
+        level = torch.add(self.middle, rows / largest, alpha=LEVELS).to(torch.int32)
         both = level.view(torch.uint8).view(*rows.shape, 4)[..., :2].permute(2, 0, 1).reshape(-1, rows.size(1))
         y = torch.ops.onednn.qlinear_pointwise(
             both, 1.0, OFFSET, self.weight, self.scale, self.zero, None, 1.0, 0, torch.float32, "none", [], ""
         )
         lower, upper = y.chunk(2)  # little-endian
-        y = torch.addcmul(self.bias, torch.add(lower, upper, alpha=256), scale)
+        y = torch.addcmul(self.bias, torch.add(lower, upper, alpha=256), largest, value=1 / LEVELS)
         return y.view(*x.shape[:-1], -1)
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from devopsgpt_model.generate import sample_token
+from devopsgpt_model.generate import sample_token, sample_tokens
 
 MAX_SEED = 2**63 - 1
 LEAST_TOP_P = 1e-6  # below it the likeliest token is drawn anyway, and float32 takes it for 0, which keeps none
@@ -62,14 +62,25 @@ class Sampler:
         self.prompt = set(prompt)
         self.drawn: Counter[int] = Counter()
 
+        self.temperature = sampling.temperature if sampling.temperature >= LEAST_TEMPERATURE else 0.0
+
+    @property
+    def penalizes(self) -> bool:
+        """Whether the model's logits are changed before a token is chosen."""
+        settings = self.sampling
+        return bool(settings.repetition_penalty != 1 or settings.presence_penalty or settings.frequency_penalty)
+
+    @property
+    def free(self) -> bool:
+        """Whether any token may be drawn, with the model's own probability at a temperature."""
+        return not (self.sampling.top_k or self.sampling.top_p < 1 or self.penalizes)
+
     def draw(self, logits: Tensor) -> int:
         """The next token id. logits: (V,)"""
-        settings = self.sampling
-        temperature = settings.temperature if settings.temperature >= LEAST_TEMPERATURE else 0.0
-        top_p = max(settings.top_p, LEAST_TOP_P)
-        token = sample_token(self._penalized(logits), temperature, settings.top_k, top_p, self.generator)
-        self.drawn[token] += 1
-        return token
+        if self.penalizes:
+            logits = self._penalized(logits)
+        top_p = max(self.sampling.top_p, LEAST_TOP_P)
+        return sample_token(logits, self.temperature, self.sampling.top_k, top_p, self.generator)
 
     def _penalized(self, logits: Tensor) -> Tensor:
         settings = self.sampling
@@ -84,6 +95,26 @@ class Sampler:
             taken = settings.presence_penalty + settings.frequency_penalty * counts
             logits = logits.index_add(0, ids, taken.to(logits.dtype), alpha=-1)
         return logits
+
+
+def draw_each(logits: Tensor, samplers: list[Sampler]) -> list[int]:
+    """The next token id of each row, in few operations for the settings that most ask for. logits: (R, V)"""
+    greedy = [row for row, one in enumerate(samplers) if one.temperature == 0 and not one.penalizes]
+    free = [row for row, one in enumerate(samplers) if one.temperature > 0 and one.free]
+    drawn: dict[int, int] = {}
+    if greedy:
+        drawn |= zip(greedy, _rows(logits, greedy).argmax(1).tolist(), strict=True)
+    if free:
+        settings = [samplers[row].temperature for row in free], [samplers[row].generator for row in free]
+        drawn |= zip(free, sample_tokens(_rows(logits, free), *settings), strict=True)
+    tokens = [drawn[row] if row in drawn else one.draw(logits[row]) for row, one in enumerate(samplers)]
+    for one, token in zip(samplers, tokens, strict=True):
+        one.drawn[token] += 1
+    return tokens
+
+
+def _rows(logits: Tensor, rows: list[int]) -> Tensor:
+    return logits if len(rows) == len(logits) else logits[rows]
 
 
 def score_token(logits: Tensor, token: int, top: int) -> TokenScore:

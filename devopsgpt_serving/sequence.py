@@ -73,6 +73,8 @@ class Sequence:
     ended: bool = False
     tokens: list[int] = field(default_factory=list)
     """Sampled so far, end of text left out."""
+    queried_tokens: int = 0
+    """Prompt tokens that were looked for among those computed before."""
     cached_tokens: int = 0
     """Prompt tokens whose keys and values were taken from another sequence."""
     last_token: float | None = None

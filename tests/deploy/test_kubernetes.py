@@ -2,6 +2,7 @@
 
 import copy
 import re
+from pathlib import Path
 
 import dagster as dg
 import kubernetes_validate
@@ -202,6 +203,40 @@ def test_the_code_servers_pod_fits_the_schema(spoil):
         with pytest.raises(kubernetes_validate.ValidationError, match=r"nmae|name"):
             kubernetes_validate.validate(pod, API_VERSION, strict=True)
     else:
+        kubernetes_validate.validate(pod, API_VERSION, strict=True)
+
+
+def test_the_values_choose_the_launcher_that_makes_pods(monkeypatch):
+    from devopsgpt_pipeline.home import Home
+    from devopsgpt_pipeline.kubernetes_launcher import KubernetesLauncher
+    from devopsgpt_pipeline.resources import launcher_from_environment
+
+    values = yaml.safe_load((FOLDER / "dagster-values.yaml").read_text())
+    (deployment,) = values["dagster-user-deployments"]["deployments"]
+    for each in deployment["env"]:
+        monkeypatch.setenv(each["name"], each["value"])
+    (mount,) = deployment["volumeMounts"]
+    launcher = launcher_from_environment(Home(Path(mount["mountPath"])))
+    assert isinstance(launcher, KubernetesLauncher)
+    assert launcher.image == "{repository}:{tag}".format(**deployment["image"])
+    assert launcher.home_claim == deployment["volumes"][0]["persistentVolumeClaim"]["claimName"]
+
+
+@pytest.mark.parametrize("processes", [0, 8])
+def test_a_trainings_pod_fits_the_schema_and_is_confined_as_the_job_by_hand_is(processes):
+    from devopsgpt_pipeline.kubernetes_launcher import KubernetesLauncher
+
+    launcher = KubernetesLauncher(image="docker.io/devopsgpt-pipeline:0.1.0", home_path="/data", processes=processes)
+    spec = launcher.pod_spec(Path("/data/training/x/train.json"), "auto")
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "x"}, "spec": spec}
+    kubernetes_validate.validate(pod, API_VERSION, strict=True)
+    test_every_pod_is_confined("", spec)
+    (by_hand,) = [each for name, each in pods() if name == "training-job.yaml-Job"]
+    for key in ("restartPolicy", "automountServiceAccountToken", "securityContext", "tolerations"):
+        assert spec[key] == by_hand[key]
+    assert spec["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == str(processes or 1)
+    spec["containers"][0]["imagee"] = "x"
+    with pytest.raises(kubernetes_validate.ValidationError, match="imagee"):
         kubernetes_validate.validate(pod, API_VERSION, strict=True)
 
 

@@ -170,6 +170,8 @@ def test_the_launchpad_shows_every_training_setting_with_its_unit(finished):
     assert set(config) == {field.name for field in dataclasses.fields(TrainingConfig)} | {"dataset"}
     assert all(field.description for field in config.values())
     assert config["learning_rate"].default_value == PROFILES["sample"].training.learning_rate
+    resources = finished.job.run_config_schema.config_type.fields["resources"].config_type.fields
+    assert resources["launcher"].config_type.fields["config"].config_type.fields["processes"].default_value == 0
 
 
 @pytest.fixture
@@ -284,8 +286,10 @@ def test_training_with_mlflow_down_is_told_and_loses_nothing(copied):
 def test_a_training_error_is_told_in_the_trainers_own_words(copied):
     with pytest.raises(chain.ChainError, match=r"trainer ended with status 1.*more than block_size tokens, got"):
         copied.materialize(["finetuned_checkpoint"], block_size=10_000_000)
-    with pytest.raises(chain.ChainError, match="init_from must be a checkpoint folder or one of scratch, champion"):
-        copied.materialize(["finetuned_checkpoint"], init_from="gpt5")
+    with pytest.raises(
+        chain.ChainError, match="init_from must be a checkpoint folder, a model on the Hugging Face hub"
+    ):
+        copied.materialize(["finetuned_checkpoint"], init_from="./gpt5")
 
 
 def test_a_setting_out_of_range_in_the_launchpad_is_told(copied):

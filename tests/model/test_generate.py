@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from devopsgpt_model.generate import generate_text, sample_token, stream_ids
+from devopsgpt_model.generate import NUCLEUS, generate_text, sample_token, stream_ids
 from devopsgpt_model.tokenizer import Tokenizer
 
 LOGITS = torch.log(torch.tensor([0.5, 0.3, 0.15, 0.05]))
@@ -31,6 +31,13 @@ def test_top_p_keeps_the_tokens_that_reach_it():
     assert set(draws(top_p=0.5)) == {0}
     assert set(draws(top_p=0.79)) == {0, 1}
     assert set(draws(top_p=0.81)) == {0, 1, 2}
+
+
+def test_top_p_may_need_more_tokens_than_are_looked_at_first():
+    generator = torch.Generator().manual_seed(0)
+    flat = torch.zeros(4 * NUCLEUS)
+    drawn = [sample_token(flat, 1.0, 0, 0.75, generator) for _ in range(4 * NUCLEUS)]
+    assert NUCLEUS < len(set(drawn)) <= 3 * NUCLEUS
 
 
 def test_extreme_settings_still_draw_the_most_likely_token():

@@ -54,7 +54,7 @@ def hub(tmp_path, gpt2_tokenizer):
     shards = tmp_path / "hub" / "openwebtext"
     (shards / "plain_text").mkdir(parents=True)
     for number in range(2):
-        texts = [f"Document {i} of shard {number} tells how a service was kept up. " * 4 for i in range(30)]
+        texts = [f"Document {i} of shard {number} tells how a service was kept up. " * 20 for i in range(30)]
         pq.write_table(pa.table({"text": texts}), shards / f"plain_text/train-0000{number}-of-00002.parquet")
     with serving_hub(repositories | {f"datasets/{OPENWEBTEXT}": shards}) as hub:
         yield hub

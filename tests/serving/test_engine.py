@@ -4,17 +4,20 @@ import queue
 import time
 
 import pytest
+import torch
 
 from devopsgpt_model.generate import stream_ids
 from devopsgpt_model.tokenizer import Tokenizer
 from devopsgpt_serving.engine import Engine, EngineFailure, QueueFull
 from devopsgpt_serving.lane import Cancelled, LoadedModel
+from devopsgpt_serving.metrics import Metrics
 from devopsgpt_serving.runner import EagerRunner
-from devopsgpt_serving.sampling import Sampling
+from devopsgpt_serving.sampling import Sampler, Sampling, draw_each
 from devopsgpt_serving.sequence import DeadlinePassed, Failed, Finished, Sequence
 from devopsgpt_serving.version_cache import Version
 from serving.conftest import BLOCK_SIZE, make_model, until
 
+CPU = torch.device("cpu")
 TOKENIZER = Tokenizer.plain_bytes()
 
 
@@ -121,6 +124,29 @@ def test_a_long_prompt_is_computed_in_chunks_while_others_go_on(engine):
     running.end()
 
 
+def test_short_prompts_share_a_chunk(engine):
+    runner = engine.current.loaded.runner
+    asked = [Sequence(TOKENIZER.encode(p), Sampling(max_tokens=3), queue.Queue().put) for p in ("abc", "de", "f" * 12)]
+    engine.submit(engine.current, asked)
+    until(lambda: all(one.ended for one in asked))
+    assert [length for _, _, length in runner.prefilled] == [3, 2, 12]
+    assert runner.decoded[0] == 2, "12 tokens do not fit in the 11 that 3 and 2 leave of 16"
+
+
+def test_every_way_of_drawing_is_the_same_in_a_batch_as_alone():
+    logits = torch.randn(6, 300, generator=torch.Generator().manual_seed(1))
+    ways = [{"temperature": 0.0}, {}, {"temperature": 0.5}, {"top_k": 5}, {"top_p": 0.5}, {"presence_penalty": 2.0}]
+
+    def samplers():
+        return [Sampler(Sampling(max_tokens=9, seed=seed, **way), [1], CPU) for seed, way in enumerate(ways)]
+
+    batch, lone = samplers(), samplers()
+    together = [draw_each(logits.roll(step, 1), batch) for step in range(9)]
+    alone = [[draw_each(logits.roll(step, 1)[i : i + 1], [one])[0] for i, one in enumerate(lone)] for step in range(9)]
+    assert together == alone
+    assert all(one.drawn.total() == 9 for one in batch)
+
+
 def test_a_prefix_is_not_computed_twice(engine):
     runner = engine.current.loaded.runner
     first = "Notes for the night shift. A disk fills up"
@@ -130,8 +156,21 @@ def test_a_prefix_is_not_computed_twice(engine):
     asked = Asked(engine, second, seed=5)
     assert asked.text == alone(second, 5)
     shared = len("Notes for the night shift. A ")
-    assert asked.sequence.cached_tokens == shared
+    assert (asked.sequence.queried_tokens, asked.sequence.cached_tokens) == (len(second), shared)
     assert sum(length for _, _, length in runner.prefilled) == len(second) - shared
+
+
+def test_metrics_tell_how_much_of_the_prompts_was_found():
+    metrics = Metrics()
+    engine = Engine(max_running=2, max_queue=0, prefill_chunk=16, on_token=metrics.token, on_end=metrics.ended)
+    engine.start()
+    engine.install(load(rows=2))
+    for last in "xy":
+        Asked(engine, "the pre-prompt " + last).end()
+    engine.stop()
+    told = metrics.exposition().decode()
+    assert "devopsgpt:prefix_cache_queries_total 32.0" in told
+    assert "devopsgpt:prefix_cache_hits_total 15.0" in told
 
 
 def test_a_prefix_is_taken_from_a_row_that_is_running(engine):

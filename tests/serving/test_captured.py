@@ -1,0 +1,48 @@
+"""Captured decode steps: what a graph computes, checked without one here, and with graphs where there is a GPU."""
+
+import copy
+
+import pytest
+import torch
+
+from devopsgpt_serving.captured import CapturedRunner, size_of_graph
+from devopsgpt_serving.runner import EagerRunner
+from serving.conftest import BLOCK_SIZE, make_model
+
+
+class Uncaptured(CapturedRunner):
+    """Computes what a graph would replay."""
+
+    def capture(self, count, length):
+        return lambda: self.step(count, length)
+
+
+def check(captured, eager, tolerance):
+    prompts = [[1, 2, 3], [4, 5, 6, 7, 8, 9], [10]]
+    for row, prompt in enumerate(prompts):
+        for runner in (captured, eager):
+            runner.prefill(row, prompt, 0, every=False)
+    starts = [len(prompt) for prompt in prompts]
+    for step in range(12):  # past a power of two in length
+        ids = [step, 20 + step, 40 + step]
+        got, expected = captured.decode(ids, starts), eager.decode(ids, starts)
+        torch.testing.assert_close(got, expected, atol=tolerance, rtol=0)
+        starts = [start + 1 for start in starts]
+    keys, expected = captured.cache.keys[0].float(), eager.cache.keys[0].float()
+    torch.testing.assert_close(keys[3:, :, : BLOCK_SIZE - 1], expected[3:, :, : BLOCK_SIZE - 1], atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("rows", [3, 4, 5])
+def test_padded_steps_compute_what_eager_steps_do(rows):
+    model = make_model(1)
+    check(Uncaptured(copy.deepcopy(model), rows, "float32"), EagerRunner(model, rows), 1e-5)
+
+
+@pytest.mark.gpu
+def test_a_replayed_graph_computes_what_eager_steps_do():
+    model = make_model(1).cuda()
+    check(CapturedRunner(copy.deepcopy(model), 4, "bfloat16"), EagerRunner(model, 4, "bfloat16"), 0.05)
+
+
+def test_graphs_have_powers_of_two_up_to_the_most():
+    assert [size_of_graph(least, 24) for least in (1, 2, 3, 8, 9, 17, 24)] == [1, 2, 4, 8, 16, 24, 24]
