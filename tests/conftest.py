@@ -10,6 +10,8 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 DEVOPSGPT = [sys.executable, "-m", "devopsgpt_pipeline.cli"]
 SHARED_DATA = REPOSITORY.parent / "shared" / "data"
 
+# Two processes of toy networks on two cores: spinning threads made steps 10 times slower, and tests ran out of time.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 if (SHARED_DATA / "tiktoken").is_dir():
     os.environ.setdefault("TIKTOKEN_CACHE_DIR", str(SHARED_DATA / "tiktoken"))
 
