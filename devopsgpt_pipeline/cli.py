@@ -207,9 +207,7 @@ def evaluate(models: tuple[str, ...], datasets: tuple[str, ...], batches: int, d
 
 @main.command()
 @click.argument("model", required=False)
-@click.option(
-    "--tasks", default=None, help="The harness's names, by commas; default: lambada_openai,wikitext,hellaswag."
-)
+@click.option("--tasks", default="lambada_openai,wikitext,hellaswag", show_default=True, help="The harness's names.")
 @click.option(
     "--data",
     type=click.Path(path_type=Path, exists=True, file_okay=False),

@@ -65,7 +65,8 @@ def test_the_harness_measures_the_checkpoint_as_it_is_and_its_run_keeps_the_numb
     assert run.data.metrics["perplexity/lambada_openai"] == pytest.approx(math.exp(-sum(ours) / 2), rel=1e-3)
     assert run.data.metrics["acc/lambada_openai"] == 0  # random weights
     assert {"word_perplexity/wikitext", "byte_perplexity/wikitext", "bits_per_byte/wikitext"} <= set(run.data.metrics)
-    assert run.data.metrics["bits_per_byte/wikitext"] == pytest.approx(8, abs=0.5)  # 256 bytes, none more likely
+    # 256 bytes, none more likely: 8 bits, over the bytes of a text that the harness makes shorter first
+    assert 6 < run.data.metrics["bits_per_byte/wikitext"] < 8
     assert {run.data.metrics["acc/hellaswag"], run.data.metrics["acc_norm/hellaswag"]} <= {0.0, 1.0}
     assert registry.get_metric_history(run_id, "acc/hellaswag")[0].step == 7
     assert len(run.data.tags["data_version/lambada_openai"]) == 16
