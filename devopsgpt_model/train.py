@@ -106,7 +106,10 @@ def main(arguments: list[str] | None = None) -> int:
 def _end(job: TrainingJob, reason: str, status: int) -> int:
     """Say why a run ended early, to whoever reads stderr and to the launcher. returns: status"""
     print(reason, file=sys.stderr)
-    write_whole(job.out / FAILURE_FILE, f"{reason}\n".encode())
+    try:
+        write_whole(job.out / FAILURE_FILE, f"{reason}\n".encode())
+    except OSError as error:
+        print(f"{FAILURE_FILE} could not be written: {error}", file=sys.stderr)
     return status
 
 

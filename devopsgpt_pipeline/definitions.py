@@ -63,15 +63,13 @@ def build_definitions(
     gpt2_baseline = build_gpt2_baseline(["sre", "shakespeare", "openwebtext", *folders])
     # A run carries one partition key, and the chain has none: the weights to start from have a job of their own.
     fetch_pretrained = dg.define_asset_job("fetch_pretrained_gpt2", selection=dg.AssetSelection.assets(pretrained_gpt2))
-    fetch_shakespeare = dg.define_asset_job(
-        "token_bins_shakespeare_job", selection=dg.AssetSelection.assets(token_bins_shakespeare)
-    )
+    datasets = dg.define_asset_job("datasets", selection=dg.AssetSelection.assets(*more_bins))
     observe_books = dg.define_asset_job("observe_books", selection=dg.AssetSelection.assets(*site_keys))
     whole_chain = dg.define_asset_job("whole_chain", selection=dg.AssetSelection.assets(*assets))
     return dg.Definitions(
         assets=[*sites, pretrained_gpt2, *more_bins, gpt2_baseline, *assets],
         asset_checks=CHECKS,
-        jobs=[observe_books, fetch_pretrained, fetch_shakespeare, whole_chain, retention],
+        jobs=[observe_books, fetch_pretrained, datasets, whole_chain, retention],
         schedules=[
             dg.ScheduleDefinition(
                 name="observe_books_daily",

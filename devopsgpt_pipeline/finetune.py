@@ -11,6 +11,8 @@ from devopsgpt_model.folders import write_json
 from devopsgpt_model.job import TrainingJob
 from devopsgpt_model.token_bins import read_meta
 from devopsgpt_pipeline.home import Home
+from devopsgpt_pipeline.lineage import lineage_of_training
+from devopsgpt_pipeline.registry.ancestry import LINEAGE_FILE
 from devopsgpt_pipeline.registry.publish import checkpoint_sha256, fetch_version
 from devopsgpt_pipeline.registry.runs import start_run
 from devopsgpt_pipeline.registry.tracking import CHAMPION, MODEL_NAME, version_of_alias
@@ -30,6 +32,7 @@ def prepare_job(
     """The training job for these settings and this data.
 
     The same settings and data lead to the same folder: a job that was cut short goes on there, in its MLflow run.
+    tags: of that run, dagster_run_id and git_commit among them
     raises: ValueError for initial weights that cannot be found
     """
     bins = home.tokens / dataset
@@ -47,6 +50,10 @@ def prepare_job(
         run_name = f"{config.init_from}-{dataset}-{name[:6]}"
         tags = tags | {"dataset": dataset, "data_version": meta.data_version, "init_from": config.init_from}
         write_json(run_file, {"run_id": start_run(client, run_name, params, tags, source)})
+    run_id = json.loads(run_file.read_text())["run_id"]
+    code = {"version": code_version, "git_commit": tags["git_commit"]}
+    runs = {"mlflow": run_id, "dagster": {"finetuned_checkpoint": tags["dagster_run_id"]}}
+    write_json(out / LINEAGE_FILE, lineage_of_training(meta, config, init, code, runs))
     return TrainingJob(
         config=config,
         bins=bins,
@@ -55,7 +62,7 @@ def prepare_job(
         data_version=meta.data_version,
         code_version=code_version,
         mlflow_tracking_uri=client.tracking_uri,
-        mlflow_run_id=json.loads(run_file.read_text())["run_id"],
+        mlflow_run_id=run_id,
     )
 
 

@@ -22,6 +22,7 @@ from devopsgpt_pipeline.finetune import prepare_job
 from devopsgpt_pipeline.home import Home
 from devopsgpt_pipeline.launcher import LocalLauncher
 from devopsgpt_pipeline.profiles import Profile
+from devopsgpt_pipeline.registry.ancestry import LINEAGE_FILE
 from devopsgpt_pipeline.registry.publish import checkpoint_sha256
 from devopsgpt_pipeline.registry.runs import git_commit, log_bytes, run_status
 from devopsgpt_pipeline.resources import HomeResource, MlflowResource
@@ -117,6 +118,7 @@ def _keep(
     """Take the finished checkpoint in, and clear the working folder: a later run with these settings starts anew."""
     with whole_folder(home.finetuned) as staging:
         shutil.copytree(job.out / "checkpoint", staging, dirs_exist_ok=True)
+        shutil.copy(job.out / LINEAGE_FILE, staging)
     facts = json.loads((job.out / "result.json").read_text())
     shutil.rmtree(job.out)
     digest = checkpoint_sha256(home.finetuned)
