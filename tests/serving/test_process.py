@@ -151,6 +151,7 @@ def test_kill_9_during_a_download_leaves_the_last_good_version(shelf, tmp_path, 
         assert ready["from_cache"]
         assert ready["problem"] == "version 2 is being fetched"
         assert answer_of(url) == expected
+        until(lambda: halves(cache, whole), say=log.read_text)
         proxy.requests.clear()
         proxy.mode = "pass"  # the download under way ends early; the next look starts it anew
         until(lambda: version_at(url) == "2", say=log.read_text)
