@@ -40,7 +40,9 @@ def test_loading_leaves_no_team_of_threads_behind(tmp_path):
     follower.start()
     assert loaded.wait(30)
     try:
-        until(lambda: len(tasks() - before) == 1, say=lambda: f"{len(tasks() - before)} new threads, one is the follower")
+        until(
+            lambda: len(tasks() - before) == 1, say=lambda: f"{len(tasks() - before)} new threads, one is the follower"
+        )
         assert not failed
     finally:
         leave.set()
