@@ -16,11 +16,11 @@ $(RUNTIME): pyproject.toml constraints.txt
 
 $(DEVELOPMENT): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[pipeline,serving,cluster,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[pipeline,serving,cluster,lm-eval,dev]'
 	@touch $@ $(RUNTIME)
 
 $(BENCHMARKS): $(DEVELOPMENT)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[pipeline,serving,cluster,dev,bench]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[pipeline,serving,cluster,lm-eval,dev,bench]'
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench-native]' \
 		|| echo 'llama.cpp does not compile here; benchmarks.serving says so and goes on'
 	@touch $@ $(DEVELOPMENT) $(RUNTIME)
@@ -41,7 +41,7 @@ test-slow: $(DEVELOPMENT)  ## load, soak and whole-chain tests that take longer
 	$(BIN)/python -m pytest -m slow
 
 chaos: $(DEVELOPMENT)  ## faults: kill -9, a full disk, a jumping clock, a lost database; ten minutes at most
-	timeout -s INT 600 $(BIN)/python -m pytest -n 0 -m chaos tests/chaos
+	timeout -s INT 600 $(BIN)/python -m pytest -n 2 --dist loadfile -m chaos tests/chaos
 
 check: $(DEVELOPMENT)  ## format, lint and types
 	$(BIN)/ruff format --check .

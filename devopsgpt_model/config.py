@@ -55,8 +55,8 @@ class TrainingConfig:
     """Everything that a training run can be told. Defaults: the `sample` preset, for a laptop's CPU."""
 
     init_from: str = "scratch"
-    """Initial weights: "scratch"; a GPT-2 size (gpt2, gpt2-medium, gpt2-large, gpt2-xl); "champion"; or a
-    checkpoint folder."""
+    """Initial weights: "scratch"; a GPT-2 size (gpt2, gpt2-medium, gpt2-large, gpt2-xl); "champion"; a checkpoint
+    folder; or a GPT-2 model on the Hugging Face hub, as in distilgpt2 or owner/name@revision."""
 
     n_layer: int = 4
     """Transformer blocks. Used with init_from=scratch only."""

@@ -12,14 +12,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F
 
 from devopsgpt_model.batches import full_pass
-from devopsgpt_model.gpt import GPT, IGNORED
+from devopsgpt_model.gpt import GPT
+from devopsgpt_model.loss import IGNORED, token_losses
 from devopsgpt_model.token_bins import read_tokens
 from devopsgpt_model.tokenizer import Tokenizer
 
-EVALUATION_TOKENS = 4096  # tokens per forward pass; the logits of GPT-2's vocabulary take 0.8 GB at float32
+EVALUATION_TOKENS = 4096  # tokens per forward pass; the logits of GPT-2's vocabulary take 0.8 GB in float32
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def _rows(block_size: int) -> int:
 def _losses(model: GPT, idx: Tensor, targets: Tensor, autocast: torch.dtype | None) -> Tensor:
     with torch.autocast(idx.device.type, dtype=autocast or torch.bfloat16, enabled=autocast is not None):
         logits, _ = model(idx)
-    return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED, reduction="none")
+    return token_losses(logits.flatten(0, 1), targets.flatten())
 
 
 @torch.no_grad()

@@ -12,6 +12,7 @@ from devopsgpt_model.config import TrainingConfig, training_config
 from devopsgpt_model.folders import write_json
 
 FAILURE_FILE = "failure.txt"  # in the job's out folder: why the trainer ended without a checkpoint
+HEARTBEAT_FILE = "heartbeat"  # in the job's out folder, touched by a launcher on another machine
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +44,9 @@ class TrainingJob:
 
     parent_pid: int = 0
     """Process that the trainer must not outlive; 0 for none."""
+
+    heartbeat_s: float = 0.0
+    """Seconds that the trainer goes on while nobody touches the file `heartbeat` in `out`; 0 for ever."""
 
     def __post_init__(self) -> None:
         if (self.init_checkpoint is None) != (self.config.init_from == "scratch"):

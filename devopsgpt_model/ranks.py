@@ -50,12 +50,13 @@ class Ranks:
     def shard(self, model: GPT, device: torch.device) -> None:
         """Split weights, gradients and optimizer state over the ranks, block by block (FSDP2)."""
         from torch.distributed.device_mesh import init_device_mesh
-        from torch.distributed.fsdp import fully_shard
+        from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
         mesh = init_device_mesh(device.type, (self.size,))
         for block in model.h:
             fully_shard(block, mesh=mesh)
         fully_shard(model, mesh=mesh)
+        register_fsdp_forward_method(model, "loss")
 
     def replicate(self, module: nn.Module, device: torch.device) -> nn.Module:
         """The module with its gradients averaged over the ranks after each backward pass (DDP)."""
@@ -71,6 +72,10 @@ class Ranks:
     def any(self, flag: bool) -> bool:
         """Whether the flag is set on any rank; goes over the CPU, so that no GPU is waited for."""
         return bool(self.sum(torch.tensor(int(flag))).item())
+
+    def meet(self) -> None:
+        """Wait until every rank is here."""
+        self.any(False)
 
     def agree(self, number: int) -> bool:
         """Whether all ranks hold the same number."""

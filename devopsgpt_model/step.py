@@ -15,7 +15,7 @@ from devopsgpt_model.ranks import Ranks
 
 
 class LossOf(nn.Module):
-    """The network down to its loss: a compiler that sees no logits go out keeps none in float32."""
+    """The network down to its loss, as a module: what torch.compile and DDP take."""
 
     def __init__(self, model: GPT) -> None:
         super().__init__()
@@ -23,8 +23,7 @@ class LossOf(nn.Module):
 
     def forward(self, idx: Tensor, targets: Tensor) -> Tensor:
         """idx, targets: int64 (B, T) -> mean loss in nats/token"""
-        loss: Tensor = self.model(idx, targets)[1]
-        return loss
+        return self.model.loss(idx, targets)
 
 
 def learning_rate_at(step: int, config: TrainingConfig) -> float:

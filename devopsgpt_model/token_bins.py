@@ -9,6 +9,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,13 +37,14 @@ class SplitMeta:
 
 @dataclass(frozen=True)
 class TokenBinsMeta:
-    """What `meta.json` holds."""
+    """What `meta.json` holds. origin: what the dataset was made of, as its maker tells; no part of its version"""
 
     dataset: str
     tokenizer: str
     vocab_size: int
     eot_id: int
     splits: dict[str, SplitMeta] = field(default_factory=dict)
+    origin: dict[str, Any] = field(default_factory=dict)
 
     @property
     def data_version(self) -> str:
@@ -57,10 +59,12 @@ def write_token_bins(
     tokenizer: Tokenizer,
     documents: Mapping[str, Sequence[tuple[str, str]]],
     separate: bool = True,
+    origin: Mapping[str, Any] | None = None,
 ) -> TokenBinsMeta:
     """Encode documents and write train.bin, val.bin, meta.json and the tokenizer, whole or not at all.
 
     documents: per split, (name, text) in order; separate: put end-of-text after each document
+    origin: JSON that tells what they are, for meta.json
     raises: ValueError for a split without a token, or a vocabulary too large for uint16
     """
     if tokenizer.vocab_size > np.iinfo(DTYPE).max + 1:
@@ -75,7 +79,8 @@ def write_token_bins(
             digest = hashlib.sha256(ids.tobytes()).hexdigest()
             splits[split] = SplitMeta(ids.size, text_bytes, digest, offsets)
             (staging / f"{split}.bin").write_bytes(ids.tobytes())
-        meta = TokenBinsMeta(dataset, tokenizer.name, tokenizer.vocab_size, tokenizer.eot_id, splits)
+        facts = (tokenizer.name, tokenizer.vocab_size, tokenizer.eot_id, splits, dict(origin or {}))
+        meta = TokenBinsMeta(dataset, *facts)
         tokenizer.save(staging, block_size=1024)
         write_json(staging / "meta.json", asdict(meta))
     return meta

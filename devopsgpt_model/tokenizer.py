@@ -9,7 +9,9 @@ from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import tiktoken
+from numpy.typing import NDArray
 
 END_OF_TEXT = "<|endoftext|>"
 
@@ -67,6 +69,10 @@ class Tokenizer:
         """Ids of several texts, encoded in parallel."""
         return self._encoding.encode_ordinary_batch(list(texts), num_threads=num_threads)
 
+    def encode_array(self, text: str) -> NDArray[np.uint16]:
+        """The same ids without a list of Python's integers in between. text: no lone surrogates"""
+        return self._encoding.encode_to_numpy(text, disallowed_special=()).astype(np.uint16)
+
     def decode(self, ids: Iterable[int]) -> str:
         """Text of ids; bytes that form no character become U+FFFD."""
         return self.decode_bytes(ids).decode("utf-8", errors="replace")
@@ -88,6 +94,11 @@ class Tokenizer:
         for token, rank in self.ranks.items():
             lengths[rank] = len(token)
         return lengths
+
+    @cached_property
+    def merges(self) -> list[tuple[bytes, bytes]]:
+        """The pairs that make the tokens of more than one byte, in merge order."""
+        return merges_of(self.ranks)
 
     def save(self, folder: Path, block_size: int) -> None:
         """Write tokenizer.json and tokenizer_config.json in Hugging Face's GPT-2 layout into an existing folder."""
@@ -135,7 +146,7 @@ class Tokenizer:
                 "byte_fallback": False,
                 "ignore_merges": False,
                 "vocab": vocab | {END_OF_TEXT: self.eot_id},
-                "merges": [[symbols_of(left), symbols_of(right)] for left, right in merges_of(self.ranks)],
+                "merges": [[symbols_of(left), symbols_of(right)] for left, right in self.merges],
             },
         }
 

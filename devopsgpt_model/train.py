@@ -17,7 +17,7 @@ from types import FrameType
 
 from devopsgpt_model.compile_policy import keep_compiled_code
 from devopsgpt_model.folders import write_whole
-from devopsgpt_model.job import FAILURE_FILE, TrainingJob
+from devopsgpt_model.job import FAILURE_FILE, HEARTBEAT_FILE, TrainingJob
 from devopsgpt_model.ranks import Ranks
 from devopsgpt_model.report import Report, ReportError, Silence
 from devopsgpt_model.trainer import Stopped, Trainer, TrainingDiverged
@@ -36,10 +36,15 @@ def train(job: TrainingJob) -> dict[str, object]:
         trainer = Trainer(job, ranks)
         _stop_on_signals(trainer)
         _stop_without(trainer, job.parent_pid)
+        _stop_without_heartbeat(trainer, job.out / HEARTBEAT_FILE, job.heartbeat_s)
         if ranks.size > 1:
             _stop_without(trainer, os.getppid())  # torchrun's agent on this machine
-        with _report(job, trainer) as report:
-            trainer.run(report)
+        try:
+            with _report(job, trainer) as report:
+                trainer.run(report)
+        except Stopped:
+            ranks.meet()  # torchrun kills the others soon after the first that ends: rank 0 may still be saving
+            raise
     return trainer.facts()
 
 
@@ -71,6 +76,22 @@ def _stop_without(trainer: Trainer, parent_pid: int) -> None:
         threading.Thread(target=watch, daemon=True, name="parent-watch").start()
 
 
+def _stop_without_heartbeat(trainer: Trainer, path: Path, patience_s: float) -> None:
+    """Watch a launcher on another machine, by our own clock: only that the file's time changes counts."""
+
+    def watch() -> None:
+        seen, since = -1, time.monotonic()
+        while time.monotonic() - since < patience_s:
+            touched = path.stat().st_mtime_ns if path.exists() else -1
+            if touched != seen:
+                seen, since = touched, time.monotonic()
+            time.sleep(min(1.0, patience_s / 4))
+        trainer.stop_requested = True
+
+    if patience_s:
+        threading.Thread(target=watch, daemon=True, name="heartbeat-watch").start()
+
+
 def _alive(pid: int) -> bool:
     if os.getppid() == pid:
         return True
@@ -80,7 +101,15 @@ def _alive(pid: int) -> bool:
         return False
     except PermissionError:
         return True
-    return True
+    return not _defunct(pid)
+
+
+def _defunct(pid: int) -> bool:
+    """Whether a process is dead and only its entry is left, which in a container may stay for ever. Linux only."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in ("Z", "X")
+    except OSError:
+        return False
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -106,7 +135,10 @@ def main(arguments: list[str] | None = None) -> int:
 def _end(job: TrainingJob, reason: str, status: int) -> int:
     """Say why a run ended early, to whoever reads stderr and to the launcher. returns: status"""
     print(reason, file=sys.stderr)
-    write_whole(job.out / FAILURE_FILE, f"{reason}\n".encode())
+    try:
+        write_whole(job.out / FAILURE_FILE, f"{reason}\n".encode())
+    except OSError as error:
+        print(f"{FAILURE_FILE} could not be written: {error}", file=sys.stderr)
     return status
 
 

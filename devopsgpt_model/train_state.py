@@ -6,16 +6,20 @@ moment leaves the last good one.
 
 import json
 import os
+import shutil
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from devopsgpt_model.gpt import GPT
 from devopsgpt_model.ranks import fill, whole
+
+MODEL = "model."  # what a weight's name begins with in a state
 
 
 @dataclass
@@ -35,24 +39,37 @@ class Progress:
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
     """Write a safetensors file in one move. raises: OSError on a full disk, the earlier file untouched"""
-    temporary = path.with_name(f".{path.name}.tmp")
+    staging = path.with_name(f".{path.name}.tmp")  # a folder: safetensors adds a temporary file of its own
+    shutil.rmtree(staging, ignore_errors=True)  # what a killed save left
     try:
-        save_file(tensors, temporary, metadata=metadata)
-        os.replace(temporary, path)
+        staging.mkdir()
+        save_file(tensors, staging / path.name, metadata=metadata)
+        os.replace(staging / path.name, path)
+    except (SafetensorError, OSError) as error:
+        raise OSError(
+            f"{path} could not be written: {error}; the one before it is whole, make room and start again"
+        ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        shutil.rmtree(staging, ignore_errors=True)
 
 
-def save_state(path: Path | None, model: GPT, optimizer: torch.optim.Optimizer, progress: Progress, job: str) -> None:
-    """path: None on all ranks but the first, which help to put sharded tensors together and write nothing
-    job: fingerprint of the settings, so that a state never continues another job
-    """
-    tensors = {f"model.{name}": whole(parameter.detach()) for name, parameter in model.named_parameters()}
+def state_tensors(model: GPT, optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, Tensor]]:
+    """Weights and optimizer state, whole, one at a time; every rank must go through all of them."""
     for name, parameter in model.named_parameters():
+        yield f"{MODEL}{name}", whole(parameter.detach())
         for key, value in optimizer.state.get(parameter, {}).items():
-            tensors[f"optimizer.{name}.{key}"] = whole(value)
-    if path:
-        save_tensors(path, tensors, {"progress": json.dumps(asdict(progress)), "job": job})
+            yield f"optimizer.{name}.{key}", whole(value)
+
+
+def save_best(path: Path, tensors: dict[str, Tensor], step: int) -> None:
+    """The weights alone, of tensors as `state_tensors` names them. raises: as save_tensors"""
+    weights = {name.removeprefix(MODEL): tensor for name, tensor in tensors.items() if name.startswith(MODEL)}
+    save_tensors(path, weights, {"step": str(step)})
+
+
+def state_metadata(progress: Progress, job: str) -> dict[str, str]:
+    """job: fingerprint of the settings, so that a state never continues another job"""
+    return {"progress": json.dumps(asdict(progress)), "job": job}
 
 
 def load_state(path: Path, model: GPT, optimizer: torch.optim.Optimizer, job: str) -> Progress | None:
@@ -66,7 +83,7 @@ def load_state(path: Path, model: GPT, optimizer: torch.optim.Optimizer, job: st
     tensors = load_file(path)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            parameter.copy_(fill(parameter, tensors[f"model.{name}"]))
+            parameter.copy_(fill(parameter, tensors[f"{MODEL}{name}"]))
             prefix = f"optimizer.{name}."
             state = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
             if state:

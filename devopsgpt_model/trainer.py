@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 import time
+from collections import deque
 from dataclasses import asdict
 from pathlib import Path
 from typing import Protocol
@@ -20,11 +21,19 @@ from devopsgpt_model.evaluate import summed_loss
 from devopsgpt_model.folders import write_json
 from devopsgpt_model.gpt import GPT
 from devopsgpt_model.job import TrainingJob
-from devopsgpt_model.ranks import Ranks, whole
+from devopsgpt_model.ranks import Ranks
+from devopsgpt_model.saver import Saver, Snapshot
 from devopsgpt_model.step import TrainingStep, learning_rate_at
 from devopsgpt_model.token_bins import read_meta, read_tokens
 from devopsgpt_model.tokenizer import Tokenizer
-from devopsgpt_model.train_state import Progress, load_state, save_state, save_tensors
+from devopsgpt_model.train_state import (
+    Progress,
+    load_state,
+    save_best,
+    save_tensors,
+    state_metadata,
+    state_tensors,
+)
 
 
 class TrainingDiverged(ArithmeticError):
@@ -89,6 +98,7 @@ class Trainer:
         self.model = initial_model(self.config, job.init_checkpoint, read_meta(job.bins).vocab_size).to(self.device)
         self.step = TrainingStep(self.model, self.config, self.device, self.autocast, ranks)
         self.fingerprint = _fingerprint(job)
+        self.saver = Saver(self.device)
         state = load_state(job.out / "state.safetensors", self.model, self.step.optimizer, self.fingerprint)
         self.progress = state or Progress()
         if not ranks.agree(self.progress.step):
@@ -109,11 +119,12 @@ class Trainer:
         """
         began = time.monotonic() - self.progress.seconds
         report.say(self._opening_line())
-        while not self._finished():
-            if self.progress.step % self.config.eval_interval == 0:
-                self._evaluate_and_save(report, began)
-            self._train_steps(report, began)
-        self._evaluate_and_save(report, began)
+        with self.saver:
+            while not self._finished():
+                if self.progress.step % self.config.eval_interval == 0:
+                    self._evaluate_and_save(report, began)
+                self._train_steps(report, began)
+            self._evaluate_and_save(report, began)
         self._finish(report)
 
     def _finished(self) -> bool:
@@ -136,6 +147,8 @@ class Trainer:
             self._report_steps(report, seconds / wanted)
         if stop:
             self._save()
+            self.saver.wait()
+            self.ranks.any(False)  # the others stay until rank 0 has written: torchrun ends all when one ends
             raise Stopped(f"stopped after step {self.progress.step}; start it again to go on from there")
 
     def _over_ranks(self, losses: list[Tensor]) -> list[float]:
@@ -167,39 +180,43 @@ class Trainer:
         report.metrics(self.progress.step, values, note)
 
     def _evaluate_and_save(self, report: Listener, began: float) -> None:
-        """Exact val_loss; keeps the best weights, then the state: a kill between the two costs nothing."""
+        """Exact val_loss; it is reported first, so that a state on disk never stands for a value that nobody heard."""
         if self.progress.evaluated_step == self.progress.step:
             return  # a resumed run stands where it was last evaluated
-        loss = self._val_loss()
-        progress = self.progress
+        progress, loss = self.progress, self._val_loss()
         if progress.step == 0:
             progress.start_val_loss = loss
-        if loss < progress.best_val_loss:
-            progress.best_val_loss, progress.best_step, progress.evaluations_without_gain = (
-                loss,
-                progress.step,
-                0,
-            )
-            weights = {name: whole(parameter.detach()) for name, parameter in self.model.named_parameters()}
-            if self.ranks.first:
-                save_tensors(self.job.out / "best.safetensors", weights, {"step": str(progress.step)})
+        gained = loss < progress.best_val_loss
+        if gained:
+            progress.best_val_loss, progress.best_step, progress.evaluations_without_gain = loss, progress.step, 0
         else:
             progress.evaluations_without_gain += 1
         progress.seconds, progress.evaluated_step = time.monotonic() - began, progress.step
-        self._save()
         report.metrics(progress.step, {"val_loss": loss}, {"max_steps": self.config.max_steps})
+        self._save(best=gained)
 
     def _val_loss(self) -> float:
-        """Exact val_loss, the held-out windows shared out over the ranks."""
+        """val_loss of every held-out token, in the steps' number format; the ranks share the windows out."""
         total, count = summed_loss(
-            *(self.model, self.val_tokens, self.config.block_size), rank=self.ranks.rank, ranks=self.ranks.size
+            *(self.model, self.val_tokens, self.config.block_size, self.autocast), self.ranks.rank, self.ranks.size
         )
         total, count = self.ranks.sum(torch.tensor([total, count], dtype=torch.float64)).tolist()
         return total / count
 
-    def _save(self) -> None:
-        path = self.job.out / "state.safetensors" if self.ranks.first else None
-        save_state(path, self.model, self.step.optimizer, self.progress, self.fingerprint)
+    def _save(self, best: bool = False) -> None:
+        """Have the state written, the best weights before it: a kill between the two costs nothing."""
+        tensors = state_tensors(self.model, self.step.optimizer)
+        if not self.ranks.first:
+            deque(tensors, maxlen=0)  # helps rank 0 to put sharded tensors together
+            return
+        step, metadata = self.progress.step, state_metadata(self.progress, self.fingerprint)
+
+        def write(snapshot: Snapshot) -> None:
+            if best:
+                save_best(self.job.out / "best.safetensors", snapshot, step)
+            save_tensors(self.job.out / "state.safetensors", snapshot, metadata)
+
+        self.saver.save(tensors, write)
 
     def _finish(self, report: Listener) -> None:
         if not self.ranks.first:

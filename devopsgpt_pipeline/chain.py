@@ -5,6 +5,8 @@ to the same Dagster instance, so the UI shows what was done here.
 """
 
 import os
+import signal
+import threading
 import uuid
 from collections.abc import Callable
 from typing import Any
@@ -22,6 +24,10 @@ Listener = Callable[[dg.EventLogEntry], None]
 
 class ChainError(RuntimeError):
     """A chain that did not reach its end."""
+
+
+class ChainInterrupted(ChainError):
+    """A chain that a person, or a signal, interrupted."""
 
 
 def out_of_date(job: dg.JobDefinition, instance: dg.DagsterInstance) -> list[dg.AssetKey]:
@@ -91,6 +97,33 @@ def _alive(pid: str) -> bool:
     return True
 
 
+class WaitForASlot:
+    """Lets Ctrl-C and SIGTERM end a run that waits for a pool's slot.
+
+    Dagster keeps signals back until the next step asks for them, and while a run waits in this process no step does.
+    A listener of the run's events: the first one about waiting is the moment to take the signals over.
+    """
+
+    def __init__(self) -> None:
+        self._waiting = False
+        self._before: Any = None
+
+    def __call__(self, entry: dg.EventLogEntry) -> None:
+        """Take in one event of the run."""
+        event = entry.dagster_event
+        blocked = event is not None and event.is_engine_event and "pool" in event.engine_event_data.metadata
+        if blocked and self._before is None and threading.current_thread() is threading.main_thread():
+            self._before = signal.getsignal(signal.SIGINT)
+            for number in (signal.SIGINT, signal.SIGTERM):  # Dagster puts its own back when the run ends
+                signal.signal(number, self._end)
+        self._waiting = blocked
+
+    def _end(self, number: int, frame: Any) -> None:
+        if self._waiting:
+            raise dg.DagsterExecutionInterruptedError("nothing was begun that waited for another run")
+        self._before(number, frame)
+
+
 def materialize(
     job: dg.JobDefinition,
     instance: dg.DagsterInstance,
@@ -98,13 +131,15 @@ def materialize(
     selection: list[dg.AssetKey] | None = None,
     run_config: dict[str, Any] | None = None,
     partition: str | None = None,
+    tags: dict[str, str] | None = None,
 ) -> None:
     """Run a job, or a selection of its assets, in this process. listen: hears every event as it is stored
 
-    raises: ChainError with the first failed step's own words
+    raises: ChainError with the first failed step's own words; ChainInterrupted
     """
     run_id = str(uuid.uuid4())
     instance.add_event_listener(run_id, listen)
+    instance.add_event_listener(run_id, WaitForASlot())
     quiet = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
     result = job.execute_in_process(
         run_config={**quiet, **(run_config or {})},
@@ -113,21 +148,28 @@ def materialize(
         partition_key=partition,
         run_id=run_id,
         raise_on_error=False,
-        tags={PID_TAG: str(os.getpid())},
+        tags={PID_TAG: str(os.getpid()), **(tags or {})},
     )
     if not result.success:
-        raise ChainError(_first_failure(result))
+        raise _first_failure(result)
 
 
-def _first_failure(result: dg.ExecuteInProcessResult) -> str:
+def _first_failure(result: dg.ExecuteInProcessResult) -> ChainError:
     for evaluation in result.get_asset_check_evaluations():
         if not evaluation.passed:
             asset = evaluation.asset_key.to_user_string()
-            return f"{asset}: check {evaluation.check_name} failed: {evaluation.description}"
+            return ChainError(f"{asset}: check {evaluation.check_name} failed: {evaluation.description}")
     for event in result.filter_events(lambda event: event.is_step_failure):
         error = event.step_failure_data.error
         cause = error.cause if error and error.cause else error
         if error and error.cls_name == "DagsterExecutionInterruptedError":
-            return f"interrupted in {event.step_key}; what was done is kept, the same command goes on from there"
-        return f"{event.step_key}: {cause.message.strip() if cause else 'failed'}"
-    return f"run {result.run_id} failed; look at it in Dagster's UI"
+            return ChainInterrupted(
+                f"interrupted in {event.step_key}; what was done is kept, the same command goes on from there"
+            )
+        return ChainError(f"{event.step_key}: {cause.message.strip() if cause else 'failed'}")
+    for event in result.filter_events(lambda event: event.is_run_failure):
+        error = event.job_failure_data.error
+        if error and error.cls_name == "DagsterExecutionInterruptedError":
+            reason = error.message.rpartition(": ")[2].strip()
+            return ChainInterrupted(f"interrupted: {reason}; the same command goes on from there")
+    return ChainError(f"run {result.run_id} failed; look at it in Dagster's UI")

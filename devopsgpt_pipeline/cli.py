@@ -1,6 +1,8 @@
-"""The command line: `devopsgpt run | up | sample | finetune | evaluate | serve | history`, and for the registry and
-the home `promote | rollback | backup | restore`."""
+"""The command line: `devopsgpt run | up | sample | finetune | evaluate | benchmark | serve | history`, and for the
+registry and the home `lineage | promote | rollback | backup | restore`."""
 
+import dataclasses
+import json
 import os
 import signal
 import sys
@@ -131,23 +133,36 @@ def sample(prompt: str, checkpoint: Path | None, samples: int, max_tokens: int, 
 @main.command()
 @click.argument("preset")
 @click.option("-s", "--set", "changes", multiple=True, metavar="NAME=VALUE", help="A training setting; repeatable.")
+@click.option("--sweep", "axes", multiple=True, metavar="NAME=A,B,...", help="Try each value; repeatable for a grid.")
 @click.option("--dataset", default="sre", show_default=True, help="What to train on: sre (the books) or shakespeare.")
 @click.option("--list-settings", is_flag=True, help="Print every setting of PRESET with its value and unit, and stop.")
 @told_in_one_line
-def finetune(preset: str, changes: tuple[str, ...], dataset: str, list_settings: bool) -> None:
+def finetune(preset: str, changes: tuple[str, ...], axes: tuple[str, ...], dataset: str, list_settings: bool) -> None:
     """Fine-tune with the settings of PRESET and put the result through the gate.
 
     Presets: sample, train_sre_cpu, finetune_sre_small, finetune_sre, finetune_shakespeare. What comes before
     training is brought up to date first; what comes after it (evaluation, registry, promotion) follows.
+
+    With --sweep every combination is trained, as child runs of one MLflow run, and the best goes on; the same command
+    goes on with a sweep that was cut short.
     """
+    from devopsgpt_pipeline.progress import table
+    from devopsgpt_pipeline.sweep import grid
     from devopsgpt_pipeline.training_options import changed, describe
-    from devopsgpt_pipeline.whole_chain import finetune_once
+    from devopsgpt_pipeline.whole_chain import finetune_once, finetune_sweep
 
     config = changed(preset, changes)
     if list_settings:
         click.echo(describe(config))
         return
-    finetune_once(Home.from_environment().prepare(), profile_from_environment(), config, dataset)
+    if not axes:
+        finetune_once(Home.from_environment().prepare(), profile_from_environment(), config, dataset)
+        return
+    trials = grid(preset, changes, axes)
+    home, profile = Home.from_environment().prepare(), profile_from_environment()
+    outcomes = finetune_sweep(home, profile, preset, trials, dataset)
+    table([outcome.row() for outcome in outcomes])
+    click.echo(f"best: {outcomes[0].trial.name}")
 
 
 @main.command()
@@ -156,32 +171,70 @@ def finetune(preset: str, changes: tuple[str, ...], dataset: str, list_settings:
     "--dataset", "datasets", default=["sre"], show_default=True, multiple=True, help="Token bins; repeatable."
 )
 @click.option("--batches", default=500, show_default=True, help="Random batches by nanoGPT's protocol; 0: none.")
+@click.option(
+    "--documents",
+    default=0,
+    type=click.IntRange(0),
+    help="Where openwebtext has to be made: its first documents only; default: all, 54 GB of text.",
+)
 @told_in_one_line
-def evaluate(models: tuple[str, ...], datasets: tuple[str, ...], batches: int) -> None:
+def evaluate(models: tuple[str, ...], datasets: tuple[str, ...], batches: int, documents: int) -> None:
     """Train and val loss, perplexity and bits per byte of each MODEL on each dataset, beside published values.
 
-    MODEL is a size of GPT-2 (gpt2, gpt2-medium, gpt2-large, gpt2-xl; fetched where it is not here) or a checkpoint
-    folder; without one it is the newest fine-tuned checkpoint.
+    MODEL is a size of GPT-2 (gpt2, gpt2-medium, gpt2-large, gpt2-xl; fetched where it is not here), a checkpoint
+    folder, a version or alias of the registered model, or an MLflow run; without one it is the newest fine-tuned
+    checkpoint. A fine-tune is measured beside the weights that it started from, and what is measured is kept in the
+    model's MLflow run. A dataset beside the books is made where it is not here.
     """
-    from devopsgpt_model.checkpoint import load_checkpoint
-    from devopsgpt_model.device import choose_device
-    from devopsgpt_model.token_bins import read_meta
-    from devopsgpt_pipeline.measure import measure
-    from devopsgpt_pipeline.progress import table
-    from devopsgpt_pipeline.sources.pretrained import PRETRAINED, fetch_pretrained
+    from contextlib import nullcontext
 
-    home = Home.from_environment()
-    for dataset in datasets:
-        read_meta(home.tokens / dataset)
-    rows = []
-    for model in models or (str(home.finetuned),):
-        folder = home.pretrained / model if model in PRETRAINED else Path(model)
-        if model in PRETRAINED:
-            fetch_pretrained(model, folder)
-        checkpoint = load_checkpoint(folder, str(choose_device()))
-        for dataset in datasets:
-            measured = measure(Path(model).name, checkpoint, home.tokens / dataset, batches)
-            rows.append({"dataset": dataset, **measured.row()})
+    from devopsgpt_pipeline.datasets.folder import ON_DEMAND, folders_from_environment
+    from devopsgpt_pipeline.evaluate_models import evaluate_models, mlflow_for
+    from devopsgpt_pipeline.named_models import needs_mlflow
+    from devopsgpt_pipeline.progress import table
+    from devopsgpt_pipeline.whole_chain import make_datasets
+
+    home, made_on_demand = Home.from_environment(), (*ON_DEMAND, *folders_from_environment())
+    names = list(models) or [str(home.finetuned)]
+    missing = [name for name in datasets if name in made_on_demand and not (home.tokens / name / "meta.json").exists()]
+    with mlflow_for(home) if any(map(needs_mlflow, names)) else nullcontext() as uri:
+        if missing:
+            of = {name: {"documents": documents} if name == "openwebtext" else {} for name in missing}
+            make_datasets(home.prepare(), uri, of)
+        rows = evaluate_models(home, uri, names, list(datasets), batches, lambda line: click.echo(line, err=True))
+    table(rows)
+
+
+@main.command()
+@click.argument("model", required=False)
+@click.option(
+    "--tasks", default=None, help="The harness's names, by commas; default: lambada_openai,wikitext,hellaswag."
+)
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="Folder with local copies (lambada_openai.jsonl, wikitext2_raw_test.txt, hellaswag_val.jsonl): no network.",
+)
+@click.option("--limit", type=click.IntRange(1), help="Only the first rows of each task; nothing is logged then.")
+@click.option("--batch-size", default=8, show_default=True, type=click.IntRange(1), help="Sequences at a time.")
+@told_in_one_line
+def benchmark(model: str | None, tasks: str, data: Path | None, limit: int | None, batch_size: int) -> None:
+    """Standard benchmarks of MODEL by EleutherAI's lm-evaluation-harness, beside published values.
+
+    MODEL is named as for `evaluate`. Needs the extra lm-eval. What is measured is kept in the model's MLflow run.
+    """
+    from contextlib import nullcontext
+
+    from devopsgpt_pipeline.benchmark import benchmark_model
+    from devopsgpt_pipeline.evaluate_models import mlflow_for
+    from devopsgpt_pipeline.named_models import needs_mlflow
+    from devopsgpt_pipeline.progress import table
+
+    home, name = Home.from_environment(), model or str(Home.from_environment().finetuned)
+    with mlflow_for(home) if needs_mlflow(name) else nullcontext() as uri:
+        rows = benchmark_model(
+            home, uri, name, tasks.split(","), data, limit, batch_size, lambda line: click.echo(line, err=True)
+        )
     table(rows)
 
 
@@ -246,6 +299,42 @@ def rollback(reason: str) -> None:
 
     version = promote.rollback(_client(), reason, Home.from_environment().promotion_lock)
     click.echo(f"version {version} is the champion again")
+
+
+@main.command()
+@click.argument("version", default="champion")
+@click.option("--chapter", metavar="BOOK/SLUG", help="Instead: the versions that learned this chapter.")
+@click.option("--json", "as_json", is_flag=True, help="Print everything that is recorded, as JSON.")
+@told_in_one_line
+def lineage(version: str, chapter: str | None, as_json: bool) -> None:
+    """What VERSION, a number or an alias, was made of: chapters, hashes, settings, initial weights, code, runs.
+
+    Without VERSION it is the champion, which is what the service serves. With --chapter it is the other way round:
+    which versions learned a chapter, in which form, and whether the archive's chapter is still the same.
+    """
+    from devopsgpt_pipeline import lineage_view
+    from devopsgpt_pipeline.progress import table
+    from devopsgpt_pipeline.registry.ancestry import all_lineages, lineage_of
+
+    if chapter is not None:
+        home = Home.from_environment()
+        rows = lineage_view.versions_of_chapter(all_lineages(_client()), chapter, home.chapters, home.text)
+        if as_json:
+            click.echo(json.dumps(rows, indent=1))
+        elif rows:
+            table([row | {"content_sha256": row["content_sha256"][: lineage_view.SHORT]} for row in rows])
+        else:
+            click.echo(f"{chapter} is in the archive, and no version in the registry knew it")
+        return
+    found = lineage_of(_client(), version)
+    if as_json:
+        click.echo(json.dumps(dataclasses.asdict(found), indent=1, ensure_ascii=False))
+        return
+    click.echo(f"version {found.version}" + (f", {', '.join(found.aliases)}" if found.aliases else ""))
+    for name, value in lineage_view.facts(found):
+        click.echo(f"  {name:<34} {value}")
+    if rows := lineage_view.chapters(found):
+        table(rows)
 
 
 @main.command()

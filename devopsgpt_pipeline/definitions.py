@@ -17,14 +17,14 @@ from devopsgpt_pipeline.assets.evaluation import evaluation
 from devopsgpt_pipeline.assets.pretrained import pretrained_gpt2
 from devopsgpt_pipeline.assets.registry import champion, registered_model
 from devopsgpt_pipeline.assets.sources import build_book_site, build_chapters
+from devopsgpt_pipeline.assets.sweep_trial import build_sweep_trial
 from devopsgpt_pipeline.assets.training import build_finetuned_checkpoint
 from devopsgpt_pipeline.automation import DAILY, ON_CHANGE, Timetable
 from devopsgpt_pipeline.checks import CHECKS
 from devopsgpt_pipeline.datasets.folder import folders_from_environment
 from devopsgpt_pipeline.home import Home
-from devopsgpt_pipeline.launcher import LocalLauncher
 from devopsgpt_pipeline.profiles import Profile, profile_from_environment
-from devopsgpt_pipeline.resources import HomeResource, MlflowResource, WebResource
+from devopsgpt_pipeline.resources import HomeResource, MlflowResource, WebResource, launcher_from_environment
 from devopsgpt_pipeline.retention import RETENTION_DAILY, retention
 from devopsgpt_pipeline.sources.books import Book, books_from_environment
 
@@ -63,15 +63,13 @@ def build_definitions(
     gpt2_baseline = build_gpt2_baseline(["sre", "shakespeare", "openwebtext", *folders])
     # A run carries one partition key, and the chain has none: the weights to start from have a job of their own.
     fetch_pretrained = dg.define_asset_job("fetch_pretrained_gpt2", selection=dg.AssetSelection.assets(pretrained_gpt2))
-    fetch_shakespeare = dg.define_asset_job(
-        "token_bins_shakespeare_job", selection=dg.AssetSelection.assets(token_bins_shakespeare)
-    )
+    datasets = dg.define_asset_job("datasets", selection=dg.AssetSelection.assets(*more_bins))
     observe_books = dg.define_asset_job("observe_books", selection=dg.AssetSelection.assets(*site_keys))
     whole_chain = dg.define_asset_job("whole_chain", selection=dg.AssetSelection.assets(*assets))
     return dg.Definitions(
         assets=[*sites, pretrained_gpt2, *more_bins, gpt2_baseline, *assets],
         asset_checks=CHECKS,
-        jobs=[observe_books, fetch_pretrained, fetch_shakespeare, whole_chain, retention],
+        jobs=[observe_books, fetch_pretrained, datasets, whole_chain, build_sweep_trial(profile), retention],
         schedules=[
             dg.ScheduleDefinition(
                 name="observe_books_daily",
@@ -93,7 +91,7 @@ def build_definitions(
         resources={
             "home": HomeResource(path=str(home.path)),
             "mlflow": MlflowResource(tracking_uri=tracking_uri, ui_url=ui_url),
-            "launcher": LocalLauncher(),
+            "launcher": launcher_from_environment(home),
             "web": WebResource(contact=os.environ.get("DEVOPSGPT_CONTACT", "")),
         },
     )

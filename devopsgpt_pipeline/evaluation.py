@@ -6,14 +6,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from devopsgpt_model.token_bins import read_meta
-from devopsgpt_pipeline.measure import datasets_at_hand, measure
+from devopsgpt_pipeline.measure import Measurement, datasets_at_hand, measure
 from devopsgpt_pipeline.memorization import memorization
 from devopsgpt_pipeline.registry.publish import checkpoint_sha256
+from devopsgpt_pipeline.registry.runs import log_final
 
 if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
     from devopsgpt_model.checkpoint import Checkpoint
     from devopsgpt_model.evaluate import Evaluation
 
+COMPARED = ("val_loss", "perplexity", "bits_per_byte")
 SAMPLE_PROMPTS = ("An alert should", "When a release goes wrong,", "The backup")
 SAMPLE_TOKENS = 80
 
@@ -94,6 +98,20 @@ def compare_with_start(folder: Path, bins: Path, batches: int = 0) -> Comparison
             for other in datasets_at_hand(bins.parent)
         ],
     )
+
+
+def metrics_of(finetuned: Measurement, start: Measurement | None) -> dict[str, float]:
+    """A fine-tune on a dataset as its MLflow run shows it: val_loss/sre, and of its start start_val_loss/sre."""
+    before = {} if start is None else {f"start_{key}/{start.dataset}": getattr(start, key) for key in COMPARED}
+    return finetuned.metrics() | before
+
+
+def log_measurement(
+    client: "MlflowClient", run_id: str, measured: Measurement, start: Measurement | None = None, step: int = 0
+) -> None:
+    """Log a model on a dataset to its run, and which data it was."""
+    log_final(client, run_id, metrics_of(measured, start), step)
+    client.set_tag(run_id, f"data_version/{measured.dataset}", measured.data_version)
 
 
 def start_of(finetuned: "Checkpoint") -> "Checkpoint":

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,9 +11,13 @@ from devopsgpt_model.folders import write_json
 from devopsgpt_model.job import TrainingJob
 from devopsgpt_model.token_bins import read_meta
 from devopsgpt_pipeline.home import Home
+from devopsgpt_pipeline.lineage import lineage_of_training
+from devopsgpt_pipeline.registry.ancestry import LINEAGE_FILE
 from devopsgpt_pipeline.registry.publish import checkpoint_sha256, fetch_version
 from devopsgpt_pipeline.registry.runs import start_run
 from devopsgpt_pipeline.registry.tracking import CHAMPION, MODEL_NAME, version_of_alias
+from devopsgpt_pipeline.sources.hub import HUB_NAME
+from devopsgpt_pipeline.sources.pretrained import PRETRAINED, fetch_from_hub
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -30,13 +34,14 @@ def prepare_job(
     """The training job for these settings and this data.
 
     The same settings and data lead to the same folder: a job that was cut short goes on there, in its MLflow run.
-    raises: ValueError for initial weights that cannot be found
+    tags: of that run, dagster_run_id and git_commit among them
+    raises: ValueError for initial weights that cannot be found, PretrainedUnavailable for a hub that does not answer
     """
     bins = home.tokens / dataset
     meta = read_meta(bins)
     init = initial_checkpoint(home, client, config.init_from)
     facts = {"config": asdict(config), "data": meta.data_version, "code": code_version}
-    facts["init"] = checkpoint_sha256(init) if init else "scratch"
+    facts["init"] = checkpoint_sha256(init.folder) if init.folder else init.source
     name = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
     out = home.training / name
     out.mkdir(parents=True, exist_ok=True)
@@ -46,36 +51,64 @@ def prepare_job(
         params = asdict(config) | {"tokenizer": meta.tokenizer, "vocab_size": meta.vocab_size}
         run_name = f"{config.init_from}-{dataset}-{name[:6]}"
         tags = tags | {"dataset": dataset, "data_version": meta.data_version, "init_from": config.init_from}
+        tags["init_source"] = init.source
         write_json(run_file, {"run_id": start_run(client, run_name, params, tags, source)})
+    run_id = json.loads(run_file.read_text())["run_id"]
+    code = {"version": code_version, "git_commit": tags["git_commit"]}
+    runs = {"mlflow": run_id, "dagster": {"finetuned_checkpoint": tags["dagster_run_id"]}}
+    lineage = lineage_of_training(meta, config, init.folder, code, runs)
+    lineage["initial_weights"]["source"] = init.source
+    write_json(out / LINEAGE_FILE, lineage)
     return TrainingJob(
         config=config,
         bins=bins,
         out=out,
-        init_checkpoint=init,
+        init_checkpoint=init.folder,
         data_version=meta.data_version,
         code_version=code_version,
         mlflow_tracking_uri=client.tracking_uri,
-        mlflow_run_id=json.loads(run_file.read_text())["run_id"],
+        mlflow_run_id=run_id,
     )
 
 
-def initial_checkpoint(home: Home, client: "MlflowClient", init_from: str) -> Path | None:
-    """The folder with the initial weights; None for scratch.
+@dataclass(frozen=True)
+class Initial:
+    """Weights to start from. folder: None for scratch"""
 
-    raises: ValueError for a name that is no size, no alias and no folder, with what to do
+    folder: Path | None
+
+    source: str
+    """What they are, exactly: a hub's repository with its commit, a version of the registry, a folder."""
+
+
+def initial_checkpoint(home: Home, client: "MlflowClient", init_from: str) -> Initial:
+    """Find the initial weights, on the hub where nothing here has that name.
+
+    raises: ValueError for a name that stands for nothing, PretrainedUnavailable for a hub that does not answer, both
+    with what to do
     """
     if init_from == "scratch":
-        return None
+        return Initial(None, init_from)
     if init_from in GPT2_SIZES:
-        return _existing(home.pretrained / init_from, f"materialize pretrained_gpt2 for {init_from} first")
+        folder = _existing(home.pretrained / init_from, f"materialize pretrained_gpt2 for {init_from} first")
+        return Initial(folder, str(PRETRAINED[init_from].model))
     if init_from == CHAMPION:
-        version = version_of_alias(client, CHAMPION)
-        if version is None:
-            raise ValueError(f"init_from champion: {MODEL_NAME} has no champion yet; start from scratch or gpt2")
-        folder = home.training / f"champion-{version}"
-        return folder / "model" if folder.exists() else fetch_version(client, version, folder)
-    known = ", ".join(["scratch", CHAMPION, *GPT2_SIZES])
-    return _existing(Path(init_from), f"init_from must be a checkpoint folder or one of {known}")
+        return _champion(home, client)
+    if Path(init_from).exists() or not HUB_NAME.fullmatch(init_from):
+        known = ", ".join(["scratch", CHAMPION, *GPT2_SIZES])
+        remedy = f"init_from must be a checkpoint folder, a model on the Hugging Face hub, or one of {known}"
+        return Initial(_existing(Path(init_from), remedy), str(Path(init_from).resolve()))
+    model, folder = fetch_from_hub(init_from, home.pretrained / "hub")
+    return Initial(folder.resolve(), str(model))
+
+
+def _champion(home: Home, client: "MlflowClient") -> Initial:
+    version = version_of_alias(client, CHAMPION)
+    if version is None:
+        raise ValueError(f"init_from champion: {MODEL_NAME} has no champion yet; start from scratch or gpt2")
+    folder = home.training / f"champion-{version}"
+    model = folder / "model" if folder.exists() else fetch_version(client, version, folder)
+    return Initial(model, f"{MODEL_NAME} version {version}")
 
 
 def _existing(folder: Path, remedy: str) -> Path:

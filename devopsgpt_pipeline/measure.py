@@ -67,6 +67,21 @@ class Measurement:
         ours = (self.nanogpt_train_loss, self.nanogpt_val_loss)
         return max(abs(a - b) for a, b in zip(ours, self.published, strict=True))
 
+    @property
+    def agrees(self) -> bool:
+        """False only where a loss is further than TOLERANCE from the published one."""
+        return not self.difference > TOLERANCE
+
+    def compared(self) -> str:
+        """What was measured beside what is published, in a line."""
+        if self.published is None:
+            return f"nothing is published for {self.model} on {self.dataset}"
+        if math.isnan(self.difference):
+            return "nanoGPT's protocol was left out: nothing to compare"
+        ours = f"{self.nanogpt_train_loss:.3f}/{self.nanogpt_val_loss:.3f}"
+        theirs = "{}/{}".format(*self.published)
+        return f"train/val loss {ours}, published {theirs}, by at most {self.difference:.3f} apart"
+
     def row(self) -> dict[str, Any]:
         """A row of the original README's table: its losses by its protocol where measured, then what we add."""
         by_protocol = not math.isnan(self.nanogpt_val_loss)

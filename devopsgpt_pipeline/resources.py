@@ -1,11 +1,14 @@
 """What assets are given: places and services, never values of their own."""
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import dagster as dg
 
 from devopsgpt_pipeline.home import Home
+from devopsgpt_pipeline.kubernetes_launcher import KubernetesLauncher
+from devopsgpt_pipeline.launcher import Launcher, LocalLauncher
 from devopsgpt_pipeline.registry import tracking
 from devopsgpt_pipeline.sources.books import Book
 from devopsgpt_pipeline.sources.fetch import Fetcher
@@ -62,3 +65,31 @@ class MlflowResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         return dg.MetadataValue.url(
             f"{tracking.without_login(self.ui_url)}/#/models/{tracking.MODEL_NAME}/versions/{version}"
         )
+
+
+def launcher_from_environment(home: Home) -> Launcher:
+    """Where trainings run: DEVOPSGPT_LAUNCHER is `local` (the default) or `kubernetes`.
+
+    DEVOPSGPT_PROCESSES: processes of each training, 0 for what there is
+    DEVOPSGPT_KUBERNETES_IMAGE, _NAMESPACE, _CLAIM: of the training's pod
+    raises: ValueError for an unknown launcher, a number of processes that is none, a pod without an image
+    """
+    settings = os.environ
+    text = settings.get("DEVOPSGPT_PROCESSES") or "0"
+    if not text.isdecimal():
+        raise ValueError(f"DEVOPSGPT_PROCESSES must be a number, 0 for every visible GPU, got {text!r}")
+    kind = settings.get("DEVOPSGPT_LAUNCHER") or "local"
+    if kind == "local":
+        return LocalLauncher(processes=int(text))
+    if kind != "kubernetes":
+        raise ValueError(f"DEVOPSGPT_LAUNCHER must be local or kubernetes, got {kind!r}")
+    image = settings.get("DEVOPSGPT_KUBERNETES_IMAGE")
+    if not image:
+        raise ValueError("DEVOPSGPT_LAUNCHER=kubernetes needs DEVOPSGPT_KUBERNETES_IMAGE, the image of the pod")
+    return KubernetesLauncher(
+        processes=int(text),
+        image=image,
+        home_path=str(home.path),
+        home_claim=settings.get("DEVOPSGPT_KUBERNETES_CLAIM") or "devopsgpt-home",
+        namespace=settings.get("DEVOPSGPT_KUBERNETES_NAMESPACE") or "default",
+    )

@@ -8,12 +8,18 @@ import shutil
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import dagster as dg
 
 from devopsgpt_pipeline.home import Home
-from devopsgpt_pipeline.registry.tracking import MODEL_NAME, experiment_id
+from devopsgpt_pipeline.registry.tracking import (
+    MODEL_NAME,
+    aliases_by_name,
+    all_pages,
+    experiment_id,
+    model_versions,
+)
 from devopsgpt_pipeline.resources import HomeResource, MlflowResource
 
 if TYPE_CHECKING:
@@ -75,9 +81,9 @@ RETENTION_DAILY = dg.ScheduleDefinition(
 
 def forget_versions(client: "MlflowClient", keep: int) -> list[str]:
     """Delete model versions beyond the newest `keep`, but none with an alias. returns: their numbers"""
-    named = {str(version) for version in _aliases(client).values()}
-    versions = sorted((int(found.version) for found in _versions(client)), reverse=True)
-    old = [str(number) for number in versions[keep:] if str(number) not in named]
+    named = set(aliases_by_name(client).values())
+    versions = [str(found.version) for found in model_versions(client)]
+    old = [version for version in versions[keep:] if version not in named]
     for version in old:
         client.delete_model_version(MODEL_NAME, version)
     return old
@@ -87,36 +93,17 @@ def forget_orphans(client: "MlflowClient", days: float) -> list[str]:
     """Delete the files of uploads that no version names. returns: their ids"""
     from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
-    used = {found.source.rpartition("/")[2] for found in _versions(client)}
+    used = {found.source.rpartition("/")[2] for found in model_versions(client)}
     before_ms = (time.time() - days * DAY_S) * 1000
     orphans = [
         model
-        for model in _pages(client.search_logged_models, experiment_ids=[experiment_id(client)])
+        for model in all_pages(client.search_logged_models, experiment_ids=[experiment_id(client)])
         if model.model_id not in used and model.creation_timestamp < before_ms and model.name == MODEL_NAME
     ]
     for model in orphans:
         get_artifact_repository(model.artifact_location, tracking_uri=client.tracking_uri).delete_artifacts()
         client.delete_logged_model(model.model_id)  # last: after a crash it is found again
     return [model.model_id for model in orphans]
-
-
-def _aliases(client: "MlflowClient") -> dict[str, str]:
-    found = client.search_registered_models(f"name = '{MODEL_NAME}'")
-    return dict(found[0].aliases) if found else {}
-
-
-def _versions(client: "MlflowClient") -> list[Any]:
-    return _pages(client.search_model_versions, filter_string=f"name = '{MODEL_NAME}'")
-
-
-def _pages(search: Any, **query: Any) -> list[Any]:
-    """Every result of a search that answers page by page."""
-    found, token = [], None
-    while True:
-        page = search(**query, page_token=token)
-        found += page
-        if not (token := page.token):
-            return found
 
 
 def forget_runs(instance: dg.DagsterInstance, home: Home, days: float) -> list[str]:

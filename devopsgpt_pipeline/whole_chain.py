@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import dagster as dg
 
@@ -13,9 +14,11 @@ from devopsgpt_pipeline.environment import configure
 from devopsgpt_pipeline.home import Home
 from devopsgpt_pipeline.profiles import Profile
 from devopsgpt_pipeline.progress import ChainProgress
+from devopsgpt_pipeline.registry.tracking import connect
+from devopsgpt_pipeline.sweep import Outcome, Sweep, Trial
 
+BOOKS = "sre"  # the dataset that the chain makes
 UI_URL = "http://127.0.0.1:5000"  # where `devopsgpt up` shows MLflow; links in metadata point there
-DATASETS = ("sre", "shakespeare")
 AFTER_TOKEN_BINS = [
     dg.AssetKey(name) for name in ("finetuned_checkpoint", "evaluation", "registered_model", "champion")
 ]
@@ -40,13 +43,38 @@ def finetune_once(home: Home, profile: Profile, config: TrainingConfig, dataset:
     raises: ChainError for a step or a check that failed
     """
     with _session(home, profile) as (session, _):
-        session.observe()
-        session.fetch_pretrained(config.init_from)
-        session.update(leave_out=AFTER_TOKEN_BINS)
-        session.make_dataset(dataset)
-        settings = dataclasses.asdict(config) | {"dataset": dataset}
-        run_config = {"ops": {"finetuned_checkpoint": {"config": settings}}}
-        chain.materialize(session.job, session.instance, session.progress, AFTER_TOKEN_BINS, run_config)
+        session.prepare_training([config], dataset)
+        session.finetune(dataclasses.asdict(config) | {"dataset": dataset})
+
+
+def finetune_sweep(home: Home, profile: Profile, preset_name: str, trials: list[Trial], dataset: str) -> list[Outcome]:
+    """Train every trial on data that is up to date, then evaluate, register and decide on the best one.
+
+    returns: how each trial ended, the best first
+    raises: ChainError where all trials failed, or what follows them; ChainInterrupted
+    """
+    with _session(home, profile) as (session, tracking_uri):
+        session.prepare_training([trial.config for trial in trials], dataset)
+        sweep = Sweep(home, connect(tracking_uri), preset_name, trials, dataset)
+        job = session.definitions.resolve_job_def("sweep_trial")
+        outcomes = sweep.run(job, session.instance, session.progress)
+        session.progress.say(f"best: {outcomes[0].trial.name}")
+        session.finetune(sweep.settings(outcomes[0].trial))  # trained already: its folder is found finished
+        return outcomes
+
+
+def make_datasets(home: Home, tracking_uri: str | None, settings: dict[str, dict[str, Any]]) -> None:
+    """Materialize the token bins of these datasets beside the books. settings: of each one's asset
+
+    raises: ValueError for an unknown one; ChainError where it cannot be made
+    """
+    configure(home, tracking_uri or UI_URL, UI_URL)
+    with ChainProgress() as progress, dg.DagsterInstance.get() as instance:
+        from devopsgpt_pipeline.definitions import defs
+
+        for dataset, of_one in settings.items():
+            progress.say(f"making the token bins of {dataset}")
+            Session(defs, instance, progress).make_dataset(dataset, of_one)
 
 
 @contextmanager
@@ -88,13 +116,32 @@ class Session:
             job = self.definitions.resolve_job_def("fetch_pretrained_gpt2")
             chain.materialize(job, self.instance, self.progress, partition=init_from)
 
-    def make_dataset(self, dataset: str) -> None:
-        """The token bins of a dataset beside the books. raises: ValueError for an unknown one"""
-        if dataset not in DATASETS:
-            raise ValueError(f"unknown dataset {dataset!r}; the datasets are {', '.join(DATASETS)}")
-        if dataset == "shakespeare":
-            job = self.definitions.resolve_job_def("token_bins_shakespeare_job")
-            chain.materialize(job, self.instance, self.progress)
+    def prepare_training(self, configs: list[TrainingConfig], dataset: str) -> None:
+        """Everything that comes before training with these settings."""
+        self.observe()
+        for init_from in sorted({config.init_from for config in configs}):
+            self.fetch_pretrained(init_from)
+        self.update(leave_out=AFTER_TOKEN_BINS)
+        if dataset != BOOKS:
+            self.make_dataset(dataset)
+
+    def finetune(self, settings: dict[str, Any]) -> None:
+        """Train with a launchpad's settings, and everything that comes after it."""
+        run_config = {"ops": {"finetuned_checkpoint": {"config": settings}}}
+        chain.materialize(self.job, self.instance, self.progress, AFTER_TOKEN_BINS, run_config)
+
+    def make_dataset(self, dataset: str, settings: dict[str, Any] | None = None) -> None:
+        """The token bins of a dataset beside the books. settings: of its asset
+
+        raises: ValueError for an unknown one
+        """
+        job = self.definitions.resolve_job_def("datasets")
+        key = dg.AssetKey(f"token_bins_{dataset}")
+        known = sorted(one.to_user_string().removeprefix("token_bins_") for one in job.asset_layer.selected_asset_keys)
+        if dataset not in known:
+            raise ValueError(f"unknown dataset {dataset!r}; beside the books, sre, they are {', '.join(known)}")
+        run_config = {"ops": {key.to_user_string(): {"config": settings}}} if settings else None
+        chain.materialize(job, self.instance, self.progress, [key], run_config)
 
     def update(self, leave_out: list[dg.AssetKey] | None = None) -> None:
         """Materialize in rounds: what one round makes may leave what follows as it was."""

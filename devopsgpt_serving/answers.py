@@ -33,21 +33,30 @@ class Answer:
 class Asked:
     """The sequences of one request, admitted together. raises: ApiError 429 or 503"""
 
-    def __init__(self, service: Service, lane: Lane, wanted: list[tuple[list[int], Sampling]]) -> None:
+    def __init__(
+        self, request: Request, service: Service, lane: Lane, wanted: list[tuple[list[int], Sampling]]
+    ) -> None:
         self.reports: Reports = asyncio.Queue()
-        post, deadline = service.mailbox.post, service.deadline()
+        state, post, deadline = request.state, service.mailbox.post, service.deadline()
 
         def sequence(index: int, prompt: list[int], sampling: Sampling) -> Sequence:
             def report(what: Report) -> None:
                 post(self.reports, index, what)
 
-            return Sequence(prompt, sampling, report, deadline)
+            return Sequence(prompt, sampling, report, deadline, state.request_id, state.version, state.span)
 
         self.sequences = [sequence(index, *one) for index, one in enumerate(wanted)]
+        self._submit(service, lane)
+
+    def _submit(self, service: Service, lane: Lane) -> None:
+        for sequence in self.sequences:
+            service.backlog.add(sequence, lane.loaded.runner.block_size - len(sequence.prompt))
         try:
             service.engine.submit(lane, self.sequences)
         except (QueueFull, Stopping) as error:
-            raise from_engine(error) from error
+            for sequence in self.sequences:
+                service.backlog.drop(sequence)
+            raise from_engine(error, service.backlog.retry_after_s()) from error
 
     async def stream(self) -> AsyncIterator[tuple[int, Progress | Finished]]:
         """Reports until every sequence has ended. raises: ApiError where one failed"""

@@ -26,7 +26,9 @@ class GenerateRequest(SamplingFields):
         default=None, description="Text to go on from; without one, a new document begins."
     )
     pre_prompt: Text | None = Field(default=None, description="Text put before the prompt, a space between them.")
-    max_token_len: int = Field(default=DEFAULT_MAX_TOKEN_LEN, ge=1, description="Most tokens of each answer.")
+    max_token_len: int | None = Field(
+        default=None, ge=1, description=f"Most tokens of each answer, {DEFAULT_MAX_TOKEN_LEN} if unset."
+    )
     iterations: int = Field(default=1, ge=1, description="How many answers.")
 
 
@@ -124,16 +126,17 @@ async def generate(
     query = dict(prompt=prompt, pre_prompt=pre_prompt, max_token_len=max_token_len, iterations=iterations)
     asked_for = merge(body, query)
     settings = service.settings
-    largest = max(asked_for.max_token_len, max_token_len or 0), max(asked_for.iterations, iterations or 0)
+    max_tokens = asked_for.max_token_len or min(DEFAULT_MAX_TOKEN_LEN, settings.max_tokens)
+    largest = max(max_tokens, max_token_len or 0), max(asked_for.iterations, iterations or 0)
     check_limits(settings, largest[0], "max_token_len", largest[1], "iterations")
     text = whole_prompt(asked_for, settings.pre_prompt)
     service.log_prompt(request, text)
     lane = service.lane()
     tokenizer = lane.loaded.tokenizer
     ids = check_prompt(await asyncio.to_thread(tokenizer.encode, text) or [tokenizer.eot_id], lane.loaded)
-    sampling = asked_for.sampling(asked_for.max_token_len, DEFAULT_TEMPERATURE)
+    sampling = asked_for.sampling(max_tokens, DEFAULT_TEMPERATURE)
     request.state.version = lane.loaded.version.version
-    asked = Asked(service, lane, [(ids, sampling.choice(index)) for index in range(asked_for.iterations)])
+    asked = Asked(request, service, lane, [(ids, sampling.choice(index)) for index in range(asked_for.iterations)])
     answers = await asked.whole(request)
     return GenerateAnswer(
         completions=[Completion(text=answer.text, finish_reason=answer.finish_reason) for answer in answers],

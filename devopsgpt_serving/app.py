@@ -11,18 +11,22 @@ from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
 from devopsgpt_serving import api, completions
-from devopsgpt_serving.description import describe_limits
+from devopsgpt_serving.backlog import Backlog
+from devopsgpt_serving.description import describe_settings
 from devopsgpt_serving.engine import Engine
 from devopsgpt_serving.envelope import Envelope
 from devopsgpt_serving.errors import install_handlers
 from devopsgpt_serving.follower import Follower
+from devopsgpt_serving.keys import Keys
 from devopsgpt_serving.lane import Lane, LoadedModel
 from devopsgpt_serving.loading import loader
 from devopsgpt_serving.metrics import Metrics
 from devopsgpt_serving.pages import install_pages
 from devopsgpt_serving.registry import Registry
+from devopsgpt_serving.sequence import Sequence
 from devopsgpt_serving.service import Service
 from devopsgpt_serving.settings import Settings
+from devopsgpt_serving.tracing import open_tracing
 from devopsgpt_serving.version_cache import Version, VersionCache
 from devopsgpt_serving.vllm import VllmLane, vllm_loader
 
@@ -47,6 +51,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         service.draining = True
         service.follower.stop()
         await to_thread.run_sync(service.engine.stop)
+        await to_thread.run_sync(service.tracing.close)
 
     app = FastAPI(
         title="DevopsGPT",
@@ -61,28 +66,39 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.include_router(api.router)
     app.include_router(completions.router)
     install_pages(app)
-    describe_limits(app, service.settings)
-    app.add_middleware(Envelope, service=service)
+    describe_settings(app, service)
+    app.add_middleware(Keys, accepted=service.settings.accepted_keys())
     if service.settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,
             allow_origins=list(service.settings.cors_origins),
             allow_methods=["GET", "POST"],
             allow_headers=["Authorization", "Content-Type", "X-Request-ID"],
-            expose_headers=["X-Request-ID", "X-Model-Version"],
+            expose_headers=["X-Request-ID", "X-Model-Version", "Retry-After"],
         )
+    app.add_middleware(Envelope, service=service)  # the last is the outermost
     return app
 
 
 def build_service(settings: Settings) -> Service:
     """Engine, follower and metrics, not yet started."""
-    metrics = Metrics()
+    metrics, backlog, tracing = Metrics(), Backlog(settings.deadline_s), open_tracing()
+
+    def on_token(sequence: Sequence) -> None:
+        backlog.token()
+        metrics.token(sequence)
+
+    def on_end(sequence: Sequence, reason: str) -> None:
+        backlog.drop(sequence)
+        metrics.ended(sequence, reason)
+        tracing.ended(sequence, reason)
+
     engine = Engine(
         max_running=settings.max_batch_size,
         max_queue=settings.max_queue,
         prefill_chunk=settings.prefill_chunk,
-        on_token=metrics.token,
-        on_end=metrics.ended,
+        on_token=on_token,
+        on_end=on_end,
         lane=VllmLane if settings.engine == "vllm" else Lane,
     )
     cache = VersionCache(settings.cache_folder, settings.max_cache_bytes)
@@ -94,9 +110,10 @@ def build_service(settings: Settings) -> Service:
         _loader(settings),
         poll_interval_s=settings.poll_interval_s,
         poll_jitter=settings.poll_jitter,
+        tracing=tracing,
     )
     metrics.watch(engine, follower)
-    return Service(settings, engine, follower, metrics)
+    return Service(settings, engine, follower, metrics, backlog, tracing)
 
 
 def _loader(settings: Settings) -> Callable[[Version, Path], LoadedModel]:

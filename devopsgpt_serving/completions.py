@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Body, Depends, Request
 from fastapi.responses import Response
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool
 
 from devopsgpt_serving.answers import Asked
 from devopsgpt_serving.api import Usage
@@ -13,7 +13,7 @@ from devopsgpt_serving.completion_stream import CompletionStream
 from devopsgpt_serving.completion_text import CompletionAnswer, Style, choice_of, envelope
 from devopsgpt_serving.errors import ApiError, responses
 from devopsgpt_serving.lane import LoadedModel
-from devopsgpt_serving.schemas import PromptText, SamplingFields, check_limits
+from devopsgpt_serving.schemas import PromptText, SamplingFields, check_limits, numbers_only
 from devopsgpt_serving.service import Service, check_prompt, service_of
 from devopsgpt_serving.version_cache import Version
 
@@ -23,7 +23,7 @@ Here = Annotated[Service, Depends(service_of)]
 DEFAULT_MAX_TOKENS = 16  # OpenAI's
 DEFAULT_TEMPERATURE = 1.0  # OpenAI's
 
-TokenIds = Annotated[list[Annotated[StrictInt, Field(ge=0)]], Field(min_length=1)]
+TokenIds = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1), BeforeValidator(numbers_only)]
 Texts = Annotated[list[PromptText], Field(min_length=1)]
 
 
@@ -131,7 +131,8 @@ async def complete(
     if body.model != service.settings.model_name:
         raise _unknown_model(body.model, service)
     lane = service.lane()
-    max_tokens = DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
+    default = min(DEFAULT_MAX_TOKENS, service.settings.max_tokens)
+    max_tokens = default if body.max_tokens is None else body.max_tokens
     n = body.n or 1
     texts = _texts(body)
     service.log_prompt(request, texts)
@@ -142,7 +143,8 @@ async def complete(
         max_tokens, DEFAULT_TEMPERATURE, logprobs=body.logprobs, echo_logprobs=echo and body.logprobs is not None
     )
     request.state.version = lane.loaded.version.version
-    asked = Asked(service, lane, [(prompt, sampling.choice(index)) for prompt in prompts for index in range(n)])
+    wanted = [(prompt, sampling.choice(index)) for prompt in prompts for index in range(n)]
+    asked = Asked(request, service, lane, wanted)
     style = Style(lane.loaded.tokenizer, body.logprobs is not None, body.logprobs or 0)
     head = envelope(request.state.request_id, body.model, lane.loaded.version.version)
     echoes = [_echo(text, prompt, lane.loaded) if echo else "" for text, prompt in zip(texts, prompts, strict=True)]

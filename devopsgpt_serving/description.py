@@ -1,19 +1,25 @@
-"""The OpenAPI document, with the limits that this service was started with."""
+"""The OpenAPI document, with the limits and the keys that this service was started with."""
 
 from typing import Any
 
 from fastapi import FastAPI
 
-from devopsgpt_serving.settings import Settings
+from devopsgpt_serving.service import Service
+from devopsgpt_serving.settings import GUARDED, Settings
 
 
-def describe_limits(app: FastAPI, settings: Settings) -> None:
-    """Have /openapi.json tell the largest values that are accepted here."""
+def describe_settings(app: FastAPI, service: Service) -> None:
+    """Have /openapi.json tell the largest values that are accepted here, and which routes ask for a key."""
+    settings = service.settings
     plain = app.openapi
 
     def described() -> dict[str, Any]:
         if app.openapi_schema is None:
             _add_limits(plain(), settings)
+            if settings.accepted_keys():
+                _add_keys(plain())
+        if lane := service.engine.current:
+            _add_vocabulary(plain(), lane.loaded.tokenizer.vocab_size)
         return plain()
 
     app.openapi = described  # type: ignore[method-assign]
@@ -37,3 +43,18 @@ def _add_limits(document: dict[str, Any], settings: Settings) -> None:
             for form in schema.get("anyOf", [schema]):
                 if form.get("type") == "integer":
                     form["maximum"] = limits[name]
+
+
+def _add_vocabulary(document: dict[str, Any], vocab_size: int) -> None:
+    for form in document["components"]["schemas"]["CompletionRequest"]["properties"]["prompt"]["anyOf"]:
+        ids = form.get("items", {}).get("items", form.get("items", {}))
+        if ids.get("type") == "integer":
+            ids["maximum"] = vocab_size - 1
+
+
+def _add_keys(document: dict[str, Any]) -> None:
+    document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+    for path, operations in document["paths"].items():
+        if path.startswith(GUARDED):
+            for operation in operations.values():
+                operation["security"] = [{"key": []}]

@@ -96,7 +96,7 @@ class Engine:
             if self._inside + len(sequences) > self.capacity:
                 raise QueueFull(
                     f"{self._inside} of {self.capacity} places are taken and {len(sequences)} are asked for; "
-                    "try again in a moment"
+                    "try again after Retry-After seconds"
                 )
             self._inside += len(sequences)
             self._inbox += [(lane, sequence) for sequence in sequences]

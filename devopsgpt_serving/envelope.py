@@ -1,9 +1,8 @@
-"""Around every request: its id, its key, the version that answered, a log line, counters.
+"""Around every request: its id, the version that answered, a log line, counters, a trace's span.
 
 Pure ASGI, so that streams pass through as they are.
 """
 
-import hmac
 import logging
 import re
 import time
@@ -19,8 +18,8 @@ from devopsgpt_serving.service import Service
 log = logging.getLogger("devopsgpt_serving.access")
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
-_GUARDED = ("/v1/", "/api/generate", "/admin/")
 NO_VERSION = "none"
+QUIET = ("/api/healthz", "/api/readyz", "/metrics")  # asked for all the time: logged as debug, not traced
 
 
 class Envelope:
@@ -29,7 +28,6 @@ class Envelope:
     def __init__(self, app: ASGIApp, service: Service) -> None:
         self.app = app
         self.service = service
-        self.keys = [key.encode() for key in service.settings.accepted_keys()]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
@@ -42,13 +40,6 @@ class Envelope:
         state["request_id"] = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
         exchange = _Exchange(self.service, scope, send)
         try:
-            if not self._may_pass(scope["path"], headers):
-                raise ApiError(
-                    401,
-                    "invalid_api_key",
-                    "a valid key is needed in the header `Authorization: Bearer <key>`",
-                    headers={"WWW-Authenticate": "Bearer"},
-                )
             await self.app(scope, _limited(receive, self.service.settings.max_body_bytes), exchange.send)
         except Exception as error:
             if not isinstance(error, ApiError):
@@ -60,12 +51,6 @@ class Envelope:
             await answer.response()(scope, receive, exchange.send)
         finally:
             exchange.close()
-
-    def _may_pass(self, path: str, headers: Headers) -> bool:
-        if not self.keys or not path.startswith(_GUARDED):
-            return True
-        given = headers.get("authorization", "").removeprefix("Bearer ").strip().encode()
-        return sum(hmac.compare_digest(given, key) for key in self.keys) > 0  # every key, whichever one fits
 
 
 def _limited(receive: Receive, max_bytes: int) -> Receive:
@@ -92,6 +77,8 @@ class _Exchange:
         self._send = send
         self.status: int | None = None
         self.began = time.monotonic()
+        self.span = None if scope["path"] in QUIET else service.tracing.begin(scope)
+        scope["state"]["span"] = self.span
 
     async def send(self, message: Message) -> None:
         """Pass a part of the answer on, with our headers on its first."""
@@ -103,22 +90,22 @@ class _Exchange:
         await self._send(message)
 
     def close(self) -> None:
-        """Count the request and log it."""
+        """Count the request, log it, end its span."""
         route = getattr(self.scope.get("route"), "path", "unknown")
-        status = self.status or 500
-        self.service.metrics.http_requests.labels(route, str(status)).inc()
-        if code := self.scope["state"].get("error_code"):
-            self.service.metrics.rejections.labels(code).inc()
-        level = logging.DEBUG if route in ("/api/healthz", "/api/readyz", "/metrics") else logging.INFO
         facts = {
             "request_id": self.scope["state"]["request_id"],
             "method": self.scope["method"],
-            "path": self.scope["path"],
-            "status": status,
-            "seconds": round(time.monotonic() - self.began, 4),
+            "status": self.status or 500,
             "version": self._version(),
         }
-        log.log(level, "request", extra=facts)
+        code = self.scope["state"].get("error_code")
+        self.service.metrics.http_requests.labels(route, str(facts["status"])).inc()
+        if code:
+            self.service.metrics.rejections.labels(code).inc()
+        level = logging.DEBUG if self.scope["path"] in QUIET else logging.INFO
+        path, seconds = self.scope["path"], round(time.monotonic() - self.began, 4)
+        log.log(level, "request", extra=facts | {"path": path, "seconds": seconds})
+        self.service.tracing.end(self.span, facts | {"route": route, "error_code": code})
 
     def _version(self) -> str:
         lane = self.service.engine.current

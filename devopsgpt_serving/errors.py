@@ -12,7 +12,7 @@ from devopsgpt_serving.engine import EngineFailure, QueueFull, Stopping
 from devopsgpt_serving.lane import Cancelled
 from devopsgpt_serving.sequence import DeadlinePassed
 
-RETRY_AFTER_S = "1"
+RETRY_AFTER_S = 1  # where nothing is known of how long it takes
 CLIENT_GONE = 499  # nginx's code for a caller that hung up; only the log sees it
 
 TYPES = {
@@ -54,7 +54,7 @@ class ApiError(Exception):
     ) -> None:
         super().__init__(message)
         self.status, self.code, self.message, self.param = status, code, message, param
-        self.headers = headers or ({"Retry-After": RETRY_AFTER_S} if status in (429, 503) else {})
+        self.headers = headers or ({"Retry-After": str(RETRY_AFTER_S)} if status in (429, 503) else {})
 
     @property
     def body(self) -> dict[str, Any]:
@@ -66,11 +66,12 @@ class ApiError(Exception):
         return JSONResponse(self.body, self.status, self.headers)
 
 
-def from_engine(error: Exception) -> ApiError:
-    """What a failure of the engine means to the caller."""
+def from_engine(error: Exception, retry_after_s: int = RETRY_AFTER_S) -> ApiError:
+    """What a failure of the engine means to the caller. retry_after_s: when a full queue will have been worked off"""
     match error:
         case QueueFull():
-            return ApiError(429, "queue_full", f"too many requests: {error}")
+            headers = {"Retry-After": str(retry_after_s)}
+            return ApiError(429, "queue_full", f"too many requests: {error}", headers=headers)
         case Stopping():
             return ApiError(503, "draining", f"{error}; send the request to another replica, or again in a moment")
         case DeadlinePassed():

@@ -15,6 +15,7 @@ from pathlib import Path
 from devopsgpt_serving.engine import Engine
 from devopsgpt_serving.lane import LoadedModel
 from devopsgpt_serving.registry import NoModelYet, Registry, RegistryUnavailable
+from devopsgpt_serving.tracing import Tracing
 from devopsgpt_serving.version_cache import Version, VersionCache
 
 log = logging.getLogger(__name__)
@@ -30,7 +31,7 @@ class State:
     registry_up: bool | None = None
     problem: str | None = "the registry has not been asked yet"
     from_cache: bool = False
-    """Whether the version was taken from disk because the registry could not be asked."""
+    """Whether the version was taken from disk because the registry could not give its own, or not yet."""
     reloads: int = 0
     failed_reloads: int = 0
 
@@ -57,6 +58,7 @@ class Follower:
         *,
         poll_interval_s: float,
         poll_jitter: float,
+        tracing: Tracing,
     ) -> None:
         self.registry = registry
         self.cache = cache
@@ -64,6 +66,7 @@ class Follower:
         self.load = load
         self.poll_interval_s = poll_interval_s
         self.poll_jitter = poll_jitter
+        self.tracing = tracing
         self.state = State()
         self._refused: Refused | None = None
         self._stopping = False
@@ -86,7 +89,8 @@ class Follower:
             if again:
                 self._refused = None
             try:
-                self._catch_up()
+                with self.tracing.step("registry.poll"):
+                    self._catch_up()
             except Exception as error:  # the next look may do better; the thread must live to take it
                 log.exception("looking at the registry failed")
                 self._note(problem=f"looking at the registry failed: {error!r:.300}")
@@ -113,8 +117,13 @@ class Follower:
         self._note(registry_up=True)
         if self._refused is not None and self._refused.key == wanted.key and time.monotonic() < self._refused.next_try:
             return
+        if self.state.served is None and not self.cache.has(wanted):  # a download may take minutes
+            self._note(problem=f"version {wanted.version} is being fetched")
+            self._fall_back()
         try:
-            self._serve(wanted, self.registry.fetch(wanted, self.cache), problem=None, from_cache=False)
+            with self.tracing.step("registry.fetch", model_version=wanted.version):
+                folder = self.registry.fetch(wanted, self.cache)
+            self._serve(wanted, folder, problem=None, from_cache=False)
         except RegistryUnavailable as error:
             self._refuse(wanted, error, registry_up=False)
         except (ValueError, OSError, RuntimeError) as error:  # damaged, no room on the disk, no memory
@@ -122,10 +131,16 @@ class Follower:
 
     def _serve(self, version: Version, folder: Path, problem: str | None, from_cache: bool) -> None:
         began = time.monotonic()
-        self.engine.install(self.load(version, folder))
+        with self.tracing.step("model.load", model_version=version.version):
+            loaded = self.load(version, folder)
+        with self.tracing.step("model.swap", model_version=version.version):
+            self.engine.install(loaded)
         self._refused = None
         self._note(served=version, problem=problem, from_cache=from_cache, reloads=self.state.reloads + 1)
-        self.cache.remember(version)
+        try:
+            self.cache.remember(version)
+        except OSError as error:  # a full disk: it is served all the same
+            log.error("the version could not be noted", extra={"version": version.version, "problem": str(error)})
         self.cache.trim({version.key})
         gc.collect()
         seconds = round(time.monotonic() - began, 3)

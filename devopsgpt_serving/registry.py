@@ -3,6 +3,7 @@
 The alias is resolved once per look; what follows goes by version. Knows no model and no web.
 """
 
+import errno
 import os
 import shutil
 from pathlib import Path
@@ -90,7 +91,7 @@ class Registry:
         try:
             download_artifacts(uri, dst_path=str(folder), tracking_uri=self.tracking_uri)
         except (MlflowException, ConnectionError) as error:
-            raise self._unavailable(error) from error
+            raise _disk_error(error) or self._unavailable(error) from error
         except OSError as error:
             if type(error).__module__.startswith("requests"):  # all of requests' errors are OSErrors
                 raise self._unavailable(error) from error
@@ -114,9 +115,9 @@ class Registry:
         return text.replace(f":{password}@", ":***@") if password else text
 
     def _unavailable(self, error: Exception) -> RegistryUnavailable:
-        first = self._hidden((str(error).splitlines() or [repr(error)])[0])
+        said = self._hidden(" ".join(str(error).split()) or repr(error))
         return RegistryUnavailable(
-            f"MLflow at {self.address} did not answer as it should: {first[:300]}; start it, or set "
+            f"MLflow at {self.address} did not answer as it should: {said[:300]}; start it, or set "
             "DEVOPSGPT_SERVING_TRACKING_URI"
         )
 
@@ -135,6 +136,14 @@ def limit_patience(timeout_s: int) -> None:
     }
     for name, value in limits.items():
         os.environ.setdefault(name, value)
+
+
+def _disk_error(error: Exception) -> OSError | None:
+    """This disk's error, where it is one: MLflow tells of it in its message only, as of a download that failed."""
+    for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO):
+        if f"[Errno {code}]" in str(error):
+            return OSError(code, os.strerror(code))
+    return None
 
 
 def _check_room(folder: Path, needed: int) -> None:

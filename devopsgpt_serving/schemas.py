@@ -19,6 +19,13 @@ def whole_characters(text: str) -> str:
     return text
 
 
+def numbers_only(value: object) -> object:
+    """raises: PydanticCustomError for true or "1", also in a list, which pydantic would read as numbers"""
+    if any(isinstance(one, bool | str) for one in (value if isinstance(value, list) else [value])):
+        raise PydanticCustomError("number_type", "Input should be a number")
+    return value
+
+
 LARGEST_SEED = 2**53 - 1  # what JSON carries exactly between all languages
 
 Text = Annotated[str, AfterValidator(whole_characters)]
@@ -67,9 +74,7 @@ class SamplingFields(BaseModel):
     @field_validator(*_NUMBERS, mode="before", check_fields=False)
     @classmethod
     def _refuse_what_is_no_number(cls, value: object) -> object:
-        if isinstance(value, bool | str):  # pydantic would read true and "1" as numbers
-            raise PydanticCustomError("number_type", "Input should be a number")
-        return value
+        return numbers_only(value)
 
     def sampling(self, max_tokens: int, temperature: float, **more: object) -> Sampling:
         """What the engine is told. temperature: where the request names none"""

@@ -6,7 +6,7 @@ The engine's thread writes, the caller's thread reads: reports go through one ca
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from devopsgpt_model.tokenizer import Tokenizer
 from devopsgpt_serving.sampling import Sampler, Sampling, TokenScore
@@ -61,7 +61,14 @@ class Sequence:
     sampling: Sampling
     report: Callable[[Report], None]
     deadline: float = float("inf")
+    request_id: str = ""
+    version: str = ""
+    span: Any = None
+    """What a trace hangs the sequence's spans on; None where its request is not traced."""
     arrived: float = field(default_factory=time.monotonic)
+    seated: float | None = None
+    """When it got its row."""
+    first_token: float | None = None
     cancelled: bool = False
     ended: bool = False
     tokens: list[int] = field(default_factory=list)
@@ -80,11 +87,14 @@ class Sequence:
 
     def begin(self, tokenizer: Tokenizer, sampler: Sampler) -> None:
         """Get ready to take tokens."""
+        self.seated = time.monotonic()
         self.sampler = sampler
         self.stream = TextStream(tokenizer, self.sampling.stop)
 
     def take(self, token: int, score: TokenScore | None) -> None:
         """Add a sampled token and report the text that it completes."""
+        if not self.tokens:
+            self.first_token = time.monotonic()
         self.tokens.append(token)
         if score is not None:
             self._waiting.append(Scored(score, len(self.stream.text)))

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from fastapi import Request
 
+from devopsgpt_serving.backlog import Backlog
 from devopsgpt_serving.engine import Engine
 from devopsgpt_serving.errors import ApiError
 from devopsgpt_serving.follower import Follower
@@ -13,6 +14,7 @@ from devopsgpt_serving.lane import Lane, LoadedModel
 from devopsgpt_serving.mailbox import Mailbox
 from devopsgpt_serving.metrics import Metrics
 from devopsgpt_serving.settings import Settings
+from devopsgpt_serving.tracing import Tracing
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +27,8 @@ class Service:
     engine: Engine
     follower: Follower
     metrics: Metrics
+    backlog: Backlog
+    tracing: Tracing
     mailbox: Mailbox = field(default_factory=Mailbox)
     draining: bool = False
 

@@ -11,6 +11,7 @@ from pydantic import AliasChoices, Field, SecretStr, field_validator, model_vali
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 PREFIX = "DEVOPSGPT_SERVING_"
+GUARDED = ("/v1/", "/api/generate", "/admin/")  # beginnings of paths that ask for a key, where keys are set
 
 
 class Settings(BaseSettings):

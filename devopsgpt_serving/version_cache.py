@@ -66,6 +66,10 @@ class VersionCache:
                 if free:
                     shutil.rmtree(leftover, ignore_errors=True)
 
+    def has(self, version: Version) -> bool:
+        """Whether a version is here, its files not looked at."""
+        return (self.folder / version.key).is_dir()
+
     def verified(self, version: Version) -> Path | None:
         """The folder of a version, checked byte by byte; None where it is not here. Damaged ones are removed."""
         folder = self.folder / version.key

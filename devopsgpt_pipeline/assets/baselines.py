@@ -1,15 +1,14 @@
 """Baselines: OpenAI's GPT-2 in its four sizes on every dataset, measured as our own models are."""
 
-import math
-
 import dagster as dg
 from pydantic import Field
 
 from devopsgpt_model.token_bins import read_meta
 from devopsgpt_pipeline.assets import OWNERS
 from devopsgpt_pipeline.assets.pretrained import SIZES
+from devopsgpt_pipeline.evaluation import log_measurement
 from devopsgpt_pipeline.measure import NANOGPT_BATCHES, TOLERANCE, Measurement, measure
-from devopsgpt_pipeline.registry.runs import baseline_run, log_final
+from devopsgpt_pipeline.registry.runs import baseline_run
 from devopsgpt_pipeline.resources import HomeResource, MlflowResource
 
 AGREES = "agrees_with_published"
@@ -62,8 +61,7 @@ def build_gpt2_baseline(datasets: list[str]) -> dg.AssetsDefinition:
         measured = measure(size, checkpoint, bins, config.batches)
         client = mlflow.client()
         run_id = baseline_run(client, size, measured.parameters)
-        log_final(client, run_id, measured.metrics(), step=0)
-        client.set_tag(run_id, f"data_version/{dataset}", measured.data_version)
+        log_measurement(client, run_id, measured)
         row = {key: value if isinstance(value, str | int) else round(value, 4) for key, value in measured.row().items()}
         return dg.MaterializeResult(
             data_version=dg.DataVersion(f"{measured.data_version}-{measured.val_loss:.6f}"),
@@ -80,20 +78,13 @@ def build_gpt2_baseline(datasets: list[str]) -> dg.AssetsDefinition:
 
 def agreement(measured: Measurement) -> dg.AssetCheckResult:
     """A warning where a loss on OpenWebText is not the published one."""
-    difference, published = measured.difference, measured.published
-    if published is None:
-        told = f"nothing is published for {measured.model} on {measured.dataset}"
-    elif math.isnan(difference):
-        told = "nanoGPT's protocol was left out: nothing to compare"
-    else:
-        ours = f"{measured.nanogpt_train_loss:.3f}/{measured.nanogpt_val_loss:.3f}"
-        told = f"train/val loss {ours}, published {published[0]}/{published[1]}, by at most {difference:.3f} apart"
+    published = measured.published
     return dg.AssetCheckResult(
         check_name=AGREES,
         asset_key=dg.AssetKey("gpt2_baseline"),
-        passed=not difference > TOLERANCE,
+        passed=measured.agrees,
         severity=dg.AssetCheckSeverity.WARN,
-        description=told,
+        description=measured.compared(),
         metadata={}
         if published is None
         else {"published_train_loss": published[0], "published_val_loss": published[1]},

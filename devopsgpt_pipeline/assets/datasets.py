@@ -11,9 +11,10 @@ from devopsgpt_model.token_bins import TokenBinsMeta
 from devopsgpt_model.tokenizer import Tokenizer
 from devopsgpt_pipeline.assets import OWNERS
 from devopsgpt_pipeline.assets.sources import key_of
-from devopsgpt_pipeline.datasets.books import make_tokenizer, split_chapters, write_books
+from devopsgpt_pipeline.datasets.books import make_tokenizer, origin_of, split_chapters, write_books
 from devopsgpt_pipeline.datasets.folder import write_folder
-from devopsgpt_pipeline.datasets.openwebtext import REPOSITORY, REVISION, Source, write_openwebtext
+from devopsgpt_pipeline.datasets.hub import REPOSITORY, REVISION, Source
+from devopsgpt_pipeline.datasets.openwebtext import write_openwebtext
 from devopsgpt_pipeline.datasets.shakespeare import fetch_shakespeare, write_shakespeare
 from devopsgpt_pipeline.profiles import Profile
 from devopsgpt_pipeline.resources import HomeResource
@@ -35,7 +36,7 @@ def build_clean_text(book: Book) -> dg.AssetsDefinition:
         group_name="datasets",
         kinds={"text"},
         owners=OWNERS,
-        code_version="1",
+        code_version="2",
     )
     def clean_text(home: HomeResource) -> dg.MaterializeResult:  # type: ignore[type-arg]
         folder = home.folders.text / book.name
@@ -83,7 +84,7 @@ def build_token_bins(profile: Profile, books: list[Book]) -> dg.AssetsDefinition
         group_name="datasets",
         kinds={"numpy", "tiktoken"},
         owners=OWNERS,
-        code_version=f"1-{profile.name}",
+        code_version=f"2-{profile.name}",
     )
     def token_bins(config: settings_class, home: HomeResource) -> dg.MaterializeResult:  # type: ignore
         """train.bin and val.bin: uint16 token ids of whole chapters, split by a hash of book and slug."""
@@ -92,7 +93,7 @@ def build_token_bins(profile: Profile, books: list[Book]) -> dg.AssetsDefinition
         documents = split_chapters(home.folders.text, names, settings["held_out_fraction"])
         tokenizer = make_tokenizer(settings["tokenizer"], settings["vocab_size"], documents)
         folder = home.folders.tokens / DATASET
-        meta = write_books(folder, documents, tokenizer)
+        meta = write_books(folder, documents, tokenizer, origin_of(home.folders.text, books, documents))
         return dg.MaterializeResult(data_version=dg.DataVersion(meta.data_version), metadata=_metadata(meta, folder))
 
     return token_bins
@@ -120,8 +121,9 @@ def token_bins_openwebtext(
     context: dg.AssetExecutionContext, config: OpenWebTextSettings, home: HomeResource
 ) -> dg.MaterializeResult:  # type: ignore[type-arg]
     """What GPT-2's training text is thought to be like, in GPT-2 tokens, nanoGPT's split; made on demand only."""
-    source = Source(config.documents, config.repository, config.revision, os.environ.get("HF_ENDPOINT") or None)
     folder, work = home.folders.tokens / "openwebtext", home.folders.path / "downloads" / "openwebtext"
+    endpoint = os.environ.get("HF_ENDPOINT") or None
+    source = Source(config.documents, config.repository, config.revision, endpoint, by_hand=work / "shards")
     meta = write_openwebtext(folder, work, source, Tokenizer.gpt2(), context.log.info)
     return dg.MaterializeResult(data_version=dg.DataVersion(meta.data_version), metadata=_metadata(meta, folder))
 

@@ -6,12 +6,10 @@ from devopsgpt_model.config import GPT2_SIZES
 from devopsgpt_model.folders import write_json
 from devopsgpt_pipeline.assets import OWNERS
 from devopsgpt_pipeline.assets.datasets import TOKEN_BINS
-from devopsgpt_pipeline.evaluation import Comparison, compare_with_start
+from devopsgpt_pipeline.evaluation import COMPARED, Comparison, compare_with_start, metrics_of
 from devopsgpt_pipeline.measure import Measurement, in_millions
 from devopsgpt_pipeline.registry.runs import log_bytes, log_final
 from devopsgpt_pipeline.resources import HomeResource, MlflowResource
-
-COMPARED = ("val_loss", "perplexity", "bits_per_byte")
 
 
 @dg.asset(
@@ -47,13 +45,11 @@ def evaluation(home: HomeResource, mlflow: MlflowResource) -> dg.MaterializeResu
 
 
 def _metrics(comparison: Comparison) -> dict[str, float]:
-    after: dict[str, float] = {}
-    before: dict[str, float] = {}
+    metrics: dict[str, float] = {}
     for start, finetuned in _measurements(comparison):
-        after |= finetuned.metrics()
-        before |= {f"start_{key}/{start.dataset}": getattr(start, key) for key in COMPARED}
+        metrics |= metrics_of(finetuned, start)
     more = {f"memorization/{comparison.dataset}": comparison.memorization, "parameters": float(comparison.parameters)}
-    return after | before | more
+    return metrics | more
 
 
 def _tags(comparison: Comparison, init_from: str) -> dict[str, str]:

@@ -7,6 +7,8 @@ from devopsgpt_pipeline.assets import OWNERS
 from devopsgpt_pipeline.assets.datasets import DATASET, TOKEN_BINS
 from devopsgpt_pipeline.evaluation import Comparison
 from devopsgpt_pipeline.gate import Verdict, judge_challenger
+from devopsgpt_pipeline.lineage import as_text, completed
+from devopsgpt_pipeline.registry.ancestry import LINEAGE_FILE
 from devopsgpt_pipeline.registry.promote import MARGIN_BITS_PER_BYTE
 from devopsgpt_pipeline.registry.publish import checkpoint_sha256, publish
 from devopsgpt_pipeline.registry.runs import git_commit
@@ -46,11 +48,19 @@ def registered_model(
         "mlflow_run_id": run_id,
         "git_commit": git_commit(),
     }
-    version = publish(mlflow.client(), folders.finetuned, run_id, tags, _description(comparison))
+    runs = {"evaluation": _run_of(context, "evaluation"), "registered_model": context.run.run_id}
+    documents = {LINEAGE_FILE: as_text(completed(folders.finetuned, runs))}
+    version = publish(mlflow.client(), folders.finetuned, run_id, tags, _description(comparison), documents)
     return dg.MaterializeResult(
         data_version=dg.DataVersion(digest[:16]),
         metadata={"version": int(version), "model_version": mlflow.version_link(version), **tags},
     )
+
+
+def _run_of(context: dg.AssetExecutionContext, asset: str) -> str:
+    """The Dagster run that made an asset what it is now; empty where Dagster does not know it."""
+    made = context.instance.get_latest_materialization_event(dg.AssetKey(asset))
+    return made.run_id if made else ""
 
 
 class PromotionSettings(dg.Config):

@@ -20,8 +20,9 @@ from devopsgpt_pipeline.assets.datasets import DATASET, TOKEN_BINS
 from devopsgpt_pipeline.assets.training_settings import settings_of, training_run_config
 from devopsgpt_pipeline.finetune import prepare_job
 from devopsgpt_pipeline.home import Home
-from devopsgpt_pipeline.launcher import LocalLauncher
+from devopsgpt_pipeline.launcher import Context, Launcher
 from devopsgpt_pipeline.profiles import Profile
+from devopsgpt_pipeline.registry.ancestry import LINEAGE_FILE
 from devopsgpt_pipeline.registry.publish import checkpoint_sha256
 from devopsgpt_pipeline.registry.runs import git_commit, log_bytes, run_status
 from devopsgpt_pipeline.resources import HomeResource, MlflowResource
@@ -50,7 +51,7 @@ def build_finetuned_checkpoint(profile: Profile) -> dg.AssetsDefinition:
         config: settings_class,  # type: ignore[valid-type]
         home: HomeResource,
         mlflow: MlflowResource,
-        launcher: LocalLauncher,
+        launcher: Launcher,
     ) -> dg.MaterializeResult:  # type: ignore[type-arg]
         """GPT fine-tuned on the training chapters, in Hugging Face's layout: the best weights of the run."""
         client = mlflow.client()
@@ -58,7 +59,7 @@ def build_finetuned_checkpoint(profile: Profile) -> dg.AssetsDefinition:
         settings, dataset = settings_of(config)
         job = prepare_job(home.folders, client, settings, dataset, CODE_VERSION, tags)
         with run_status(client, job.mlflow_run_id):
-            launcher.train(context, job, Progress(context))
+            launcher.train(context, job, Progress(context, context.asset_key))
             png = pictures.loss_curve(read_metrics(job.out / "metrics.jsonl"), f"GPT on {dataset}")
             log_bytes(client, job.mlflow_run_id, "loss_curve.png", png)
         return _keep(job, home.folders, mlflow, client, png)
@@ -82,8 +83,9 @@ def _pretrained(profile: Profile) -> list[dg.AssetDep]:
 class Progress:
     """Passes the trainer's reports on: a line for the log, now and then an observation for Dagster's charts."""
 
-    def __init__(self, context: dg.AssetExecutionContext) -> None:
-        self._context = context
+    def __init__(self, context: Context, asset: dg.AssetKey | None = None) -> None:
+        """asset: whose observations they are; without one there are none"""
+        self._context, self._asset = context, asset
         self._observed_at = 0.0
         self._val_loss = math.nan
 
@@ -99,8 +101,8 @@ class Progress:
             self._observe(message["step"], {key: message[key] for key in keys})
 
     def _observe(self, step: int, values: dict[str, float]) -> None:
-        key = self._context.asset_key
-        self._context.log_event(dg.AssetObservation(key, metadata={"step": step, **values}))
+        if self._asset:
+            self._context.log_event(dg.AssetObservation(self._asset, metadata={"step": step, **values}))
 
     def _line(self, message: dict[str, Any]) -> str:
         minutes, seconds = divmod(round(message["seconds_left"]), 60)
@@ -117,6 +119,7 @@ def _keep(
     """Take the finished checkpoint in, and clear the working folder: a later run with these settings starts anew."""
     with whole_folder(home.finetuned) as staging:
         shutil.copytree(job.out / "checkpoint", staging, dirs_exist_ok=True)
+        shutil.copy(job.out / LINEAGE_FILE, staging)
     facts = json.loads((job.out / "result.json").read_text())
     shutil.rmtree(job.out)
     digest = checkpoint_sha256(home.finetuned)

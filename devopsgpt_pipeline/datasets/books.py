@@ -1,7 +1,10 @@
 """The dataset `sre`: clean chapters to token bins, whole chapters held out."""
 
+import hashlib
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,7 +12,8 @@ from numpy.typing import NDArray
 from devopsgpt_model.token_bins import TokenBinsMeta, read_meta, read_tokens, write_token_bins
 from devopsgpt_model.tokenizer import Tokenizer
 from devopsgpt_pipeline.datasets.bpe import train_bpe
-from devopsgpt_pipeline.text.corpus import read_texts
+from devopsgpt_pipeline.sources.books import Book
+from devopsgpt_pipeline.text.corpus import read_texts, text_version
 from devopsgpt_pipeline.text.split import SharedRun, held_out, shared_runs
 
 Documents = dict[str, list[tuple[str, str]]]
@@ -51,9 +55,31 @@ def make_tokenizer(kind: str, vocab_size: int, documents: Documents) -> Tokenize
     return train_bpe((text for _, text in documents["train"]), vocab_size)
 
 
-def write_books(folder: Path, documents: Documents, tokenizer: Tokenizer) -> TokenBinsMeta:
+def origin_of(text: Path, books: Sequence[Book], documents: Documents) -> dict[str, Any]:
+    """Which books and chapters the documents are: licence, page, hashes and split. For meta.json, and on from there.
+
+    raises: DatasetError where a text changed since the documents were read
+    """
+    splits = {name: (split, words) for split, chapters in documents.items() for name, words in chapters}
+    told: dict[str, Any] = {"books": [], "chapters": []}
+    for book in books:
+        rows = [row for row, _ in read_texts(text / book.name)]
+        about = {key: getattr(book, key) for key in ("name", "title", "licence", "attribution", "contents_url")}
+        told["books"].append(about | {"text_version": text_version(rows)})
+        for row in rows:
+            split, words = splits.get(f"{book.name}/{row.slug}", ("", ""))
+            if hashlib.sha256(words.encode()).hexdigest() != row.sha256:
+                raise DatasetError(f"the text of {book.name}/{row.slug} changed meanwhile; materialize token_bins anew")
+            facts = {key: value for key, value in asdict(row).items() if key not in ("order", "chars", "sha256")}
+            told["chapters"].append(facts | {"book": book.name, "split": split, "text_sha256": row.sha256})
+    return told
+
+
+def write_books(
+    folder: Path, documents: Documents, tokenizer: Tokenizer, origin: dict[str, Any] | None = None
+) -> TokenBinsMeta:
     """Write the token bins of the dataset `sre`."""
-    return write_token_bins(folder, "sre", tokenizer, documents)
+    return write_token_bins(folder, "sre", tokenizer, documents, origin=origin)
 
 
 def leaked_runs(folder: Path, quoted: Sequence[str] = ()) -> list[SharedRun]:

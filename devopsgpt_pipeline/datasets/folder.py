@@ -12,7 +12,8 @@ from devopsgpt_pipeline.datasets.books import DatasetError
 
 SUFFIXES = (".txt", ".md")
 HELD_OUT = 0.1  # of the files, or of the characters of a single file
-RESERVED = ("sre", "shakespeare", "openwebtext")
+ON_DEMAND = ("shakespeare", "openwebtext")  # datasets that are made when somebody asks for them, as a folder's is
+RESERVED = ("sre", *ON_DEMAND)
 
 
 def folders_from_environment() -> dict[str, Path]:

@@ -20,33 +20,14 @@ from numpy.typing import NDArray
 from devopsgpt_model.folders import whole_folder, write_json
 from devopsgpt_model.token_bins import DTYPE, SplitMeta, TokenBinsMeta, read_meta, read_tokens
 from devopsgpt_model.tokenizer import Tokenizer
+from devopsgpt_pipeline.datasets.encode import Encoders
+from devopsgpt_pipeline.datasets.hub import Source, declared_shards, one_shard
 
-REPOSITORY = "Skylion007/openwebtext"
-REVISION = "7577b918bd30b25df0b88bb718dc8a6c80cb619b"  # the text as 80 parquet shards
 TEST_SIZE, SPLIT_SEED = 0.0005, 2357  # nanoGPT's split of the whole
 PART_TEST_SIZE, PART_TEST_MAX = 0.05, 500  # of a part: 0.0005 of few documents would be none
-BATCH_DOCUMENTS = 1000  # 5 MB of text in memory at a time
+BATCH_DOCUMENTS = 200  # 1 MB of text: what a process encodes at a time
 
 Progress = Callable[[str], None]
-
-
-class HubUnavailable(ConnectionError):
-    """Shards that are neither here nor to be fetched."""
-
-
-@dataclass(frozen=True)
-class Source:
-    """What is read. documents: how many from the beginning, 0 for all; endpoint: another hub than the public one"""
-
-    documents: int = 0
-    repository: str = REPOSITORY
-    revision: str = REVISION
-    endpoint: str | None = None
-
-    @property
-    def key(self) -> str:
-        content = json.dumps([self.documents, self.repository, self.revision])
-        return hashlib.sha256(content.encode()).hexdigest()[:12]
 
 
 def write_openwebtext(
@@ -57,13 +38,18 @@ def write_openwebtext(
     The bins hold nanoGPT's split when whole, in the order of the shards.
     raises: HubUnavailable; ValueError for a repository without parquet shards, or fewer than two documents
     """
-    recipe = {key: value for key, value in asdict(source).items() if key != "endpoint"} | {"tokenizer": tokenizer.name}
+    recipe = {name: getattr(source, name) for name in ("documents", "repository", "revision")}
+    recipe["tokenizer"] = tokenizer.name
     if (done := _finished(folder, recipe)) is not None:
         return done
     place = work / source.key
     place.mkdir(parents=True, exist_ok=True)
-    shards = list(_encoded_shards(place, source, tokenizer, progress))
-    meta = _write_bins(folder, shards, _held_out(shards, whole=not source.documents), tokenizer, recipe)
+    with Encoders(tokenizer) as encoders:
+        shards = list(_encoded_shards(place, source, encoders, progress))
+    if (found := sum(len(shard.documents) for shard in shards)) < source.documents:
+        raise ValueError(f"{source.repository} was asked for {source.documents:,} documents, its shards hold {found:,}")
+    held = held_out_documents(found, whole=not source.documents)
+    meta = _write_bins(folder, shards, held, tokenizer, recipe)
     shutil.rmtree(place)
     return meta
 
@@ -94,96 +80,54 @@ class Shard:
         return np.memmap(self.path.with_suffix(".bin"), dtype=DTYPE, mode="r")
 
 
-def _encoded_shards(place: Path, source: Source, tokenizer: Tokenizer, progress: Progress) -> Iterator[Shard]:
-    names, left = _shard_names(place, source), source.documents or math.inf
-    for number, name in enumerate(names):
+def _encoded_shards(place: Path, source: Source, encoders: Encoders, progress: Progress) -> Iterator[Shard]:
+    declared, left = declared_shards(place, source), source.documents or math.inf
+    for number, (name, sha256) in enumerate(declared.items()):
         shard = Shard(name, place / f"{number:05d}")
         if not shard.path.with_suffix(".npy").exists():  # written last
-            parquet = _download(name, place, source)
-            _encode_shard(parquet, shard, tokenizer, left)
-            parquet.unlink()
+            with one_shard(name, sha256, place, source) as parquet:
+                _encode_shard(parquet, shard, encoders, left)
         left -= len(shard.documents)
-        progress(f"shard {number + 1}/{len(names)}: {len(shard.documents):,} documents, {len(shard.tokens):,} tokens")
+        progress(
+            f"shard {number + 1}/{len(declared)}: {len(shard.documents):,} documents, {len(shard.tokens):,} tokens"
+        )
         yield shard
         if left <= 0:
             return
 
 
-def _shard_names(place: Path, source: Source) -> list[str]:
-    """The repository's parquet files in order, asked for once."""
-    path = place / "shards.json"
-    if not path.exists():
-        from huggingface_hub import HfApi
-
-        try:
-            info = HfApi(endpoint=source.endpoint).dataset_info(source.repository, revision=source.revision)
-        except Exception as error:  # the hub's client raises its HTTP library's errors beside its own
-            raise _unavailable(source, error) from error
-        write_json(path, sorted(one.rfilename for one in info.siblings or [] if one.rfilename.endswith(".parquet")))
-    names: list[str] = json.loads(path.read_text())
-    if not names:
-        path.unlink()
-        raise ValueError(f"{source.repository} has no parquet files at revision {source.revision}; name another one")
-    return names
-
-
-def _download(name: str, place: Path, source: Source) -> Path:
-    from huggingface_hub import hf_hub_download
-
-    try:
-        return Path(
-            hf_hub_download(
-                source.repository,
-                name,
-                repo_type="dataset",
-                revision=source.revision,
-                local_dir=place,
-                endpoint=source.endpoint,
-            )
-        )
-    except Exception as error:  # as above
-        raise _unavailable(source, error) from error
-
-
-def _unavailable(source: Source, error: Exception) -> HubUnavailable:
-    return HubUnavailable(
-        f"{source.repository} could not be fetched from the Hugging Face hub ({type(error).__name__}: {error}); what "
-        "was encoded is kept, materialize token_bins_openwebtext again once there is a network"
-    )
-
-
-def _encode_shard(parquet: Path, shard: Shard, tokenizer: Tokenizer, most: float) -> None:
-    """Write the shard's tokens, each document closed by end-of-text, and then what each document takes."""
-    sizes: list[tuple[int, int]] = []
+def _encode_shard(parquet: Path, shard: Shard, encoders: Encoders, most: float) -> None:
+    """Write the tokens of the shard's first documents, and then what each document takes. most: how many documents"""
+    sizes = [np.empty((0, 2), dtype=np.int64)]
     temporary = shard.path.with_suffix(".bin.tmp")
     with temporary.open("wb") as file:
-        for texts in _texts(parquet):
-            texts = texts[: int(min(len(texts), most - len(sizes)))]
-            for text, ids in zip(texts, tokenizer.encode_batch(texts, num_threads=os.cpu_count() or 1), strict=True):
-                file.write(np.array([*ids, tokenizer.eot_id], dtype=DTYPE).tobytes())
-                sizes.append((len(ids) + 1, len(text.encode())))
-            if len(sizes) >= most:
-                break
+        for encoded in encoders.encode(_texts(parquet, most)):
+            file.write(encoded.tokens.data)
+            sizes.append(encoded.sizes)
     os.replace(temporary, shard.path.with_suffix(".bin"))
     table = shard.path.with_suffix(".tmp.npy")
-    np.save(table, np.array(sizes, dtype=np.int64).reshape(-1, 2), allow_pickle=False)
+    np.save(table, np.concatenate(sizes), allow_pickle=False)
     os.replace(table, shard.path.with_suffix(".npy"))
 
 
-def _texts(parquet: Path) -> Iterator[list[str]]:
+def _texts(parquet: Path, most: float) -> Iterator[list[str]]:
     from pyarrow.parquet import ParquetFile
 
     with ParquetFile(parquet) as file:
         for batch in file.iter_batches(batch_size=BATCH_DOCUMENTS, columns=["text"]):
-            yield batch.column("text").to_pylist()
+            texts = batch.column("text").to_pylist()[: int(min(BATCH_DOCUMENTS, most))]
+            most -= len(texts)
+            yield texts
+            if most <= 0:
+                return
 
 
-def _held_out(shards: list[Shard], whole: bool) -> NDArray[np.bool_]:
-    """Which documents are held out, over all shards: bool (documents,).
+def held_out_documents(count: int, whole: bool) -> NDArray[np.bool_]:
+    """Which documents are held out: bool (count,). whole: nanoGPT's share; of a part, enough for a measurement
 
-    source: datasets' train_test_split, as nanoGPT calls it: the first of a seeded permutation
+    raises: ValueError for fewer than two documents
+    source: datasets' train_test_split as nanoGPT calls it: the first of a seeded permutation, their number rounded up
     """
-    count = sum(len(shard.documents) for shard in shards)
     if count < 2:
         raise ValueError(f"a split needs at least 2 documents, got {count}; ask for more")
     share = math.ceil(TEST_SIZE * count)

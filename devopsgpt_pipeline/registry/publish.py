@@ -4,6 +4,7 @@ import hashlib
 import json
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,10 +17,17 @@ if TYPE_CHECKING:
 DESCRIPTION = "GPT-2 fine-tuned on books about running services reliably. What is served: the alias `champion`."
 
 
-def publish(client: "MlflowClient", checkpoint: Path, run_id: str, tags: dict[str, str], description: str) -> str:
+def publish(
+    client: "MlflowClient",
+    checkpoint: Path,
+    run_id: str,
+    tags: dict[str, str],
+    description: str,
+    documents: Mapping[str, str] | None = None,
+) -> str:
     """Upload a checkpoint folder and register it as the challenger.
 
-    run_id: MLflow run that trained it; tags: of the model version
+    run_id: MLflow run that trained it; tags: of the model version; documents: texts to lie beside the weights, by name
     returns: the new version's number
     raises: MlflowException or OSError where a call fails; no alias moves then
     """
@@ -31,7 +39,7 @@ def publish(client: "MlflowClient", checkpoint: Path, run_id: str, tags: dict[st
     )
     try:
         with tempfile.TemporaryDirectory(prefix="devopsgpt-publish-") as staging:
-            stage_artifact(Path(staging), checkpoint, run_id, logged.model_id)
+            stage_artifact(Path(staging), checkpoint, run_id, logged.model_id, documents or {})
             client.log_model_artifacts(logged.model_id, staging)
     except BaseException as error:
         try:
@@ -55,9 +63,11 @@ def publish(client: "MlflowClient", checkpoint: Path, run_id: str, tags: dict[st
     return str(version.version)
 
 
-def stage_artifact(staging: Path, checkpoint: Path, run_id: str, model_id: str) -> None:
-    """Lay out what a version holds: MLmodel, manifest.json and the checkpoint under model/."""
+def stage_artifact(staging: Path, checkpoint: Path, run_id: str, model_id: str, documents: Mapping[str, str]) -> None:
+    """Lay out what a version holds: MLmodel, manifest.json, the checkpoint and its documents under model/."""
     shutil.copytree(checkpoint.resolve(), staging / "model")
+    for name, text in documents.items():
+        (staging / "model" / name).write_text(text, encoding="utf-8")
     files = {
         f"model/{path.name}": {"sha256": file_sha256(path), "size": path.stat().st_size}
         for path in sorted((staging / "model").iterdir())
@@ -103,14 +113,41 @@ def fetch_version(client: "MlflowClient", version: str, folder: Path) -> Path:
     """
     from mlflow.artifacts import download_artifacts
 
-    model_id = client.get_model_version(MODEL_NAME, version).source.rpartition("/")[2]
-    location = client.get_logged_model(model_id).artifact_location
-    root = Path(download_artifacts(location, dst_path=str(folder), tracking_uri=client.tracking_uri))
+    root = Path(download_artifacts(_location(client, version), dst_path=str(folder), tracking_uri=client.tracking_uri))
     for name, facts in json.loads((root / "manifest.json").read_text())["files"].items():
-        path = root / name
-        if not path.is_file() or file_sha256(path) != facts["sha256"]:
-            raise ValueError(f"version {version} of {MODEL_NAME}: {name} is missing or damaged in the registry")
+        _check_file(root / name, name, facts["sha256"], version)
     return root / "model"
+
+
+def fetch_document(client: "MlflowClient", version: str, name: str) -> str | None:
+    """A text that lies beside a version's weights; None where the version has none of this name.
+
+    raises: ValueError for one that is missing or not what the manifest says
+    """
+    from mlflow.artifacts import download_artifacts
+
+    location = _location(client, version)
+    with tempfile.TemporaryDirectory(prefix="devopsgpt-document-") as folder:
+
+        def fetch(path: str) -> Path:
+            return Path(download_artifacts(f"{location}/{path}", dst_path=folder, tracking_uri=client.tracking_uri))
+
+        facts = json.loads(fetch("manifest.json").read_text())["files"].get(f"model/{name}")
+        if facts is None:
+            return None
+        document = fetch(f"model/{name}")
+        _check_file(document, f"model/{name}", facts["sha256"], version)
+        return document.read_text(encoding="utf-8")
+
+
+def _location(client: "MlflowClient", version: str) -> str:
+    model_id = client.get_model_version(MODEL_NAME, version).source.rpartition("/")[2]
+    return str(client.get_logged_model(model_id).artifact_location)
+
+
+def _check_file(path: Path, name: str, sha256: str, version: str) -> None:
+    if not path.is_file() or file_sha256(path) != sha256:
+        raise ValueError(f"version {version} of {MODEL_NAME}: {name} is missing or damaged in the registry")
 
 
 def _ensure_registered_model(client: "MlflowClient") -> None:

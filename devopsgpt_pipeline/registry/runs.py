@@ -13,6 +13,8 @@ from devopsgpt_pipeline.registry.tracking import experiment_id
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+PARENT_TAG = "mlflow.parentRunId"  # MLflow's own: its table nests children under their parent
+
 
 def start_run(
     client: "MlflowClient", name: str, params: dict[str, Any], tags: dict[str, str], dataset: dict[str, str]

@@ -2,7 +2,7 @@
 
 import os
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ def connect(tracking_uri: str) -> "MlflowClient":
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # the client's own patience is four minutes
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
@@ -67,3 +68,25 @@ def version_of_alias(client: "MlflowClient", alias: str) -> str | None:
         if error.error_code in ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST"):
             return None
         raise
+
+
+def aliases_by_name(client: "MlflowClient") -> dict[str, str]:
+    """Every alias of the registered model and its version's number; empty before the first registration."""
+    found = client.search_registered_models(f"name = '{MODEL_NAME}'")
+    return {str(alias): str(version) for alias, version in found[0].aliases.items()} if found else {}
+
+
+def model_versions(client: "MlflowClient") -> list[Any]:
+    """Every model version, newest first."""
+    found = all_pages(client.search_model_versions, filter_string=f"name = '{MODEL_NAME}'")
+    return sorted(found, key=lambda version: -int(version.version))
+
+
+def all_pages(search: Any, **query: Any) -> list[Any]:
+    """Every result of a search that answers page by page."""
+    found, token = [], None
+    while True:
+        page = search(**query, page_token=token)
+        found += page
+        if not (token := page.token):
+            return found

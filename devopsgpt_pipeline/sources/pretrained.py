@@ -1,29 +1,54 @@
-"""OpenAI's GPT-2 weights from the Hugging Face hub: revision pinned, hash checked, safetensors only."""
+"""Weights to start from: OpenAI's four sizes of GPT-2 at pinned revisions, and any other GPT-2 model of the hub."""
 
 import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
-FILES = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors")
+from devopsgpt_model.folders import write_json
+from devopsgpt_pipeline.sources.hub import COMMIT, NEEDED, WEIGHTS, HubModel, HubUnavailable, fetch_files, resolve
+
+FILES = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", WEIGHTS)
 
 
-class PretrainedUnavailable(ConnectionError):
+class PretrainedUnavailable(HubUnavailable):
     """Pretrained weights that are neither in the home nor to be fetched."""
 
 
 @dataclass(frozen=True)
 class Pretrained:
-    """Where a size comes from. revision: a commit of the hub's repository, which fixes every file in it"""
+    """Where a size comes from."""
 
     repository: str
+
     revision: str
+    """A commit of the hub's repository, which fixes every file in it."""
+
+    sha256: str = ""
+    """Of model.safetensors at that commit; empty where we could not learn it, and what the hub states is believed."""
+
+    @property
+    def model(self) -> HubModel:
+        return HubModel(self.repository, self.revision)
 
 
 PRETRAINED = {
-    "gpt2": Pretrained("openai-community/gpt2", "607a30d783dfa663caf39e06633721c8d4cfcd7e"),
+    "gpt2": Pretrained(
+        "openai-community/gpt2",
+        "607a30d783dfa663caf39e06633721c8d4cfcd7e",
+        "248dfc3911869ec493c76e65bf2fcf7f615828b0254c12b473182f0f81d3a707",
+    ),
     "gpt2-medium": Pretrained("openai-community/gpt2-medium", "6dcaa7a952f72f9298047fd5137cd6e4f05f41da"),
-    "gpt2-large": Pretrained("openai-community/gpt2-large", "32b71b12589c2f8d625668d2335a01cac3249519"),
-    "gpt2-xl": Pretrained("openai-community/gpt2-xl", "15ea56dee5df4983c59b2538573817e1667135e2"),
+    "gpt2-large": Pretrained(
+        "openai-community/gpt2-large",
+        "32b71b12589c2f8d625668d2335a01cac3249519",
+        "5f47f3e12f91cd33b662ce7e433b6150ad5512b5884a2cee961b50e9c3bbebce",
+    ),
+    "gpt2-xl": Pretrained(
+        "openai-community/gpt2-xl",
+        "15ea56dee5df4983c59b2538573817e1667135e2",
+        "0f8b28eb05a8075f48b61b6f35332978c74fc7763fa9fb4051a1c30511736a6a",
+    ),
 }
 
 
@@ -33,34 +58,48 @@ def fetch_pretrained(size: str, folder: Path) -> str:
     returns: sha256 of model.safetensors
     raises: PretrainedUnavailable with no network, naming the files and the folder; ValueError for a wrong hash
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    weights = folder / FILES[-1]
-    if not all((folder / name).exists() for name in FILES):
-        expected = _download(size, folder)
-        if (found := _sha256(weights)) != expected:
-            weights.unlink()
-            raise ValueError(f"{weights} has sha256 {found}, the hub says {expected}; it was removed, fetch it again")
-        return found
-    return _sha256(weights)
-
-
-def _download(size: str, folder: Path) -> str:
-    """returns: the sha256 that the hub declares for the weights at the pinned revision"""
-    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
-
     source = PRETRAINED[size]
-    try:
-        for name in FILES:
-            hf_hub_download(source.repository, name, revision=source.revision, local_dir=folder)
-        url = hf_hub_url(source.repository, FILES[-1], revision=source.revision)
-        return str(get_hf_file_metadata(url).etag)  # of a large file, the hub's tag is its sha256
-    except Exception as error:  # the hub's client raises its HTTP library's errors beside its own
-        raise PretrainedUnavailable(
-            f"{size} could not be fetched from the Hugging Face hub ({type(error).__name__}: {error}); without a "
-            f"network, put {', '.join(FILES)} of {source.repository} at revision {source.revision[:12]} into {folder}"
-        ) from error
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
+    if any(not (folder / name).exists() for name in FILES):
+        fetch_or_say_what_to_do(source.model, FILES, folder, {WEIGHTS: source.sha256} if source.sha256 else {})
+    with (folder / WEIGHTS).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def fetch_from_hub(name: str, root: Path) -> tuple[HubModel, Path]:
+    """A model by its name on the hub, such as `distilgpt2` or `owner/name@revision`. root: holds what was fetched
+
+    A revision that is no commit is looked up each time; without a network, what it stood for last is taken.
+    returns: the model with its commit, and its checkpoint folder
+    raises: PretrainedUnavailable, saying what to do by hand; ValueError for a name or a hash that is wrong
+    """
+    note = root / "resolved" / f"{name.replace('/', '--')}.json"
+    repository, _, revision = name.partition("@")
+    if note.exists() and COMMIT.fullmatch(revision):
+        model = HubModel(**json.loads(note.read_text()))
+    else:
+        try:
+            model = resolve(name)
+        except HubUnavailable as error:
+            if not note.exists():
+                raise PretrainedUnavailable(
+                    f"{error}; without a network, put {', '.join(NEEDED)} of {repository} into a folder and set "
+                    "init_from to that folder"
+                ) from error
+            model = HubModel(**json.loads(note.read_text()))
+        note.parent.mkdir(parents=True, exist_ok=True)
+        write_json(note, {"repository": model.repository, "commit": model.commit})
+    folder = root / model.repository.replace("/", "--") / model.commit
+    if any(not (folder / each).exists() for each in NEEDED):
+        fetch_or_say_what_to_do(model, NEEDED, folder, {})
+    return model, folder
+
+
+def fetch_or_say_what_to_do(model: HubModel, names: tuple[str, ...], folder: Path, sha256: dict[str, str]) -> None:
+    """Fetch files. raises: PretrainedUnavailable that names them and the folder; ValueError for a wrong hash"""
+    try:
+        fetch_files(model, names, folder, sha256)
+    except HubUnavailable as error:
+        raise PretrainedUnavailable(
+            f"{error}; without a network, put {', '.join(names)} of {model.repository} at revision "
+            f"{model.commit[:12]} into {folder}"
+        ) from error

@@ -23,13 +23,18 @@ class NoChapters(ValueError):
 
 @dataclass(frozen=True)
 class TextRow:
-    """One chapter's text: a row of the manifest. chars: characters, notes included."""
+    """One chapter's text: a row of the manifest. chars: characters, notes included.
+
+    url and content_sha256: of the page that it was read from; empty where an earlier version of this code wrote it
+    """
 
     order: int
     slug: str
     title: str
     chars: int
     sha256: str
+    url: str = ""
+    content_sha256: str = ""
 
 
 @dataclass(frozen=True)
@@ -64,7 +69,8 @@ def clean_book(archive_dir: Path, out_dir: Path, book: Book) -> TextReport:
             texts[page.slug] = chapter.whole
             notes += len(chapter.notes)
             sha256 = hashlib.sha256(chapter.whole.encode()).hexdigest()
-            rows.append(TextRow(page.order, page.slug, chapter.title, len(chapter.whole), sha256))
+            found = (chapter.title, len(chapter.whole), sha256)
+            rows.append(TextRow(page.order, page.slug, *found, page.url, page.content_sha256))
     if not rows:
         raise NoChapters(f"{book.name}: no chapters in {archive_dir}; scrape the book first")
     written, removed = _write(out_dir, texts, rows)

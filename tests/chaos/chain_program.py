@@ -1,11 +1,10 @@
 """One walk over the chain, as `devopsgpt run` takes it, with a tiny model and an MLflow server that runs elsewhere.
 
-python chain_program.py HOME TRACKING_URI SEED [postgres]: a new seed makes everything from training on out of date; a
+python chain_program.py HOME TRACKING_URI SEED: a new seed makes everything from training on out of date; a
 seed that 5 divides looks at the books first.
 """
 
 import os
-import shutil
 import sys
 from pathlib import Path
 
@@ -28,15 +27,12 @@ def forked(arguments, environment, log):
 
 def main(arguments):
     place, tracking_uri, seed = arguments[0], arguments[1], int(arguments[2])
-    from devopsgpt_pipeline.environment import CHECKOUT, configure
+    from devopsgpt_pipeline.environment import configure
     from devopsgpt_pipeline.home import Home
 
     os.environ["DEVOPSGPT_TRAINING"] = f"{TINY} seed={seed}"
     home = Home(Path(place)).prepare()
     configure(home, tracking_uri, tracking_uri)
-    if arguments[3:] == ["postgres"]:
-        os.environ |= {"DAGSTER_ARTIFACTS": str(home.dagster), "DAGSTER_LOGS": str(home.dagster / "storage")}
-        shutil.copyfile(CHECKOUT / "deploy/dagster/dagster.yaml", home.dagster / "dagster.yaml")
 
     import dagster as dg
 

@@ -29,10 +29,10 @@ CHAIN_DEADLINE_S = 150
 class World:
     """A home, MLflow, the service over it, and chains."""
 
-    def __init__(self, place, chain_home=None, postgres_url=None):
+    def __init__(self, place, chain_home=None):
         self.home = Home(place / "home").prepare()
         self.chain_home = chain_home or self.home.path
-        self.place, self.postgres_url = place, postgres_url
+        self.place = place
         self.environment = dict(os.environ) | {
             "PYTHONPATH": str(REPOSITORY),
             "DEVOPSGPT_HOME": str(self.home.path),
@@ -40,7 +40,6 @@ class World:
             "DEVOPSGPT_SERVING_POLL_INTERVAL_S": "0.5",
             "DEVOPSGPT_SERVING_DEVICE": "cpu",
             "DEVOPSGPT_SERVING_CACHE_DIR": str(place / "cache"),
-            "DAGSTER_POSTGRES_URL": postgres_url or "",
             "OMP_WAIT_POLICY": "passive",
         }
         self.servers = {"mlflow": processes.mlflow_server(self.home, processes.free_port())}
@@ -68,7 +67,7 @@ class World:
 
     def chain(self, seed, **environment):
         """Start a walk over the chain: forked from a warm process, or from nothing where its environment differs."""
-        arguments = [str(self.chain_home), self.url, str(seed)] + (["postgres"] if self.postgres_url else [])
+        arguments = [str(self.chain_home), self.url, str(seed)]
         log = self.place / "chain.log"
         if not environment:
             return Walk(arguments, self.environment, str(log))
@@ -88,27 +87,16 @@ class World:
             assert process.wait(CHAIN_DEADLINE_S) == 0, (self.place / "chain.log").read_text()[-3000:]
         finally:
             end(process)
-        facts = Home(Path(self.chain_home)).finetuned_facts()
-        assert facts["config"]["seed"] == seed
-        client = connect(self.url)
-        digest = checkpoint_sha256(Home(Path(self.chain_home)).finetuned)
-        registered = [found.tags["checkpoint_sha256"] for found in self.versions(client)]
-        assert digest in registered, "the checkpoint was not registered"
-        champion = version_of_alias(client, CHAMPION)
-        folder = self.place / "fetched"
-        fetch_version(client, champion, folder)  # every byte is what its manifest says
-        shutil.rmtree(folder)
-
-    def versions(self, client):
-        return client.search_model_versions(f"name = '{MODEL_NAME}'", max_results=1000)
+        check_complete(self.url, Home(Path(self.chain_home)), seed, self.place)
 
     def counts(self):
         """What must never become fewer."""
         client = connect(self.url)
         return {
-            "versions": len(self.versions(client)),
+            "versions": len(versions(client)),
             "mlflow runs": len(client.search_runs([experiment_id(client)], max_results=1000)),
-        } | ({} if self.postgres_url else {"dagster runs": self.dagster_runs()})
+            "dagster runs": self.dagster_runs(),
+        }
 
     def dagster_runs(self):
         import sqlite3
@@ -123,6 +111,20 @@ class World:
             self.watch.stop()
         for name in list(self.running):
             self.kill(name)
+
+
+def versions(client):
+    return client.search_model_versions(f"name = '{MODEL_NAME}'", max_results=1000)
+
+
+def check_complete(tracking_uri, home, seed, place):
+    """The checkpoint is the newest wish's, it is registered, and the champion's files are what their manifest says."""
+    assert home.finetuned_facts()["config"]["seed"] == seed
+    client = connect(tracking_uri)
+    registered = [found.tags["checkpoint_sha256"] for found in versions(client)]
+    assert checkpoint_sha256(home.finetuned) in registered, "the checkpoint was not registered"
+    fetch_version(client, version_of_alias(client, CHAMPION), place / "fetched")
+    shutil.rmtree(place / "fetched")
 
 
 class Walk:
@@ -147,8 +149,9 @@ class Walk:
 class Watch:
     """Asks the service and reads the newest checkpoint, over and over; remembers each failure."""
 
-    def __init__(self, world):
-        self.world, self.stopping, self.excused = world, threading.Event(), False
+    def __init__(self, service_url, home, headers=None):
+        self.url, self.finetuned, self.headers = service_url, Home(Path(home)).finetuned, headers
+        self.stopping, self.excused = threading.Event(), False
         self.troubles, self.asked, self.read = [], 0, 0
         self.threads = [threading.Thread(target=each, daemon=True) for each in (self._ask, self._read)]
         for thread in self.threads:
@@ -160,11 +163,11 @@ class Watch:
             thread.join(30)
 
     def _ask(self):
-        url = self.world.servers["service"].url
+        address, question = f"{self.url}/api/generate", {"prompt": "The", "max_token_len": 2}
         while not self.stopping.wait(0.5):
             excused = self.excused
             try:
-                answer = httpx.post(f"{url}/api/generate", json={"prompt": "The", "max_token_len": 2}, timeout=20)
+                answer = httpx.post(address, json=question, headers=self.headers, timeout=20)
                 if answer.status_code != 200 and not (excused or self.excused):
                     self.troubles.append(f"service: {answer.status_code} {answer.text[:300]}")
                 self.asked += 1
@@ -173,9 +176,8 @@ class Watch:
                     self.troubles.append(f"service: {error!r}")
 
     def _read(self):
-        finetuned = Home(Path(self.world.chain_home)).finetuned
         while not self.stopping.wait(0.1):
-            folder = finetuned.resolve()
+            folder = self.finetuned.resolve()
             try:
                 json.loads((folder / "training.json").read_text())
                 json.loads((folder / "config.json").read_text())
@@ -183,7 +185,7 @@ class Watch:
                     assert len(list(weights.keys())) > 3
                 self.read += 1
             except Exception as error:
-                if finetuned.resolve() == folder:  # not replaced meanwhile
+                if self.finetuned.resolve() == folder:  # not replaced meanwhile
                     self.troubles.append(f"checkpoint: {error!r}")
 
 

@@ -6,6 +6,7 @@ service's name by 127.0.0.1, a container's port by a free one, a mounted place b
 
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -145,6 +146,12 @@ class Stack:
                 self.start(name)
                 if name != "daemon":  # its check asks for heartbeats that are minutes apart
                     self.wait(name)
+
+    def kill(self, name):
+        """All of a container at once, as the kernel ends it with its first process."""
+        process = self.running.pop(name)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
     def restart(self, name):
         processes.stop([self.running.pop(name)])

@@ -145,7 +145,7 @@ def test_the_dockerfile_copies_what_exists_and_is_not_ignored():
 
 def test_the_serving_image_has_neither_dagster_nor_the_whole_of_mlflow():
     names = subprocess.run(
-        [sys.executable, "deploy/requirements.py", "serving"],
+        [sys.executable, "deploy/requirements.py", "serving", "tracing"],
         cwd=REPOSITORY,
         capture_output=True,
         text=True,

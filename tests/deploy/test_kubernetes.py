@@ -2,11 +2,14 @@
 
 import copy
 import re
+from pathlib import Path
 
+import dagster as dg
 import kubernetes_validate
 import pytest
 import yaml
 from conftest import REPOSITORY
+from dagster._core.run_coordinator import QueuedRunCoordinator
 from dagster_k8s.job import UserDefinedDagsterK8sConfig
 
 from devopsgpt_serving.metrics import Metrics
@@ -17,31 +20,60 @@ API_VERSION = "1.34"
 MANIFESTS = sorted(path for path in FOLDER.glob("*.yaml") if not path.name.endswith("values.yaml"))
 OBJECTS = [(path.name, thing) for path in MANIFESTS for thing in yaml.safe_load_all(path.read_text())]
 NAMES = [f"{file}-{thing['kind']}" for file, thing in OBJECTS]
-# the chart's own list of top-level values, version 1.13
-CHART_VALUES = {
-    "additionalInstanceConfig",
-    "busybox",
-    "computeLogManager",
-    "dagster-user-deployments",
-    "dagsterDaemon",
-    "dagsterWebserver",
-    "flower",
-    "generateCeleryConfigSecret",
-    "generatePostgresqlPasswordSecret",
-    "global",
-    "imagePullSecrets",
-    "ingress",
-    "migrate",
-    "postgresql",
-    "pythonLogs",
-    "rabbitmq",
-    "redis",
-    "retention",
-    "runLauncher",
-    "scheduler",
-    "serviceAccount",
-    "telemetry",
+POD = "env envConfigMaps envSecrets labels nodeSelector affinity tolerations annotations podSecurityContext"
+POD += " securityContext resources livenessProbe readinessProbe startupProbe volumes volumeMounts schedulerName image"
+# What the chart's schema (the models in helm/dagster/schema that it is made from) takes at the places that our values
+# use; written down by hand, so that a misspelt value is found where no chart is at hand.
+CHART = {
+    "": "additionalInstanceConfig busybox computeLogManager concurrency dagster-user-deployments dagsterDaemon"
+    " dagsterWebserver flower generateCeleryConfigSecret generatePostgresqlPasswordSecret global imagePullSecrets"
+    " ingress migrate postgresql pythonLogs rabbitmq redis retention runLauncher scheduler serviceAccount telemetry",
+    "global": "postgresqlSecretName dagsterHome serviceAccountName celeryConfigSecretName dagsterInstanceConfigMap",
+    "postgresql": "image enabled postgresqlHost postgresqlUsername postgresqlPassword postgresqlDatabase"
+    " postgresqlParams postgresqlScheme service",
+    "postgresql.service": "port",
+    "dagsterWebserver": POD + " replicaCount nameOverride service workspace deploymentLabels enableReadOnly"
+    " dbStatementTimeout dbPoolRecycle logLevel pathPrefix",
+    "dagsterWebserver.image": "repository tag pullPolicy",
+    "dagsterDaemon": POD
+    + " enabled runCoordinator heartbeatTolerance deploymentLabels runMonitoring runRetries sensors"
+    " schedules",
+    "dagsterDaemon.image": "repository tag pullPolicy",
+    "dagsterDaemon.runCoordinator": "enabled type config",
+    "dagsterDaemon.runCoordinator.config": "queuedRunCoordinator customRunCoordinator",
+    "dagsterDaemon.runCoordinator.config.queuedRunCoordinator": "maxConcurrentRuns tagConcurrencyLimits"
+    " dequeueIntervalSeconds dequeueNumWorkers dequeueUseThreads blockOpConcurrencyLimitedRuns",
+    "dagsterDaemon.runMonitoring": "enabled startTimeoutSeconds cancelTimeoutSeconds maxResumeRunAttempts"
+    " pollIntervalSeconds freeSlotsAfterRunEndSeconds",
+    "dagsterDaemon.runRetries": "enabled maxRetries",
+    "dagster-user-deployments": "enabled enableSubchart imagePullSecrets deployments",
+    "dagster-user-deployments.deployments": POD + " name port dagsterApiGrpcArgs codeServerArgs"
+    " includeConfigInLaunchedRuns",
+    "dagster-user-deployments.deployments.image": "repository tag pullPolicy",
+    "dagster-user-deployments.deployments.includeConfigInLaunchedRuns": "enabled",
+    "runLauncher": "type config",
+    "runLauncher.config": "celeryK8sRunLauncher k8sRunLauncher customRunLauncher",
+    "runLauncher.config.k8sRunLauncher": "image imagePullPolicy jobNamespace loadInclusterConfig kubeconfigFile"
+    " envConfigMaps envSecrets envVars volumes volumeMounts labels failPodOnRunFailure resources schedulerName"
+    " securityContext runK8sConfig",
+    "runLauncher.config.k8sRunLauncher.runK8sConfig": "containerConfig podSpecConfig podTemplateSpecMetadata"
+    " jobSpecConfig jobMetadata",
+    "retention": "enabled sensor schedule autoMaterialize",
+    "retention.sensor": "purgeAfterDays",
+    "retention.sensor.purgeAfterDays": "skipped success failure started",
+    "retention.schedule": "purgeAfterDays",
+    "telemetry": "enabled",
 }
+
+
+def unknown_values(values, place=""):
+    """Values below a place that the chart does not have. What CHART does not name is Kubernetes' own, or free."""
+    found = [] if place not in CHART else [f"{place}.{key}" for key in values if key not in CHART[place].split()]
+    for key, value in values.items():
+        for part in value if isinstance(value, list) else [value]:
+            if isinstance(part, dict):
+                found += unknown_values(part, f"{place}.{key}".lstrip("."))
+    return found
 
 
 def pods():
@@ -54,7 +86,7 @@ def pods():
 def test_an_object_fits_its_schema(file, thing):
     kubernetes_validate.validate(thing, API_VERSION, strict=True)
     spoilt = copy.deepcopy(thing)
-    spoilt["spec"]["replicaz"] = 2
+    spoilt.get("spec", spoilt)["replicaz"] = 2
     with pytest.raises(kubernetes_validate.ValidationError, match="replicaz"):
         kubernetes_validate.validate(spoilt, API_VERSION, strict=True)
 
@@ -108,7 +140,7 @@ def test_the_services_settings_exist():
 
 def test_the_charts_values_are_ones_that_it_takes():
     values = yaml.safe_load((FOLDER / "dagster-values.yaml").read_text())
-    assert set(values) <= CHART_VALUES
+    assert unknown_values(values) == []
     launcher = values["runLauncher"]
     assert launcher["type"] == "K8sRunLauncher"
     snake = {
@@ -117,6 +149,42 @@ def test_the_charts_values_are_ones_that_it_takes():
         "job_spec_config": launcher["config"]["k8sRunLauncher"]["runK8sConfig"]["jobSpecConfig"],
     }
     UserDefinedDagsterK8sConfig.from_dict(snake)  # the launcher's own reading of it
+    values["dagsterDaemon"]["runMonitoring"]["startTimeout"] = 1
+    values["dagster-user-deployments"]["deployments"][0]["volumeMount"] = []
+    assert unknown_values(values) == [
+        "dagsterDaemon.runMonitoring.startTimeout",
+        "dagster-user-deployments.deployments.volumeMount",
+    ]
+
+
+def test_dagster_takes_the_settings_that_the_chart_makes_of_the_values(tmp_path):
+    values = yaml.safe_load((FOLDER / "dagster-values.yaml").read_text())
+    monitoring = values["dagsterDaemon"]["runMonitoring"]
+    assert not values["dagsterDaemon"]["runCoordinator"]["enabled"]
+    settings = {  # as the chart's templates/configmap-instance.yaml writes them
+        "run_monitoring": {
+            "enabled": monitoring["enabled"],
+            "start_timeout_seconds": monitoring["startTimeoutSeconds"],
+            "max_resume_run_attempts": monitoring["maxResumeRunAttempts"],
+            "free_slots_after_run_end_seconds": monitoring["freeSlotsAfterRunEndSeconds"],
+        },
+        "retention": {
+            name: {"purge_after_days": values["retention"][name]["purgeAfterDays"]} for name in ("schedule", "sensor")
+        },
+        "telemetry": values["telemetry"],
+    } | values["additionalInstanceConfig"]
+    (tmp_path / "dagster.yaml").write_text(yaml.safe_dump(settings))
+    with dg.DagsterInstance.from_config(str(tmp_path)) as instance:
+        pools = instance.event_log_storage.get_pool_config()
+        assert (pools.default_pool_limit, pools.pool_granularity.value) == (1, "op")
+        assert instance.run_monitoring_enabled
+        assert isinstance(instance.run_coordinator, QueuedRunCoordinator)
+        assert instance.get_concurrency_config().run_queue_config.max_concurrent_runs == 10
+    queue = {"module": "dagster.core.run_coordinator", "class": "QueuedRunCoordinator"}
+    twice = settings | {"run_coordinator": queue | {"config": {"max_concurrent_runs": 10}}}
+    (tmp_path / "dagster.yaml").write_text(yaml.safe_dump(twice))
+    with pytest.raises(dg.DagsterInvalidConfigError, match="incompatible"):
+        dg.DagsterInstance.from_config(str(tmp_path))
 
 
 @pytest.mark.parametrize("spoil", [False, True])
@@ -136,6 +204,52 @@ def test_the_code_servers_pod_fits_the_schema(spoil):
             kubernetes_validate.validate(pod, API_VERSION, strict=True)
     else:
         kubernetes_validate.validate(pod, API_VERSION, strict=True)
+
+
+def test_the_values_choose_the_launcher_that_makes_pods(monkeypatch):
+    from devopsgpt_pipeline.home import Home
+    from devopsgpt_pipeline.kubernetes_launcher import KubernetesLauncher
+    from devopsgpt_pipeline.resources import launcher_from_environment
+
+    values = yaml.safe_load((FOLDER / "dagster-values.yaml").read_text())
+    (deployment,) = values["dagster-user-deployments"]["deployments"]
+    for each in deployment["env"]:
+        monkeypatch.setenv(each["name"], each["value"])
+    (mount,) = deployment["volumeMounts"]
+    launcher = launcher_from_environment(Home(Path(mount["mountPath"])))
+    assert isinstance(launcher, KubernetesLauncher)
+    assert launcher.image == "{repository}:{tag}".format(**deployment["image"])
+    assert launcher.home_claim == deployment["volumes"][0]["persistentVolumeClaim"]["claimName"]
+
+
+@pytest.mark.parametrize("processes", [0, 8])
+def test_a_trainings_pod_fits_the_schema_and_is_confined_as_the_job_by_hand_is(processes):
+    from devopsgpt_pipeline.kubernetes_launcher import KubernetesLauncher
+
+    launcher = KubernetesLauncher(image="docker.io/devopsgpt-pipeline:0.1.0", home_path="/data", processes=processes)
+    spec = launcher.pod_spec(Path("/data/training/x/train.json"), "auto")
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "x"}, "spec": spec}
+    kubernetes_validate.validate(pod, API_VERSION, strict=True)
+    test_every_pod_is_confined("", spec)
+    (by_hand,) = [each for name, each in pods() if name == "training-job.yaml-Job"]
+    for key in ("restartPolicy", "automountServiceAccountToken", "securityContext", "tolerations"):
+        assert spec[key] == by_hand[key]
+    assert spec["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == str(processes or 1)
+    spec["containers"][0]["imagee"] = "x"
+    with pytest.raises(kubernetes_validate.ValidationError, match="imagee"):
+        kubernetes_validate.validate(pod, API_VERSION, strict=True)
+
+
+def test_the_launcher_may_do_what_a_pod_needs_and_no_more():
+    role, binding = [thing for file, thing in OBJECTS if file == "training-role.yaml"]
+    granted = {(name, verb) for rule in role["rules"] for name in rule["resources"] for verb in rule["verbs"]}
+    wanted = {("pods", verb) for verb in ("create", "get", "list", "watch", "delete")}
+    assert granted == wanted | {("pods/log", "get"), ("pods/status", "get"), ("events", "list")}
+    assert {group for rule in role["rules"] for group in rule["apiGroups"]} == {""}
+    assert role["kind"] == binding["roleRef"]["kind"] == "Role"  # of one namespace, not of the cluster
+    assert binding["roleRef"]["name"] == role["metadata"]["name"]
+    values = yaml.safe_load((FOLDER / "dagster-values.yaml").read_text())
+    assert [each["name"] for each in binding["subjects"]] == [values["global"]["serviceAccountName"]]
 
 
 def test_no_manifest_holds_a_secret():

@@ -148,12 +148,30 @@ def test_the_version_is_tagged_with_its_lineage(finished, mlflow_server):
     assert set(wanted) <= set(version.tags)
 
 
+def test_the_version_records_its_chapters_and_the_runs_of_each_step(finished, mlflow_server):
+    from devopsgpt_pipeline.registry.ancestry import lineage_of
+    from devopsgpt_pipeline.registry.tracking import connect
+
+    made_of = lineage_of(connect(mlflow_server.url), str(finished.blob("champion", "version"))).made_of
+    assert len(made_of["chapters"]) == sum(
+        finished.blob(f"chapters_{book}", "dagster/row_count") for book in ("night_shift", "steady_service")
+    )
+    assert all(len(one["content_sha256"]) == 64 and one["url"] for one in made_of["chapters"])
+    assert {book["licence"] for book in made_of["books"]} == {"MIT"}
+    runs = made_of["runs"]["dagster"]
+    assert sorted(runs) == ["evaluation", "finetuned_checkpoint", "registered_model"]
+    assert all(finished.instance.has_run(run_id) for run_id in runs.values())
+    assert made_of["runs"]["mlflow"] == finished.home.finetuned_facts()["mlflow_run_id"]
+
+
 def test_the_launchpad_shows_every_training_setting_with_its_unit(finished):
     fields = finished.job.run_config_schema.config_type.fields["ops"].config_type.fields
     config = fields["finetuned_checkpoint"].config_type.fields["config"].config_type.fields
     assert set(config) == {field.name for field in dataclasses.fields(TrainingConfig)} | {"dataset"}
     assert all(field.description for field in config.values())
     assert config["learning_rate"].default_value == PROFILES["sample"].training.learning_rate
+    resources = finished.job.run_config_schema.config_type.fields["resources"].config_type.fields
+    assert resources["launcher"].config_type.fields["config"].config_type.fields["processes"].default_value == 0
 
 
 @pytest.fixture
@@ -268,8 +286,10 @@ def test_training_with_mlflow_down_is_told_and_loses_nothing(copied):
 def test_a_training_error_is_told_in_the_trainers_own_words(copied):
     with pytest.raises(chain.ChainError, match=r"trainer ended with status 1.*more than block_size tokens, got"):
         copied.materialize(["finetuned_checkpoint"], block_size=10_000_000)
-    with pytest.raises(chain.ChainError, match="init_from must be a checkpoint folder or one of scratch, champion"):
-        copied.materialize(["finetuned_checkpoint"], init_from="gpt5")
+    with pytest.raises(
+        chain.ChainError, match="init_from must be a checkpoint folder, a model on the Hugging Face hub"
+    ):
+        copied.materialize(["finetuned_checkpoint"], init_from="./gpt5")
 
 
 def test_a_setting_out_of_range_in_the_launchpad_is_told(copied):
@@ -314,7 +334,8 @@ def test_the_sre_profile_finetunes_pretrained_weights(mlflow_server, tmp_path, g
         # Tiny shakespeare from the same weights: trained and evaluated on it, judged on the books all the same.
         text = shared_file("tinyshakespeare.txt").read_bytes()
         (home.text / "tinyshakespeare.txt").write_bytes(text)
-        chain.materialize(definitions.resolve_job_def("token_bins_shakespeare_job"), instance, whole.events.append)
+        datasets, shakespeare = definitions.resolve_job_def("datasets"), [dg.AssetKey("token_bins_shakespeare")]
+        chain.materialize(datasets, instance, whole.events.append, shakespeare)
         assert whole.blob("token_bins_shakespeare", "train_tokens") == 301_966
         tiny = dataclasses.replace(PROFILES["sre"].training, device="cpu", **settings)
         whole.materialize(CHAIN[5:], config=tiny, dataset="shakespeare")

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from devopsgpt_model.batches import ShuffledWindows, full_pass
-from devopsgpt_model.gpt import IGNORED
+from devopsgpt_model.loss import IGNORED
 
 
 def test_an_epoch_visits_every_window_once():

@@ -3,10 +3,12 @@ import os
 
 import pytest
 import torch
+import torch._dynamo
 
 from devopsgpt_model.compile_policy import CACHE_VARIABLE, compile_pays, keep_compiled_code
 from devopsgpt_model.config import GPT2_SIZES, PRESETS, TrainingConfig
 from devopsgpt_model.gpt import GPT
+from devopsgpt_model.step import LossOf
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
@@ -39,3 +41,11 @@ def test_compiled_code_is_kept_where_the_environment_says_else_in_the_folder(tmp
     monkeypatch.delenv(CACHE_VARIABLE)
     keep_compiled_code(tmp_path)
     assert os.environ[CACHE_VARIABLE] == str(tmp_path)
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+def test_the_step_compiles_to_one_graph(tiny_gpt, autocast):
+    idx = torch.zeros(2, 64, dtype=torch.int64)
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+        explained = torch._dynamo.explain(LossOf(tiny_gpt.train()))(idx, idx)
+    assert (explained.graph_count, explained.graph_break_count) == (1, 0)

@@ -1,13 +1,18 @@
 """torchrun with two gloo ranks on a CPU against one process with the same global batch."""
 
+import contextlib
 import dataclasses
 import os
+import re
 import signal
 import subprocess
 import sys
+from importlib import metadata
+from pathlib import Path
 
 import pytest
 import torch
+from conftest import REPOSITORY
 from test_train import CONFIG, job, losses, wait_for_step  # noqa: F401  a fixture and its helpers
 
 from devopsgpt_model.checkpoint import load_checkpoint
@@ -17,38 +22,15 @@ from devopsgpt_model.train import train
 
 FOUR_MICRO_BATCHES = dataclasses.replace(CONFIG, batch_size=2, grad_accum_steps=4, max_steps=20)
 
-# Everything that a bare machine lacks raises on import.
-BARE = """
-import runpy, sys
-class Absent:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in {absent}:
-            raise ModuleNotFoundError(f"{{name}} is not installed on this machine", name=name)
-sys.meta_path.insert(0, Absent())
-sys.argv = ["train", *sys.argv[1:]]
-runpy.run_module("devopsgpt_model.train", run_name="__main__")
-"""
-ABSENT = (
-    "dagster",
-    "dagster_pipes",
-    "mlflow",
-    "fastapi",
-    "transformers",
-    "requests",
-    "tokenizers",
-    "devopsgpt_pipeline",
-)
 
-
-def torchrun(job, *command):  # noqa: F811
+def torchrun(job, python=sys.executable, environment=os.environ):  # noqa: F811
     job.out.mkdir(parents=True, exist_ok=True)
     job.write(job.out / "train.json")
-    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    command = command or ("-m", "devopsgpt_model.train")
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    start = [python, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     return subprocess.Popen(
-        [*start, *command, "--config", str(job.out / "train.json")],
-        env=environment,
+        [*start, "-m", "devopsgpt_model.train", "--config", str(job.out / "train.json")],
+        env={**environment, "OMP_NUM_THREADS": "1"},
+        cwd=job.out,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -67,20 +49,43 @@ def assert_close(ours, theirs):
         assert mine == pytest.approx(expected, abs=1e-5)
 
 
+def distributions(names):
+    """Those that are installed, and all that they ask pip for."""
+    waiting, found = list(names), {}
+    while waiting:
+        if (name := waiting.pop()) in found:
+            continue
+        with contextlib.suppress(metadata.PackageNotFoundError):  # of another platform
+            found[name] = metadata.distribution(name)
+            wanted = [each for each in found[name].requires or [] if "extra ==" not in each]
+            waiting += [re.match(r"[\w.-]+", each)[0] for each in wanted]
+    return found.values()
+
+
 @pytest.fixture
-def bare_trainer(tmp_path):
-    """The trainer on a machine with only torch, numpy, tiktoken and safetensors."""
-    script = tmp_path / "bare.py"
-    script.write_text(BARE.format(absent=set(ABSENT)))
-    return str(script)
+def bare_machine(tmp_path):
+    """A Python, and the environment in which it finds the trainer, torch, numpy, tiktoken and safetensors alone."""
+    site = tmp_path / "site"
+    site.mkdir()
+    (site / "devopsgpt_model").symlink_to(REPOSITORY / "devopsgpt_model")
+    for each in distributions(["torch", "numpy", "tiktoken", "safetensors"]):
+        for top in {file.parts[0] for file in each.files} - {"..", "__pycache__"}:
+            if not (site / top).exists():
+                (site / top).symlink_to(each.locate_file(top))
+    python = str(Path(sys.executable).resolve())  # the interpreter itself, outside of any virtual environment
+    environment = {**os.environ, "PYTHONPATH": str(site), "PYTHONNOUSERSITE": "1"}
+    for absent in ("dagster", "mlflow", "devopsgpt_pipeline"):
+        answer = subprocess.run([python, "-c", f"import {absent}"], env=environment, capture_output=True, cwd=tmp_path)
+        assert b"ModuleNotFoundError" in answer.stderr
+    return python, environment
 
 
 @pytest.mark.parametrize("parallel", ["ddp", pytest.param("fsdp", marks=pytest.mark.slow)])
-def test_two_ranks_on_a_bare_machine_give_the_losses_of_one(job, tmp_path, parallel, bare_trainer):  # noqa: F811
+def test_two_ranks_on_a_bare_machine_give_the_losses_of_one(job, tmp_path, parallel, bare_machine):  # noqa: F811
     job = dataclasses.replace(job, config=dataclasses.replace(FOUR_MICRO_BATCHES, parallel=parallel))
     alone = dataclasses.replace(job, out=tmp_path / "alone")
     train(alone)
-    output = finish(torchrun(job, bare_trainer))
+    output = finish(torchrun(job, *bare_machine))
     assert output.count("starting:") == 1  # rank 0 alone reports
     assert f"2 processes ({parallel})" in output
     assert_close(losses(job), losses(alone))

@@ -75,6 +75,12 @@ def test_gpt2_merges_are_openais_in_number_and_order(gpt2_tokenizer):
     assert merges[:3] == [(b" ", b"t"), (b" ", b"a"), (b"h", b"e")]
 
 
+def test_an_array_of_ids_is_the_list_of_ids(tokenizer):
+    text = "naïve <|endoftext|> café — “quoted” text, 12,345 times 🚀"
+    assert tokenizer.encode_array(text).tolist() == tokenizer.encode(text)
+    assert tokenizer.encode_array("").tolist() == []
+
+
 def test_end_of_text_in_a_text_is_text(tokenizer):
     assert tokenizer.eot_id not in tokenizer.encode("<|endoftext|>")
 

@@ -10,7 +10,6 @@ import time
 
 import pytest
 import torch
-from safetensors import SafetensorError
 
 from devopsgpt_model.checkpoint import load_checkpoint
 from devopsgpt_model.config import TrainingConfig
@@ -70,6 +69,14 @@ def test_training_lowers_val_loss_and_leaves_a_checkpoint(job):
     assert measured == pytest.approx(facts["val_loss"], abs=1e-6)
 
 
+def test_val_loss_in_bfloat16_is_that_of_float32_to_the_third_digit(job):
+    facts = train(dataclasses.replace(job, config=dataclasses.replace(CONFIG, dtype="bfloat16")))
+    model = load_checkpoint(job.out / "checkpoint").model
+    measured = mean_loss(model, read_tokens(job.bins, "val"), CONFIG.block_size)
+    assert measured == pytest.approx(facts["val_loss"], rel=1e-3)
+    assert measured != facts["val_loss"]
+
+
 def test_the_same_seed_gives_the_same_losses(job, tmp_path):
     again = dataclasses.replace(job, out=tmp_path / "again")
     other = dataclasses.replace(job, out=tmp_path / "other", config=dataclasses.replace(CONFIG, seed=2))
@@ -111,11 +118,11 @@ def test_the_trainer_does_not_outlive_its_parent(job):
     config = dataclasses.replace(CONFIG, max_steps=1_000_000, eval_interval=1_000_000)
     process = launch(dataclasses.replace(job, config=config, parent_pid=parent.pid))
     wait_for_step(job, 4)
-    parent.kill()
-    parent.wait()
+    parent.kill()  # and its entry stays: nobody asks for its status before the trainer has ended
     process.communicate(timeout=30)
     assert process.returncode == STOPPED
     assert (job.out / "state.safetensors").exists()
+    parent.wait()
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_best(job):
@@ -189,7 +196,7 @@ def test_a_state_that_cannot_be_saved_leaves_the_last_one(job):
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
     try:
-        with pytest.raises(SafetensorError, match=r"(?i)large"):
+        with pytest.raises(OSError, match=r"(?i)large.*the one before it is whole"):
             save_tensors(path, {"a": torch.ones(100_000)}, {})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

@@ -1,10 +1,12 @@
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
 
+import dagster as dg
 import psutil
 import pytest
 import requests
@@ -23,8 +25,10 @@ COMMANDS = [
     "sample",
     "finetune",
     "evaluate",
+    "benchmark",
     "serve",
     "history",
+    "lineage",
     "promote",
     "rollback",
     "backup",
@@ -167,3 +171,30 @@ def test_up_starts_all_three_and_one_ctrl_c_stops_them(tmp_path):
     assert up.returncode == 0
     _, alive = psutil.wait_procs(started, timeout=10)
     assert alive == []
+
+
+def test_a_run_that_waits_for_another_ones_slot_ends_when_it_is_asked_to(tmp_path):
+    home = Home(tmp_path / "home").prepare()
+    shutil.copyfile(REPOSITORY / "dagster.yaml", home.dagster / "dagster.yaml")
+    with dg.DagsterInstance.from_config(str(home.dagster)) as instance:
+        storage = instance.event_log_storage
+        storage.initialize_concurrency_limit_to_default("web")
+        storage.claim_concurrency_slot("web", "another run", "chapters")
+        environment = os.environ | {"DEVOPSGPT_HOME": str(home.path)}
+        run = subprocess.Popen([*DEVOPSGPT, "run"], env=environment, stderr=subprocess.PIPE, text=True)
+        try:
+            deadline = time.monotonic() + 60
+            while not storage.get_concurrency_info("web").pending_step_count:
+                assert time.monotonic() < deadline, "it never came to wait"
+                assert run.poll() is None, run.stderr.read()
+                time.sleep(0.1)
+            time.sleep(1)  # asleep in its wait by now
+            run.send_signal(signal.SIGTERM)
+            _, errors = run.communicate(timeout=20)
+        finally:
+            run.kill()
+            run.wait()
+        assert run.returncode == 1
+        assert "interrupted: nothing was begun that waited for another run" in errors
+        assert storage.get_concurrency_info("web").pending_step_count == 0
+        assert instance.get_runs(limit=1)[0].status == dg.DagsterRunStatus.FAILURE

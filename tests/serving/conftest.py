@@ -32,8 +32,8 @@ from serving.trouble import Proxy
 BLOCK_SIZE = 128
 
 
-def make_model(seed=1, block_size=BLOCK_SIZE, endless=True):
-    config = GPTConfig(vocab_size=257, block_size=block_size, n_layer=2, n_head=2, n_embd=32)
+def make_model(seed=1, block_size=BLOCK_SIZE, endless=True, n_embd=32):
+    config = GPTConfig(vocab_size=257, block_size=block_size, n_layer=2, n_head=2, n_embd=n_embd)
     model = GPT(config).init_weights(seed).eval()
     with torch.no_grad():  # answers of random weights would end at random: keep end-of-text from being drawn
         model.ln_f.bias[0] = 10.0

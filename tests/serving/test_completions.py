@@ -1,13 +1,16 @@
 """OpenAI's contract, with OpenAI's own client."""
 
+import asyncio
 import math
+import threading
 
 import openai
 import pytest
 import torch
 
 from devopsgpt_model.tokenizer import Tokenizer
-from serving.conftest import BLOCK_SIZE, make_model
+from serving.conftest import BLOCK_SIZE, make_model, serving, until
+from serving.test_limits import slow_down
 
 
 @pytest.fixture
@@ -61,7 +64,7 @@ def test_a_stream_without_options_tells_no_usage(service, client):
     assert "usage" not in chunks[0].model_fields_set
 
 
-@pytest.mark.parametrize("prompt", ["ab", [97, 98], ["ab"], [[97, 98]]])
+@pytest.mark.parametrize("prompt", ["ab", [97, 98], [97.0, 98.0], ["ab"], [[97, 98]]])
 def test_each_form_of_a_prompt_means_the_same(service, client, prompt):
     answer = client.completions.create(model=service.name, prompt=prompt, temperature=0, max_tokens=8, echo=True)
     assert answer.choices[0].text.startswith("ab")
@@ -130,6 +133,8 @@ def test_context_overflow_is_openais_error(service, client):
         ({"prompt": [257]}, "prompt"),
         ({"prompt": [-1]}, "prompt"),
         ({"prompt": [True]}, "prompt"),
+        ({"prompt": [1.5]}, "prompt"),
+        ({"prompt": [1, "1"]}, "prompt"),
         ({"prompt": "x", "n": 17}, "n"),
         ({"prompt": "x", "logprobs": 21}, "logprobs"),
         ({"prompt": "x", "best_of": 3}, "best_of"),
@@ -157,3 +162,113 @@ def test_stop_strings_end_the_text_before_them(service, client):
     assert answer.choices[0].finish_reason == "stop"
     chunks = client.completions.create(**asked, stop=[stop], stream=True)
     assert "".join(chunk.choices[0].text for chunk in chunks) == text[: text.index(stop)]
+
+
+def test_a_list_of_stop_strings_ends_at_whichever_comes_first(service, client):
+    asked = dict(model=service.name, prompt="q", max_tokens=60, seed=4)
+    text = client.completions.create(**asked).choices[0].text
+    first, later = text[10:12], text[30:33]
+    for stream in (False, True):
+        answer = client.completions.create(**asked, stop=[later, first, "never there"], stream=stream)
+        told = "".join(chunk.choices[0].text for chunk in answer) if stream else answer.choices[0].text
+        assert told == text[: text.index(first)]
+
+
+def test_streamed_answers_are_told_apart_by_index(service, client):
+    asked = dict(model=service.name, prompt=["a", "b"], n=2, max_tokens=12, seed=5, echo=True)
+    whole = client.completions.create(**asked)
+    texts, reasons = {}, {}
+    for chunk in client.completions.create(**asked, stream=True):
+        (choice,) = chunk.choices
+        texts[choice.index] = texts.get(choice.index, "") + choice.text
+        reasons[choice.index] = choice.finish_reason or reasons.get(choice.index)
+    assert [texts[index] for index in range(4)] == [choice.text for choice in whole.choices]
+    assert set(reasons.values()) == {"length"}
+
+
+def test_the_extensions_and_penalties_take_effect(service, client):
+    asked = dict(model=service.name, prompt="aaaa", max_tokens=40, seed=1)
+    plain = client.completions.create(**asked).choices[0].text
+    for more in (
+        {"temperature": 0},
+        {"top_p": 0.1},
+        {"presence_penalty": 2},
+        {"frequency_penalty": -2},
+        {"extra_body": {"top_k": 1}},
+        {"extra_body": {"repetition_penalty": 5}},
+    ):
+        assert client.completions.create(**asked, **more).choices[0].text != plain, more
+    greedy = client.completions.create(**asked, temperature=0).choices[0].text
+    assert client.completions.create(**asked, extra_body={"top_k": 1}).choices[0].text == greedy
+
+
+def test_the_asynchronous_client_streams_too(service):
+    async def ask():
+        async with openai.AsyncOpenAI(base_url=f"{service.url}/v1", api_key="unused", max_retries=0) as client:
+            asked = dict(model=service.name, prompt="hello", max_tokens=12, seed=9)
+            whole = await client.completions.create(**asked)
+            stream = await client.completions.create(**asked, stream=True)
+            return whole.choices[0].text, "".join([chunk.choices[0].text async for chunk in stream])
+
+    whole, streamed = asyncio.run(ask())
+    assert streamed == whole
+
+
+def test_the_raw_answer_tells_request_id_and_version(service, client):
+    raw = client.completions.with_raw_response.create(
+        model=service.name, prompt="x", max_tokens=1, extra_headers={"X-Request-ID": "mine"}
+    )
+    assert (raw.headers["x-request-id"], raw.headers["x-model-version"]) == ("mine", "1")
+    assert raw.parse().id == "cmpl-mine"
+    with pytest.raises(openai.NotFoundError) as caught:
+        client.completions.create(model="gpt-4", prompt="x", extra_headers={"X-Request-ID": "mine"})
+    assert caught.value.request_id == "mine"
+
+
+def test_each_error_has_the_clients_own_class(common_shelf, tmp_path):
+    where = dict(tracking_uri=common_shelf.url, model_name=common_shelf.name, poll_interval_s=60)
+    limits = dict(max_batch_size=1, max_queue=1, max_choices=2, max_body_bytes=2000, deadline_s=1, api_keys="the-key")
+    with serving(tmp_path, **where, **limits) as service:
+        service.wait_for("1")
+
+        def error_of(api_key="the-key", **fields):
+            asked = {"model": service.name, "prompt": "x", "max_tokens": 100} | fields
+            client = openai.OpenAI(base_url=f"{service.url}/v1", api_key=api_key, max_retries=0)
+            with client, pytest.raises(openai.OpenAIError) as caught:
+                list(client.completions.create(**asked))
+            return caught.value
+
+        assert isinstance(error_of(api_key="wrong"), openai.AuthenticationError)
+        too_large = error_of(prompt="x" * 3000)
+        assert (type(too_large), too_large.status_code) == (openai.APIStatusError, 413)
+        assert isinstance(error_of(prompt=" " * 500), openai.BadRequestError)
+        slow_down(service, 0.05)
+        late = error_of()
+        assert (type(late), late.status_code, late.code) == (openai.InternalServerError, 504, "deadline_exceeded")
+        in_stream = error_of(stream=True)
+        assert (type(in_stream), in_stream.code) == (openai.APIError, "deadline_exceeded")
+        busy = threading.Thread(target=error_of, kwargs={"n": 2})
+        busy.start()
+        until(lambda: service.service.engine.waiting == 1)
+        full = error_of()
+        assert (type(full), full.code) == (openai.RateLimitError, "queue_full")
+        assert 1 <= int(full.response.headers["retry-after"]) <= 2
+        busy.join()
+        service.service.draining = True
+        gone = error_of()
+        assert (type(gone), gone.status_code, gone.code) == (openai.InternalServerError, 503, "draining")
+
+
+def test_the_client_comes_back_after_a_full_queue_by_itself(common_shelf, tmp_path):
+    where = dict(tracking_uri=common_shelf.url, model_name=common_shelf.name, poll_interval_s=60)
+    with serving(tmp_path, **where, max_batch_size=1, max_queue=0, max_choices=1) as service:
+        service.wait_for("1")
+        slow_down(service, 0.02)
+        busy = threading.Thread(target=service.complete, args=("x",), kwargs={"max_tokens": 60})
+        busy.start()
+        until(lambda: service.service.engine.running == 1)
+        with openai.OpenAI(base_url=f"{service.url}/v1", api_key="unused", max_retries=2) as client:
+            answer = client.completions.create(model=service.name, prompt="x", max_tokens=1)
+        assert answer.usage.completion_tokens == 1
+        assert 'devopsgpt:rejections_total{code="queue_full"}' in service.http.get("/metrics").text
+        busy.join()

@@ -1,11 +1,15 @@
 """Keys, sizes, queues, deadlines, callers who hang up."""
 
 import threading
+import time
 
 import httpx
 import pytest
 from pydantic import ValidationError
 
+from devopsgpt_serving.backlog import Backlog
+from devopsgpt_serving.sampling import Sampling
+from devopsgpt_serving.sequence import Sequence
 from devopsgpt_serving.settings import Settings
 from serving.conftest import serving, until
 from serving.test_engine import CountingRunner
@@ -46,9 +50,45 @@ def test_a_full_queue_is_429_at_once(small_service):
     until(lambda: small_service.service.engine.running == 2)
     answer = httpx.post(f"{small_service.url}/api/generate", json={"prompt": "x"}, timeout=1)
     assert (answer.status_code, answer.json()["error"]["code"]) == (429, "queue_full")
-    assert answer.headers["retry-after"] == "1"
     thread.join()
     assert small_service.generate("x", max_token_len=1).status_code == 200
+
+
+def refused_after(service, answers, tokens, delay_s):
+    """(Retry-After, how long the queue then really took) while that many answers are under way."""
+    slow_down(service, delay_s)
+    asked = {"iterations": answers, "max_token_len": tokens, "seed": 1}
+    thread = threading.Thread(target=service.generate, args=("x",), kwargs=asked)
+    thread.start()
+    engine, backlog = service.service.engine, service.service.backlog
+    until(lambda: engine.running == 2 and backlog.owed < answers * tokens * 0.9)
+    began = time.monotonic()
+    answer = httpx.post(f"{service.url}/api/generate", json={"prompt": "x"}, timeout=1)
+    assert answer.status_code == 429
+    thread.join()
+    return int(answer.headers["retry-after"]), time.monotonic() - began
+
+
+def test_retry_after_is_when_the_queue_will_have_been_worked_off(small_service):
+    told, took = refused_after(small_service, answers=4, tokens=50, delay_s=0.04)
+    assert took > 2
+    assert took - 1 < told < took + 1.5
+    assert small_service.service.backlog.owed == 0
+    told, took = refused_after(small_service, answers=4, tokens=12, delay_s=0.01)
+    assert told <= 2
+
+
+def test_nobody_is_told_to_wait_past_the_deadline():
+    backlog = Backlog(longest_s=7)
+    assert backlog.retry_after_s() == 1, "nothing owed, nothing measured"
+    sequence = Sequence([1], Sampling(max_tokens=10**6), print)
+    backlog.add(sequence, room=10**5)
+    assert backlog.owed == 10**5
+    time.sleep(0.01)
+    backlog.token()
+    assert backlog.retry_after_s() == 7
+    backlog.drop(sequence)
+    assert backlog.retry_after_s() == 1
 
 
 def test_a_body_that_is_too_large_is_413(small_service):
@@ -127,6 +167,20 @@ def test_other_origins_are_admitted_only_by_name(service, common_shelf, tmp_path
     with serving(tmp_path, **where, cors_origins="https://example.org") as other:
         headers = other.http.get("/api/healthz", headers=origin).headers
         assert headers["access-control-allow-origin"] == "https://example.org"
+
+
+def test_a_browser_may_ask_without_a_key_whether_it_may_ask(common_shelf, tmp_path):
+    where = dict(tracking_uri=common_shelf.url, model_name=common_shelf.name, api_keys="k")
+    origin = {"Origin": "https://example.org"}
+    with serving(tmp_path, **where, cors_origins="https://example.org") as service:
+        asks = origin | {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization"}
+        answer = service.http.options("/v1/completions", headers=asks)
+        assert answer.status_code == 200
+        assert "x-request-id" in answer.headers
+        refused = service.http.post("/v1/completions", headers=origin)
+        assert refused.status_code == 401
+        assert refused.headers["access-control-allow-origin"] == "https://example.org"
+        assert "x-request-id" in refused.headers
 
 
 def test_an_open_service_beyond_loopback_must_be_meant(monkeypatch):

@@ -1,5 +1,6 @@
 """`python -m devopsgpt_serving` as a process: starts in any weather, leaves calmly."""
 
+import http.client
 import json
 import os
 import signal
@@ -8,12 +9,14 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import httpx
 import pytest
 
-from serving.conftest import until
+from devopsgpt_model.generate import generate_text
+from devopsgpt_model.tokenizer import Tokenizer
+from serving.conftest import make_model, until
 
 
 def free_port():
@@ -23,11 +26,13 @@ def free_port():
 
 
 @contextmanager
-def process(tmp_path, **settings):
+def process(tmp_path, under=(), **settings):
+    """under: a command that runs the service's"""
     port = free_port()
-    named = {"port": port, "cache_dir": tmp_path / "cache", "poll_interval_s": 0.1, "shutdown_delay_s": 0.3} | settings
+    defaults = {"port": port, "cache_dir": tmp_path / "cache", "poll_interval_s": 0.1, "shutdown_delay_s": 0.3}
+    named = defaults | {"precision": "float32"} | settings
     environment = {f"DEVOPSGPT_SERVING_{name.upper()}": str(value) for name, value in named.items()}
-    command = [sys.executable, "-W", "error", "-m", "devopsgpt_serving"]
+    command = [*under, sys.executable, "-W", "error", "-m", "devopsgpt_serving"]
     with (tmp_path / "log").open("w") as log:
         running = subprocess.Popen(command, env=os.environ | environment, stderr=log, stdout=log)
     try:
@@ -76,6 +81,97 @@ def test_it_drains_on_sigterm(common_shelf, tmp_path):
         requests = [line for line in lines if line["message"] == "request" and line["path"] == "/v1/completions"]
         assert requests[0]["version"] == "1"
         assert requests[0]["request_id"]
+
+
+@pytest.mark.slow
+def test_an_idle_connection_is_kept_for_longer_than_clients_keep_it(tmp_path):
+    with process(tmp_path, tracking_uri="http://127.0.0.1:9") as (_, url, log):
+        until(lambda: status(f"{url}/api/healthz") == 200, say=log.read_text)
+        connection = http.client.HTTPConnection("127.0.0.1", int(url.rpartition(":")[2]), timeout=5)
+        for wait_s in (0, 7):
+            time.sleep(wait_s)
+            connection.request("GET", "/api/healthz")
+            assert connection.getresponse().read() == b'{"api_healthy":true}'
+            connection.auto_open = 0  # from here on, a closed connection is an error
+        connection.close()
+
+
+def test_a_stream_that_does_not_end_is_cut_off_in_time(common_shelf, tmp_path):
+    where = dict(tracking_uri=common_shelf.url, model_name=common_shelf.name, max_batch_size=1)
+    with process(tmp_path, **where, drain_s=1) as (running, url, log):
+        until(lambda: status(f"{url}/api/readyz") == 200, say=log.read_text)
+        body = {"model": common_shelf.name, "prompt": "x", "max_tokens": 120, "n": 16, "stream": True}
+        with ExitStack() as open_streams:
+            for _ in range(4):  # some 7,000 tokens, one at a time
+                stream = httpx.stream("POST", f"{url}/v1/completions", json=body, timeout=30)
+                open_streams.enter_context(stream)
+            began = time.monotonic()
+            running.send_signal(signal.SIGTERM)
+            assert running.wait(20) == 0
+            assert 1 < time.monotonic() - began < 8  # and not the 15 s that the answers would have taken
+
+
+def answer_of(url):
+    answer = httpx.post(f"{url}/api/generate", json={"prompt": "hello", "seed": 1, "max_token_len": 20}, timeout=10)
+    return answer.status_code, answer.json()
+
+
+def version_at(url):
+    try:
+        return httpx.get(f"{url}/api/readyz", timeout=5).json()["version"]
+    except httpx.TransportError:
+        return None
+
+
+def halves(cache, whole):
+    """Weights that were cut off on their way."""
+    return [path for path in cache.glob(".download-*/model/*safetensors*") if 0 < path.stat().st_size < whole]
+
+
+def test_kill_9_during_a_download_leaves_the_last_good_version(shelf, tmp_path, proxy, monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")  # longer than the registry stands still
+    large, cache = make_model(2, n_embd=384), tmp_path / "cache"
+    whole = sum(tensor.nbytes for tensor in large.state_dict().values())
+    where = dict(tracking_uri=proxy.url, model_name=shelf.name)
+    shelf.publish(seed=1)
+    with process(tmp_path, **where) as (running, url, log):
+        until(lambda: version_at(url) == "1", say=log.read_text)
+        expected = answer_of(url)
+        proxy.mode = "stall"
+        shelf.publish(large)
+        until(lambda: halves(cache, whole), say=log.read_text)
+        assert answer_of(url) == expected
+        running.send_signal(signal.SIGKILL)
+        running.wait()
+    (half,) = halves(cache, whole)
+    with process(tmp_path, **where) as (_, url, log):
+        until(lambda: version_at(url) == "1", say=log.read_text)
+        assert not half.exists()
+        ready = httpx.get(f"{url}/api/readyz").json()
+        assert ready["from_cache"]
+        assert ready["problem"] == "version 2 is being fetched"
+        assert answer_of(url) == expected
+        proxy.requests.clear()
+        proxy.mode = "pass"  # the download under way ends early; the next look starts it anew
+        until(lambda: version_at(url) == "2", say=log.read_text)
+        assert any("safetensors" in path for path in proxy.requests)
+        _, answer = answer_of(url)
+        text = generate_text(large, Tokenizer.plain_bytes(), "hello", 20, temperature=0.8, seed=1)
+        assert answer["completions"][0]["text"] == text
+    assert list(cache.glob(".download-*")) == []
+
+
+def test_a_disk_that_fills_up_during_a_download_leaves_the_last_good_version(shelf, tmp_path):
+    where = dict(tracking_uri=shelf.url, model_name=shelf.name)
+    shelf.publish(seed=1)
+    small_files = ["bash", "-c", 'ulimit -f 1000; exec "$@"', "-"]  # KiB; the system refuses to write more
+    with process(tmp_path, small_files, **where) as (_, url, log):
+        until(lambda: version_at(url) == "1", say=log.read_text)
+        expected = answer_of(url)
+        shelf.publish(make_model(2, n_embd=384))
+        until(lambda: "File too large" in (httpx.get(f"{url}/api/readyz").json()["problem"] or ""), say=log.read_text)
+        assert answer_of(url) == expected
+        until(lambda: list((tmp_path / "cache").glob(".download-*")) == [])
 
 
 def test_it_lives_without_a_registry(tmp_path):

@@ -1,8 +1,10 @@
 """Following the alias of a real registry, through trouble of every kind."""
 
+import gc
 import json
 import subprocess
 import sys
+import weakref
 
 import pytest
 from safetensors.torch import load_file, save_file
@@ -184,6 +186,41 @@ def test_a_bad_version_never_replaces_a_good_one(shelf, tmp_path, spoil, problem
         service.wait_for("1")
         shelf.publish(seed=2, spoil=spoil)
         refused_then_repaired(service, shelf, problem)
+
+
+def test_a_truncated_download_never_replaces_a_good_one(shelf, tmp_path, proxy):
+    shelf.publish(seed=1)
+    with serving(tmp_path, tracking_uri=proxy.url, model_name=shelf.name) as service:
+        service.wait_for("1")
+        proxy.mode = "truncate"
+        shelf.publish(seed=2)
+        until(lambda: "version 2 cannot be served" in (service.ready()["problem"] or ""), say=service.ready)
+        assert service.generate("x").json()["version"] == "1"
+        assert "devopsgpt:up_to_date 0.0" in service.http.get("/metrics").text
+        proxy.mode = "pass"
+        service.wait_for("2")
+
+
+def test_a_disk_without_room_leaves_the_good_one(shelf, tmp_path, monkeypatch):
+    shelf.publish(seed=1)
+    with serving(tmp_path, tracking_uri=shelf.url, model_name=shelf.name) as service:
+        service.wait_for("1")
+        monkeypatch.setattr(registry_module, "DISK_RESERVE_BYTES", 10**18)
+        shelf.publish(seed=2)
+        until(lambda: "the download needs" in (service.ready()["problem"] or ""), say=service.ready)
+        assert service.generate("x").json()["version"] == "1"
+
+
+def test_the_old_model_is_freed_once_its_last_answer_is_out(shelf, tmp_path):
+    shelf.publish(seed=1)
+    with serving(tmp_path, tracking_uri=shelf.url, model_name=shelf.name) as service:
+        service.wait_for("1")
+        old = weakref.ref(service.service.engine.current.loaded.runner)
+        service.generate("x")
+        shelf.publish(seed=2)
+        service.wait_for("2")
+        service.generate("x")
+        until(lambda: gc.collect() >= 0 and old() is None)
 
 
 @pytest.mark.parametrize("mode", ["500", "hang", "refuse"])

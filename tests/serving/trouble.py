@@ -7,7 +7,7 @@ import time
 
 
 class Proxy:
-    """mode: "pass", "refuse", "hang", "500", "truncate" (the weights' file)"""
+    """mode: "pass", "refuse", "hang", "500", "truncate" or "stall" (in the middle of the weights' file)"""
 
     def __init__(self, target_port):
         self.mode = "pass"
@@ -62,9 +62,12 @@ class Proxy:
         handler.send_header("Content-Length", str(len(content)))
         handler.send_header("Connection", "close")
         handler.end_headers()
-        cut = self.mode == "truncate" and handler.path.endswith("model.safetensors")
-        handler.wfile.write(content[: len(content) // 2] if cut else content)
         connection.close()
+        weights = handler.path.partition("?")[0].endswith("model.safetensors")
+        cut = weights and self.mode in ("truncate", "stall")
+        handler.wfile.write(content[: len(content) // 2] if cut else content)
+        while cut and self.mode == "stall":
+            time.sleep(0.02)
 
     def refuse(self):
         """Stop listening: connections are refused."""

@@ -1,0 +1,63 @@
+"""Saving beside the training: a snapshot is taken between two steps, a thread writes it while the next ones run."""
+
+import threading
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
+
+import torch
+from torch import Tensor
+
+Snapshot = dict[str, Tensor]
+
+
+class Saver(AbstractContextManager["Saver"]):
+    """One writer with one snapshot: a save waits for the one before it.
+
+    An error of the writer is raised by the next `save`, by `wait`, or on leaving the context, never lost.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._on_cuda = device.type == "cuda"
+        self._snapshot: Snapshot = {}
+        self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None
+
+    def save(self, tensors: Iterable[tuple[str, Tensor]], write: Callable[[Snapshot], None]) -> None:
+        """Copy the tensors, then have the thread write the copies; a GPU is not waited for.
+
+        raises: what the write before this one raised
+        """
+        self.wait()
+        for name, tensor in tensors:
+            self._copy(name, tensor)
+        copied = torch.cuda.current_stream().record_event() if self._on_cuda else None
+
+        def work() -> None:
+            try:
+                if copied:
+                    copied.synchronize()
+                write(self._snapshot)
+            except BaseException as error:  # raised again in the trainer's thread
+                self._error = error
+
+        self._thread = threading.Thread(target=work, name="saver")
+        self._thread.start()
+
+    def wait(self) -> None:
+        """Until what was saved is on disk. raises: what writing it raised"""
+        if self._thread:
+            self._thread.join()
+            self._thread = None
+        error, self._error = self._error, None
+        if error:
+            raise error
+
+    def __exit__(self, *exception: object) -> None:
+        self.wait()
+
+    def _copy(self, name: str, tensor: Tensor) -> None:
+        """The memory is kept from save to save: pinned memory is slow to get, and so are fresh pages."""
+        if name not in self._snapshot:
+            pinned = self._on_cuda and tensor.is_cuda
+            self._snapshot[name] = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=pinned)
+        self._snapshot[name].copy_(tensor, non_blocking=True)

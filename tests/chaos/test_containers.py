@@ -1,0 +1,151 @@
+"""The compose file's processes on PostgreSQL, each killed with all it started, as a container is, while a chain runs;
+and the database gone for a minute from under all of them. The promises are those of test_chaos.py."""
+
+import os
+import random
+import shutil
+import tempfile
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+from deploy.compose import Stack, load
+from deploy.conftest import Postgres
+from deploy.dagster_api import ENDED, STATUS, ask, chain_config, counts, finish, launch, logs, told_by_files
+
+from chaos.world import Watch, check_complete, until
+from devopsgpt_pipeline.deploy_env import SECRETS
+from devopsgpt_pipeline.home import Home
+
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(590)]
+VICTIMS = (("webserver",), ("code",), ("daemon",), ("code",), ("webserver", "daemon"))
+SEED = int(os.environ.get("CHAOS_SEED") or time.time())
+# a person waits half a minute for a lost run to be noticed, and one more for its slot; this suite does not
+SOONER = {"poll_interval_seconds: 30": 2, "free_slots_after_run_end_seconds: 60": 1, "start_timeout_seconds: 180": 15}
+IN_PROCESS = {"execution": {"config": {"in_process": {}}}}  # half the time; test_stack.py has a process for each step
+
+
+@pytest.fixture(scope="module")
+def variables():
+    return {name: os.urandom(16).hex() for name in SECRETS}
+
+
+@pytest.fixture(scope="module")
+def postgres(variables):
+    if not shutil.which("initdb"):
+        pytest.skip("no PostgreSQL on the PATH (Debian's package postgresql, its bin folder)")
+    with tempfile.TemporaryDirectory(prefix="devopsgpt-postgres-") as folder:
+        server = Postgres(Path(folder), variables)
+        server.make()
+        yield server
+        server.stop("immediate")
+
+
+@pytest.fixture(scope="module")
+def stack(postgres, variables, tmp_path_factory):
+    """All of it up, one chain completed, served and watched."""
+    stack = Stack(load(variables)["services"], postgres.port, tmp_path_factory.mktemp("stack"))
+    settings = stack.places["/opt/dagster"] / "dagster.yaml"
+    for line, seconds in SOONER.items():
+        assert line in settings.read_text()
+        settings.write_text(settings.read_text().replace(line, f"{line.partition(':')[0]}: {seconds}"))
+    watch = None
+    try:
+        stack.up()
+        assert finish(stack, launch(stack, "observe_books", IN_PROCESS)) == "SUCCESS", logs(stack)
+        complete(stack, seed=0)
+        until(lambda: ready(stack), 30)
+        key = {"Authorization": f"Bearer {variables['DEVOPSGPT_API_KEY']}"}
+        stack.watch = watch = Watch(stack.url("serving"), stack.places["/data"], key)
+        yield stack
+    finally:
+        if watch:
+            watch.stop()
+        stack.down()
+
+
+def ready(stack):
+    return httpx.get(f"{stack.url('serving')}/api/readyz", timeout=10).status_code == 200
+
+
+@pytest.fixture
+def undisturbed(stack, postgres):
+    """Nothing lost, the service always answered, no half checkpoint seen."""
+    before, asked, read = counts(postgres), stack.watch.asked, stack.watch.read
+    yield stack
+    after = counts(postgres)
+    assert [table for table in before if after[table] < before[table]] == []
+    assert stack.watch.troubles == []
+    assert stack.watch.asked > asked
+    assert stack.watch.read > read
+
+
+def start_chain(stack, seed):
+    return launch(stack, "whole_chain", chain_config(seed) | IN_PROCESS)
+
+
+def settle(stack, run_id, seconds=120):
+    """How a run ended, asked while what answers may be away."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            if (status := ask(stack, STATUS, id=run_id)["runOrError"]["status"]) in ENDED:
+                return status
+        except (httpx.TransportError, AssertionError, ValueError):
+            status = "no answer"
+        assert time.monotonic() < deadline, f"{status}\n{logs(stack)}"
+        time.sleep(0.5)
+
+
+def start_as_soon_as_possible(stack, seed):
+    """Dagster's page drops a connection that died under it when it meets it: an error for each, and then no more."""
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            return start_chain(stack, seed)
+        except AssertionError as error:
+            assert "OperationalError" in str(error), error
+            assert time.monotonic() < deadline, error
+            time.sleep(1)
+
+
+def complete(stack, seed, start=start_chain):
+    """The chain ends well when it is started again, and all of it is there."""
+    run_id = start(stack, seed)
+    assert settle(stack, run_id) == "SUCCESS", logs(stack)
+    check_complete(stack.url("mlflow"), Home(stack.places["/data"]), seed, stack.place)
+
+
+@pytest.mark.parametrize("number", range(len(VICTIMS)))
+def test_kill_nine_of_dagsters_processes(undisturbed, number):
+    stack, dice = undisturbed, random.Random(SEED + number)
+    seed = 100 + number
+    run_id = start_chain(stack, seed)
+    for victim in VICTIMS[number]:
+        wait_s = dice.uniform(0.3, 12)
+        print(f"CHAOS_SEED={SEED}, round {number}: {victim} after {wait_s:.2f} s")
+        time.sleep(wait_s)
+        stack.kill(victim)
+        stack.start(victim)
+        if victim != "daemon":
+            stack.wait(victim)
+    status = settle(stack, run_id)
+    print(f"round {number}: {status}")
+    if "code" in VICTIMS[number]:
+        complete(stack, seed)
+    else:  # the run lives in the code server: nobody else's death touches it
+        assert status == "SUCCESS", logs(stack)
+        check_complete(stack.url("mlflow"), Home(stack.places["/data"]), seed, stack.place)
+
+
+def test_a_database_that_goes_away_for_a_minute(undisturbed, postgres, variables):
+    stack = undisturbed
+    run_id = start_chain(stack, 80)
+    time.sleep(5)
+    postgres.stop("immediate")
+    time.sleep(60)
+    postgres.start()
+    print(f"the run that lost its database: {settle(stack, run_id)}")
+    complete(stack, 80, start_as_soon_as_possible)
+    assert told_by_files(stack.place, variables) == []  # errors about a database like to name its address

@@ -1,0 +1,62 @@
+import pytest
+import torch
+from torch.nn import functional as F
+
+from devopsgpt_model.config import GPTConfig
+from devopsgpt_model.gpt import GPT
+from devopsgpt_model.loss import IGNORED, ROWS, next_token_loss, token_losses
+
+
+@pytest.fixture
+def batch():
+    """More tokens than one chunk, some of them ignored."""
+    generator = torch.Generator().manual_seed(1)
+    targets = torch.randint(257, (10, 64), generator=generator)
+    targets[3, 10:] = IGNORED
+    return torch.randint(257, (10, 64), generator=generator), targets
+
+
+def gradients(model, loss):
+    model.zero_grad()
+    (loss / 3).backward()
+    return {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+
+
+@pytest.mark.parametrize(("autocast", "tolerance"), [(False, 1e-6), (True, 1e-2)])
+def test_loss_and_gradients_are_those_of_the_plain_form(tiny_gpt, batch, autocast, tolerance):
+    assert batch[0].numel() > 2 * ROWS
+    plain = tiny_gpt(*batch)[1]
+    expected = gradients(tiny_gpt, plain)
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+        loss = tiny_gpt.loss(*batch)
+    assert loss.item() == pytest.approx(plain.item(), abs=1e-5 if not autocast else 2e-3)
+    for name, gradient in gradients(tiny_gpt, loss).items():
+        assert (gradient - expected[name]).norm() <= 1e-6 + tolerance * expected[name].norm(), name
+
+
+def test_rows_of_padding_get_no_gradient(batch):
+    model = GPT(GPTConfig(vocab_size=257, block_size=64, n_layer=1, n_head=2, n_embd=32)).init_weights(1)
+    model.loss(*batch).backward()
+    assert model.wte.weight.shape[0] > 257
+    assert not model.wte.weight.grad[257:].any()
+    assert model.wte.weight.grad[:257].any()
+
+
+def test_the_float32_logits_of_all_tokens_are_never_held():
+    hidden = torch.randn(4096, 16, requires_grad=True)
+    weight = torch.randn(4096, 16, requires_grad=True)
+    with (
+        torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile,
+        torch.autocast("cpu", dtype=torch.bfloat16),
+    ):
+        next_token_loss(hidden, weight, torch.zeros(4096, dtype=torch.int64), 4096).backward()
+    largest = max(event.cpu_memory_usage for event in profile.events())
+    assert largest < 1.1 * 4096 * 4096 * 2  # the logits once, in bfloat16
+
+
+def test_losses_token_by_token_equal_those_of_one_call():
+    logits, targets = torch.randn(2 * ROWS + 3, 50), torch.randint(50, (2 * ROWS + 3,))
+    targets[5] = IGNORED
+    expected = F.cross_entropy(logits, targets, ignore_index=IGNORED, reduction="none")
+    assert torch.equal(token_losses(logits, targets), expected)
+    assert expected[5] == 0
