@@ -16,7 +16,7 @@ OWN_TOKENS, ROUNDS = 16, 9
 
 
 def main() -> None:
-    """Ask with a beginning that was computed before and with a new one, by turns."""
+    """Ask after somebody who asked with the same beginning, and with another one, by turns."""
     draw = random.Random(1)
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place) / "model"
@@ -24,10 +24,10 @@ def main() -> None:
         answer = ours(folder, "auto", forget=False)
     for length in (16, 64, 256):
         known = _tokens(draw, length)
-        answer([known], 1)
         seconds: dict[str, list[float]] = {"new": [], "known": []}
         for _, kind in itertools.product(range(ROUNDS), seconds):
             beginning = known if kind == "known" else _tokens(draw, length)
+            answer([known + _tokens(draw, OWN_TOKENS)], 1)  # who asked before
             seconds[kind].append(answer([beginning + _tokens(draw, OWN_TOKENS)], 1)[1])
             time.sleep(0.3)
         new, again = (statistics.median(seconds[kind]) for kind in ("new", "known"))

@@ -1,0 +1,49 @@
+"""Loading a model: what is left of it when it is done."""
+
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+
+from devopsgpt_model.checkpoint import save_checkpoint
+from devopsgpt_model.config import GPTConfig
+from devopsgpt_model.gpt import GPT
+from devopsgpt_model.tokenizer import Tokenizer
+from devopsgpt_serving.loading import loader
+from devopsgpt_serving.version_cache import Version
+from serving.conftest import until
+
+TASKS = Path("/proc/self/task")
+WIDE = GPTConfig(vocab_size=257, block_size=16, n_layer=1, n_head=4, n_embd=256)  # enough work for a second thread
+
+
+def tasks():
+    return {task.name for task in TASKS.iterdir()}
+
+
+@pytest.mark.skipif(not TASKS.is_dir() or torch.get_num_threads() < 2, reason="counts the second thread, as Linux does")
+def test_loading_leaves_no_team_of_threads_behind(tmp_path):
+    save_checkpoint(tmp_path / "model", GPT(WIDE).init_weights(1), Tokenizer.plain_bytes(), {})
+    load = loader("cpu", "auto", 2)
+    loaded, leave, before, failed = threading.Event(), threading.Event(), tasks(), []
+
+    def follow():
+        try:
+            load(Version("m", "1", "", 0), tmp_path)
+        except Exception as error:
+            failed.append(error)
+        loaded.set()
+        leave.wait()
+
+    follower = threading.Thread(target=follow)
+    follower.start()
+    assert loaded.wait(30)
+    try:
+        until(
+            lambda: len(tasks() - before) == 1, say=lambda: f"{len(tasks() - before)} new threads, one is the follower"
+        )
+        assert not failed
+    finally:
+        leave.set()
+        follower.join()
