@@ -33,6 +33,7 @@ from devopsgpt_model.saver import Saver
 from devopsgpt_model.train_state import save_tensors
 
 path, chance, last = Path(sys.argv[1]), random.Random(1), 0
+torch.set_num_threads(1)  # OpenMP's threads do not come along into a fork, which would wait for them
 staging, interrupted = path.with_name(f".{path.name}.tmp"), 0
 
 def save_for_ever(number):
@@ -46,7 +47,10 @@ for _ in range(60):
     child = os.fork()
     if not child:
         save_for_ever(last)
-    time.sleep(0.03 + 0.03 * chance.random())
+    before = path.stat().st_mtime_ns
+    while path.stat().st_mtime_ns == before:  # it saves; how soon, the machine decides
+        time.sleep(0.001)
+    time.sleep(0.03 * chance.random())
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
     interrupted += staging.exists()
@@ -67,7 +71,7 @@ def test_a_kill_while_saving_leaves_the_last_good_state(tmp_path):
     answer = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert answer.returncode == 0, answer.stderr
     saved, interrupted, files = map(int, answer.stdout.split())
-    assert saved > 60
+    assert saved >= 60
     assert interrupted >= 5, "no kill met a save"
     assert files == 1, "the next save clears away what a killed one left"
 

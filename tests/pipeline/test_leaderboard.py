@@ -75,7 +75,7 @@ def world(tmp_path_factory):
     from devopsgpt_pipeline import processes
 
     home = Home(tmp_path_factory.mktemp("home")).prepare()
-    small = GPTConfig(vocab_size=257, block_size=64, n_layer=1, n_head=2, n_embd=16)
+    small = GPTConfig(vocab_size=257, block_size=256, n_layer=1, n_head=2, n_embd=16)
     large = dataclasses.replace(small, n_embd=32)
     for size, config in (("gpt2", small), ("gpt2-medium", large)):
         save_checkpoint(home.pretrained / size, GPT(config).init_weights(1).eval(), Tokenizer.plain_bytes(), {})

@@ -89,7 +89,7 @@ def test_a_version_leads_to_chapters_hashes_settings_code_and_runs(registry, cor
     assert made_of["data"]["data_version"] == meta.data_version
     assert made_of["data"]["val_sha256"] == meta.splits["val"].sha256
     assert made_of["settings"]["seed"] == 11
-    assert made_of["initial_weights"] == {"name": "scratch"}
+    assert made_of["initial_weights"] == {"name": "scratch", "source": "scratch"}
     assert made_of["code"] == {"version": "1", "git_commit": "c0ffee"}
     assert made_of["runs"]["dagster"] == {"finetuned_checkpoint": "dagster-1", "registered_model": "dagster-2"}
     assert registry.get_run(made_of["runs"]["mlflow"]).data.params["seed"] == "11"
