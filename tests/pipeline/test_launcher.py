@@ -113,7 +113,7 @@ def test_two_ranks_report_once_and_give_the_losses_of_one_process(job, tmp_path)
     assert facts["steps_trained"] == 12
 
 
-@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_an_interrupted_worker_leaves_a_saved_state_and_no_process(job, processes):
     worker, trainers = start_worker(dataclasses.replace(job, config=ENDLESS), processes)
     assert sum("devopsgpt_model.train" in each.cmdline() for each in trainers) >= processes
@@ -125,7 +125,7 @@ def test_an_interrupted_worker_leaves_a_saved_state_and_no_process(job, processe
     assert (job.out / "state.safetensors").exists()
 
 
-@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_no_trainer_outlives_a_worker_that_was_killed(job, processes):
     worker, trainers = start_worker(dataclasses.replace(job, config=ENDLESS), processes)
     worker.kill()
