@@ -16,6 +16,7 @@ from devopsgpt_pipeline.lineage import lineage_of_training
 from devopsgpt_pipeline.measure import measure
 from devopsgpt_pipeline.registry.publish import fetch_document, fetch_version, publish
 from devopsgpt_pipeline.registry.runs import start_run
+from devopsgpt_pipeline.registry.tracking import MODEL_NAME
 
 DOCUMENTS = {"train": [("a", "a steady service answers. " * 40)], "val": [("b", "a slow answer is an answer. " * 20)]}
 BOOK = {
@@ -116,7 +117,9 @@ def test_the_card_is_part_of_the_version_and_verified_with_it(
     assert fetch_document(registry, without, CARD_FILE) is None
     for version in (with_card, without):
         assert load_checkpoint(fetch_version(registry, version, tmp_path / version)).training == {"step": 1}
-    stored = next((mlflow_server.log.parent.parent / "mlflow" / "artifacts").rglob(f"**/model/{CARD_FILE}"))
+    model_id = registry.get_model_version(MODEL_NAME, with_card).source.rpartition("/")[2]
+    artifacts = mlflow_server.log.parent.parent / "mlflow" / "artifacts"  # other tests' versions lie there too
+    (stored,) = artifacts.rglob(f"{model_id}/**/model/{CARD_FILE}")
     stored.write_text(text.replace("1.6%", "0.0%"))
     with pytest.raises(ValueError, match=r"model/README\.md is missing or damaged"):
         fetch_version(registry, with_card, tmp_path / "again")
