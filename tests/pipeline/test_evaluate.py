@@ -5,6 +5,7 @@ import json
 import os
 import re
 import subprocess
+import sys
 
 import dagster as dg
 import pyarrow as pa
@@ -29,13 +30,21 @@ from devopsgpt_pipeline.sources.pretrained import FILES, PRETRAINED
 from pipeline.hub import serving_hub
 
 PLAIN = Tokenizer.plain_bytes()
+# The stand-ins of the sizes cannot have OpenAI's hashes, which test_pretrained tests; then the hub's own are checked.
+WITHOUT_PINNED_HASHES = """
+import dataclasses
+from devopsgpt_pipeline.cli import main
+from devopsgpt_pipeline.sources.pretrained import PRETRAINED
+PRETRAINED.update({size: dataclasses.replace(source, sha256="") for size, source in PRETRAINED.items()})
+main()
+"""
 DOCUMENTS = {"train": [("a", "a steady service answers. " * 40)], "val": [("b", "a slow answer is an answer. " * 20)]}
 
 
-def evaluate(home, *arguments, **environment):
+def evaluate(home, *arguments, program=DEVOPSGPT, **environment):
     """The command in a process of its own, as a person starts it: the hub's client reads HF_ENDPOINT at import."""
     settings = {"DEVOPSGPT_HOME": str(home), "COLUMNS": "200", "HF_HUB_DISABLE_PROGRESS_BARS": "1", **environment}
-    command = [*DEVOPSGPT, "evaluate", *arguments]
+    command = [*program, "evaluate", *arguments]
     return subprocess.run(
         command, cwd=REPOSITORY, env=os.environ | settings, capture_output=True, text=True, timeout=110
     )
@@ -64,6 +73,7 @@ def hub(tmp_path, gpt2_tokenizer):
 def test_the_four_sizes_on_openwebtext_are_the_originals_table(hub, registry, mlflow_server, tmp_path):
     answer = evaluate(
         tmp_path / "home", *PRETRAINED, "--dataset", "openwebtext", "--batches", "3",
+        program=[sys.executable, "-c", WITHOUT_PINNED_HASHES],
         HF_ENDPOINT=hub.url, MLFLOW_TRACKING_URI=mlflow_server.url,
     )  # fmt: skip
     assert answer.returncode == 0, answer.stderr
