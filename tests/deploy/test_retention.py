@@ -83,6 +83,15 @@ def test_runs_go_but_not_those_that_tell_what_an_asset_is_now(home):
         assert not logs.parent.exists()
 
 
+def test_a_forgotten_run_leaves_no_file_of_events(home):
+    with dg.DagsterInstance.local_temp(str(home.dagster)) as instance:
+        runs = [dg.materialize([thing], instance=instance).run_id for _ in range(2)]
+        events = home.dagster / "history" / "runs"
+        assert {path.stem for path in events.glob("*-*.db")} == set(runs)
+        assert forget_runs(instance, home, days=0) == runs[:1]
+        assert {path.stem for path in events.glob("*-*.db")} == {runs[1]}
+
+
 def age(path, days):
     when = time.time() - days * 86_400
     for each in (*path.rglob("*"), path):
