@@ -145,7 +145,7 @@ def _end(job: TrainingJob, reason: str, status: int) -> int:
 def _leave(status: int) -> None:
     """End the process. A rank does not wait for the interpreter to be taken down around threads of the process group.
 
-    Seen once in some hundred runs of two gloo ranks: SIGABRT after everything was written, and torchrun failed the run.
+    Seen once with two gloo ranks: SIGABRT after everything was written, and torchrun called the run failed.
     """
     if "RANK" in os.environ:
         sys.stdout.flush()
