@@ -66,7 +66,8 @@ class NanoGPTStep:
         self, config: GPTConfig, tokens: np.ndarray, batch_size: int, accum: int, device: str, compiled: bool
     ) -> None:
         self.config, self.tokens, self.batch_size, self.accum, self.device = config, tokens, batch_size, accum, device
-        self.model = NanoGPT(config).to(device)
+        with torch.device(device):
+            self.model = NanoGPT(config)
         decay = [p for p in self.model.parameters() if p.dim() >= 2]
         rest = [p for p in self.model.parameters() if p.dim() < 2]
         groups = [{"params": decay, "weight_decay": 0.1}, {"params": rest, "weight_decay": 0.0}]

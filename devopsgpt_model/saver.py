@@ -1,6 +1,7 @@
 """Saving beside the training: a snapshot is taken between two steps, a thread writes it while the next ones run."""
 
 import threading
+import time
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 
@@ -8,6 +9,8 @@ import torch
 from torch import Tensor
 
 Snapshot = dict[str, Tensor]
+WRITING_SHARE = 0.1  # of a run's time, where its states are large
+SHORT_SECONDS = 1.0  # a write as short as this is never put off
 
 
 class Saver(AbstractContextManager["Saver"]):
@@ -21,6 +24,16 @@ class Saver(AbstractContextManager["Saver"]):
         self._snapshot: Snapshot = {}
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
+        self._began = self._ended = 0.0
+
+    @property
+    def due(self) -> bool:
+        """Whether it is time for another save: a fast GPU evaluates more often than a disk takes its states."""
+        now, writes = time.monotonic(), self._thread is not None and self._thread.is_alive()
+        took = now - self._began if writes else self._ended - self._began
+        if took <= SHORT_SECONDS:
+            return True
+        return not writes and now - self._ended >= took * (1 / WRITING_SHARE - 1)
 
     def save(self, tensors: Iterable[tuple[str, Tensor]], write: Callable[[Snapshot], None]) -> None:
         """Copy the tensors, then have the thread write the copies; a GPU is not waited for.
@@ -36,7 +49,9 @@ class Saver(AbstractContextManager["Saver"]):
             try:
                 if copied:
                     copied.synchronize()
+                self._began = time.monotonic()
                 write(self._snapshot)
+                self._ended = time.monotonic()
             except BaseException as error:  # raised again in the trainer's thread
                 self._error = error
 

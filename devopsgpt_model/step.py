@@ -1,7 +1,9 @@
 """One optimizer step: learning rate, micro-batches, gradients, update. Nothing in it waits for a GPU."""
 
 import hashlib
+from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -10,20 +12,39 @@ from torch import Tensor, nn
 from devopsgpt_model.batches import ShuffledWindows
 from devopsgpt_model.compile_policy import compile_pays
 from devopsgpt_model.config import TrainingConfig
-from devopsgpt_model.gpt import GPT
+from devopsgpt_model.gpt import GPT, Block
+from devopsgpt_model.loss import HeadLoss, next_token_loss
+from devopsgpt_model.micro_batches import micro_batches_at_once
 from devopsgpt_model.ranks import Ranks
+
+Layer = Callable[[Tensor], Tensor]
 
 
 class LossOf(nn.Module):
-    """The network down to its loss, as a module: what torch.compile and DDP take."""
+    """The network down to its loss, as a module: what DDP takes.
 
-    def __init__(self, model: GPT) -> None:
+    compiled: the blocks and the loss are compiled, each for itself. All blocks are the same code, so that 48 layers
+    compile as fast as one, and FSDP finds its hooks between them. Evaluations, which need no gradients, stay eager.
+    """
+
+    def __init__(self, model: GPT, compiled: bool = False) -> None:
         super().__init__()
         self.model = model
+        self.head_loss: HeadLoss = next_token_loss
+        if compiled:
+            if model.wte.weight.device.type == "cpu":  # a GPU has a kernel of its own
+                self.head_loss = torch.compile(next_token_loss, fullgraph=True)
+            run_block = torch.compile(Block.forward, fullgraph=True)
+            for block in model.h:
+                block.forward = _with_gradients(partial(run_block, block), block.forward)  # type: ignore[method-assign, assignment]
 
     def forward(self, idx: Tensor, targets: Tensor) -> Tensor:
         """idx, targets: int64 (B, T) -> mean loss in nats/token"""
-        return self.model.loss(idx, targets)
+        return self.model.loss(idx, targets, self.head_loss)
+
+
+def _with_gradients(compiled: Layer, eager: Layer) -> Layer:
+    return lambda x: compiled(x) if torch.is_grad_enabled() else eager(x)
 
 
 def learning_rate_at(step: int, config: TrainingConfig) -> float:
@@ -65,9 +86,8 @@ class TrainingStep:
             ranks.shard(model, device)
         self.optimizer = make_optimizer(model, config)
         self.compiled = compile_pays(config, model, device)
-        loss_of: Any = LossOf(model)
-        if self.compiled:
-            loss_of = torch.compile(loss_of)
+        self.at_once = micro_batches_at_once(config, model, device, config.grad_accum_steps // ranks.size)
+        loss_of = LossOf(model, self.compiled)
         self.loss_of: Any = ranks.replicate(loss_of, device) if ranks.size > 1 and not self.sharded else loss_of
 
     def __call__(self, step: int, data: ShuffledWindows) -> Tensor:
@@ -77,20 +97,23 @@ class TrainingStep:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         accum = self.config.grad_accum_steps
-        mine = range(self.ranks.rank, accum, self.ranks.size)
+        mine = [step * accum + micro for micro in range(self.ranks.rank, accum, self.ranks.size)]
+        passes = [mine[i : i + self.at_once] for i in range(0, len(mine), self.at_once)]
         total = torch.zeros((), device=self.device)
-        for micro in mine:
-            total += self._backward(step * accum + micro, data, len(mine), micro == mine[-1])
+        for numbers in passes:
+            total += self._backward(numbers, data, len(passes), numbers is passes[-1])
         if self.config.grad_clip:
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.grad_clip)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return total
 
-    def _backward(self, number: int, data: ShuffledWindows, parts: int, last: bool) -> Tensor:
-        """Add one micro-batch's gradients; ranks exchange them with the step's last one only."""
-        torch.manual_seed(_mix(self.config.seed, number))  # dropout follows from the batch: a resumed run repeats it
-        idx, targets = (self._to_device(each) for each in data.batch(number))
+    def _backward(self, numbers: list[int], data: ShuffledWindows, parts: int, last: bool) -> Tensor:
+        """Add the gradients of micro-batches in one pass; ranks exchange them with the step's last pass only."""
+        # dropout follows from the batch: a resumed run repeats it
+        torch.manual_seed(_mix(self.config.seed, numbers[0]))
+        batches = zip(*(data.batch(number) for number in numbers), strict=True)
+        idx, targets = (self._to_device(torch.cat(each)) for each in batches)
         if self.sharded:
             cast(Any, self.model).set_requires_gradient_sync(last)
         waits = self.ranks.size > 1 and not self.sharded and not last

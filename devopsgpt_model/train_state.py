@@ -20,6 +20,7 @@ from devopsgpt_model.gpt import GPT
 from devopsgpt_model.ranks import fill, whole
 
 MODEL = "model."  # what a weight's name begins with in a state
+BEST = "best."  # the same of the best weights, where they are others; they go to a file of their own
 
 
 @dataclass
@@ -61,9 +62,9 @@ def state_tensors(model: GPT, optimizer: torch.optim.Optimizer) -> Iterator[tupl
             yield f"optimizer.{name}.{key}", whole(value)
 
 
-def save_best(path: Path, tensors: dict[str, Tensor], step: int) -> None:
-    """The weights alone, of tensors as `state_tensors` names them. raises: as save_tensors"""
-    weights = {name.removeprefix(MODEL): tensor for name, tensor in tensors.items() if name.startswith(MODEL)}
+def save_best(path: Path, tensors: dict[str, Tensor], step: int, prefix: str = MODEL) -> None:
+    """The weights alone, those whose names begin with the prefix. raises: as save_tensors"""
+    weights = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
     save_tensors(path, weights, {"step": str(step)})
 
 

@@ -5,7 +5,9 @@ import json
 import math
 import time
 from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 from typing import Protocol
 
@@ -21,12 +23,14 @@ from devopsgpt_model.evaluate import summed_loss
 from devopsgpt_model.folders import write_json
 from devopsgpt_model.gpt import GPT
 from devopsgpt_model.job import TrainingJob
-from devopsgpt_model.ranks import Ranks
+from devopsgpt_model.ranks import Ranks, whole
 from devopsgpt_model.saver import Saver, Snapshot
 from devopsgpt_model.step import TrainingStep, learning_rate_at
 from devopsgpt_model.token_bins import read_meta, read_tokens
 from devopsgpt_model.tokenizer import Tokenizer
 from devopsgpt_model.train_state import (
+    BEST,
+    MODEL,
     Progress,
     load_state,
     save_best,
@@ -101,6 +105,8 @@ class Trainer:
         self.saver = Saver(self.device)
         state = load_state(job.out / "state.safetensors", self.model, self.step.optimizer, self.fingerprint)
         self.progress = state or Progress()
+        self.best: dict[str, Tensor] = {}  # on the device: keeping them waits for nobody
+        self.best_on_disk = self.progress.best_step if state else -1
         if not ranks.agree(self.progress.step):
             raise ValueError(
                 f"rank {ranks.rank} stands at step {self.progress.step}, others elsewhere: {job.out} must "
@@ -122,9 +128,12 @@ class Trainer:
         with self.saver:
             while not self._finished():
                 if self.progress.step % self.config.eval_interval == 0:
-                    self._evaluate_and_save(report, began)
+                    self._evaluate(report, began)
+                    if self.ranks.any(self.ranks.first and self.saver.due):
+                        self._save()
                 self._train_steps(report, began)
-            self._evaluate_and_save(report, began)
+            self._evaluate(report, began)
+            self._save()
         self._finish(report)
 
     def _finished(self) -> bool:
@@ -163,6 +172,7 @@ class Trainer:
         losses, self.progress.pending_losses = self.progress.pending_losses, []
         first = self.progress.step - len(losses)
         if bad := [first + i for i, loss in enumerate(losses) if not math.isfinite(loss)]:
+            self._save_best()
             raise TrainingDiverged(
                 f"the loss is not finite at step {bad[0]}; the best checkpoint is of step {self.progress.best_step}. "
                 "Try a lower learning_rate or a longer warmup"
@@ -179,8 +189,8 @@ class Trainer:
         note = {"max_steps": self.config.max_steps, "seconds_left": seconds_left}
         report.metrics(self.progress.step, values, note)
 
-    def _evaluate_and_save(self, report: Listener, began: float) -> None:
-        """Exact val_loss; it is reported first, so that a state on disk never stands for a value that nobody heard."""
+    def _evaluate(self, report: Listener, began: float) -> None:
+        """Exact val_loss; it is reported before it is saved: no state on disk stands for a value that nobody heard."""
         if self.progress.evaluated_step == self.progress.step:
             return  # a resumed run stands where it was last evaluated
         progress, loss = self.progress, self._val_loss()
@@ -189,11 +199,19 @@ class Trainer:
         gained = loss < progress.best_val_loss
         if gained:
             progress.best_val_loss, progress.best_step, progress.evaluations_without_gain = loss, progress.step, 0
+            self._keep_best()
         else:
             progress.evaluations_without_gain += 1
         progress.seconds, progress.evaluated_step = time.monotonic() - began, progress.step
         report.metrics(progress.step, {"val_loss": loss}, {"max_steps": self.config.max_steps})
-        self._save(best=gained)
+
+    @torch.no_grad()
+    def _keep_best(self) -> None:
+        for name, parameter in self.model.named_parameters():
+            if name in self.best:
+                self.best[name].copy_(parameter)
+            else:
+                self.best[name] = parameter.detach().clone()
 
     def _val_loss(self) -> float:
         """val_loss of every held-out token, in the steps' number format; the ranks share the windows out."""
@@ -203,20 +221,38 @@ class Trainer:
         total, count = self.ranks.sum(torch.tensor([total, count], dtype=torch.float64)).tolist()
         return total / count
 
-    def _save(self, best: bool = False) -> None:
-        """Have the state written, the best weights before it: a kill between the two costs nothing."""
-        tensors = state_tensors(self.model, self.step.optimizer)
-        if not self.ranks.first:
-            deque(tensors, maxlen=0)  # helps rank 0 to put sharded tensors together
-            return
-        step, metadata = self.progress.step, state_metadata(self.progress, self.fingerprint)
+    def _save(self) -> None:
+        """Have the state written, newer best weights before it: a kill between the two costs nothing."""
+        step, best_step = self.progress.step, self.progress.best_step
+        metadata = state_metadata(self.progress, self.fingerprint)
+        tensors, prefix = state_tensors(self.model, self.step.optimizer), MODEL
+        newer = best_step != self.best_on_disk
+        if newer and best_step != step:
+            tensors, prefix = chain(tensors, self._best_tensors()), BEST
+        self.best_on_disk = best_step
 
         def write(snapshot: Snapshot) -> None:
-            if best:
-                save_best(self.job.out / "best.safetensors", snapshot, step)
-            save_tensors(self.job.out / "state.safetensors", snapshot, metadata)
+            if newer:
+                save_best(self.job.out / "best.safetensors", snapshot, best_step, prefix)
+            state = {name: tensor for name, tensor in snapshot.items() if not name.startswith(BEST)}
+            save_tensors(self.job.out / "state.safetensors", state, metadata)
 
-        self.saver.save(tensors, write)
+        self._hand_over(tensors, write)
+
+    def _save_best(self) -> None:
+        """Have the best weights written alone, where they are newer than those on disk."""
+        path, step = self.job.out / "best.safetensors", self.progress.best_step
+        if step != self.best_on_disk:
+            self._hand_over(self._best_tensors(), lambda snapshot: save_best(path, snapshot, step, BEST))
+
+    def _hand_over(self, tensors: Iterable[tuple[str, Tensor]], write: Callable[[Snapshot], None]) -> None:
+        if self.ranks.first:
+            self.saver.save(tensors, write)
+        else:
+            deque(tensors, maxlen=0)  # helps rank 0 to put sharded tensors together
+
+    def _best_tensors(self) -> Iterator[tuple[str, Tensor]]:
+        return ((f"{BEST}{name}", whole(weight)) for name, weight in self.best.items())
 
     def _finish(self, report: Listener) -> None:
         if not self.ranks.first:
@@ -257,6 +293,8 @@ class Trainer:
         )
         if self.ranks.size > 1:
             where += f", {self.ranks.size} processes ({self.config.parallel})"
+        if self.step.at_once > 1:
+            where += f", {self.step.at_once * self.config.batch_size} sequences at once"
         start = f"resuming at step {self.progress.step}" if self.progress.step else "starting"
         return (
             f"{start}: {self.model.parameter_count():,} parameters, {self.tokens_per_step:,} tokens/step, "

@@ -118,7 +118,7 @@ def build_service(settings: Settings) -> Service:
 
 def _loader(settings: Settings) -> Callable[[Version, Path], LoadedModel]:
     if settings.engine == "own":
-        return loader(settings.device, settings.precision, settings.max_batch_size, settings.cuda_graphs)
+        return loader(settings.device, settings.precision, settings.max_batch_size)
     key, rows = settings.vllm_api_key.get_secret_value(), settings.max_batch_size
     return vllm_loader(settings.vllm_url, key, rows, settings.cache_folder, settings.vllm_start_s)
 

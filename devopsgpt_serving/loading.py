@@ -18,15 +18,15 @@ from devopsgpt_serving.version_cache import Version
 log = logging.getLogger(__name__)
 
 
-def loader(device: str, precision: str, rows: int, cuda_graphs: bool = False) -> Callable[[Version, Path], LoadedModel]:
+def loader(device: str, precision: str, rows: int) -> Callable[[Version, Path], LoadedModel]:
     """How versions are loaded by this service.
 
-    precision: "auto" or a number format; cuda_graphs: whether CUDA replays captured decode steps
+    precision: "auto" or a number format
     raises: ValueError for a device that is not to be had, or does not have the format
     """
     chosen = str(choose_device(device))
     format = choose_precision(precision, torch.device(chosen))
-    runner = CapturedRunner if cuda_graphs and torch.device(chosen).type == "cuda" else EagerRunner
+    runner = CapturedRunner if torch.device(chosen).type == "cuda" else EagerRunner
     log.info("computing", extra={"device": chosen, "precision": format})
 
     def load(version: Version, folder: Path) -> LoadedModel:

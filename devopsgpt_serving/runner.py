@@ -49,7 +49,7 @@ class EagerRunner:
             self.head: Callable[[Tensor], Tensor] = pack(model, precision)
         else:
             model.to(torch.bfloat16 if precision == "bfloat16" else torch.float32)
-            self.head = lambda hidden: model.logits(hidden).float()
+            self.head = _head(model)
         # packed layers take and give float32, and torch's bfloat16 attention is slower on a CPU, although it reads half
         self.cache = model.new_cache(rows)
 
@@ -74,3 +74,14 @@ class EagerRunner:
         idx = torch.tensor(ids, device=self.device)  # (B, t)
         places = Places.of(torch.tensor(starts, device=self.device), idx.size(1), max(starts) + idx.size(1))
         return self.model.extend_hidden(idx, self.cache.rows(rows.start, rows.stop), places)
+
+
+def _head(model: GPT) -> Callable[[Tensor], Tensor]:
+    """Hidden states (N, C) to float32 logits (N, V).
+
+    Written in bfloat16, the highest logits are often equal, and which of them wins would be an accident.
+    """
+    weight = model.wte.weight
+    if weight.is_cuda and weight.dtype == torch.bfloat16:
+        return lambda hidden: torch.mm(hidden, weight.t(), out_dtype=torch.float32)[:, : model.config.vocab_size]
+    return lambda hidden: model.logits(hidden).float()

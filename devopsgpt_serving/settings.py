@@ -72,9 +72,6 @@ class Settings(BaseSettings):
     precision: Literal["auto", "float32", "bfloat16", "int8"] = "auto"
     """Number format of weights and products; "auto" takes the fastest that device and processor have."""
 
-    cuda_graphs: bool = False
-    """Whether CUDA replays captured decode steps. No GPU has run this yet, so it is off."""
-
     max_batch_size: int = Field(default=8, ge=1)
     """Sequences that are computed together; the KV cache is allocated for so many."""
 

@@ -1,12 +1,14 @@
+import copy
 import dataclasses
 import os
 
 import pytest
 import torch
 import torch._dynamo
+from torch._dynamo.utils import counters
 
 from devopsgpt_model.compile_policy import CACHE_VARIABLE, compile_pays, keep_compiled_code
-from devopsgpt_model.config import GPT2_SIZES, PRESETS, TrainingConfig
+from devopsgpt_model.config import GPT2_SIZES, PRESETS, GPTConfig, TrainingConfig
 from devopsgpt_model.gpt import GPT
 from devopsgpt_model.step import LossOf
 
@@ -43,9 +45,41 @@ def test_compiled_code_is_kept_where_the_environment_says_else_in_the_folder(tmp
     assert os.environ[CACHE_VARIABLE] == str(tmp_path)
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # torch's own, in tracing
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated")  # the same
 @pytest.mark.parametrize("autocast", [False, True])
-def test_the_step_compiles_to_one_graph(tiny_gpt, autocast):
+def test_a_compiled_step_is_two_graphs_without_a_break_and_has_the_same_gradients(tiny_gpt, autocast):
+    idx = torch.randint(257, (2, 64), generator=torch.Generator().manual_seed(1))
+    eager, compiled = tiny_gpt.eval(), copy.deepcopy(tiny_gpt)
+    torch._dynamo.reset()
+    counters.clear()
+    losses = []
+    for loss_of in (LossOf(eager), LossOf(compiled, compiled=True)):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+            losses.append(loss_of(idx, idx.roll(-1, 1)))
+        losses[-1].backward()
+    assert counters["stats"]["unique_graphs"] == 2 < len(compiled.h) + 1  # a block's, for all of them, and the loss's
+    assert not counters["graph_break"]
+    assert losses[1].item() == pytest.approx(losses[0].item(), rel=1e-3 if autocast else 1e-5)
+    for ours, theirs in zip(compiled.parameters(), eager.parameters(), strict=True):
+        assert (ours.grad - theirs.grad).norm() <= (2e-2 if autocast else 1e-4) * theirs.grad.norm() + 1e-6
+
+
+def test_nanogpts_step_has_no_fewer_breaks_than_none():
+    from benchmarks.nanogpt import NanoGPT
+
     idx = torch.zeros(2, 64, dtype=torch.int64)
-    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
-        explained = torch._dynamo.explain(LossOf(tiny_gpt.train()))(idx, idx)
+    explained = torch._dynamo.explain(
+        NanoGPT(GPTConfig(vocab_size=257, block_size=64, n_layer=2, n_head=2, n_embd=32))
+    )(idx, idx)
     assert (explained.graph_count, explained.graph_break_count) == (1, 0)
+
+
+def test_an_evaluation_of_a_compiled_model_compiles_nothing(tiny_gpt):
+    model, idx = tiny_gpt.eval(), torch.zeros(1, 32, dtype=torch.int64)
+    expected = model(idx)[0]
+    LossOf(model, compiled=True)
+    counters.clear()
+    with torch.no_grad():
+        assert torch.equal(model(idx)[0], expected)
+    assert not counters["stats"]
