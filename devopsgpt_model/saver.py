@@ -11,6 +11,7 @@ from torch import Tensor
 Snapshot = dict[str, Tensor]
 WRITING_SHARE = 0.1  # of a run's time, where its states are large
 SHORT_SECONDS = 1.0  # a write as short as this is never put off
+ASSUMED_SPEED = 200e6  # bytes/s of a disk, until a write was measured
 
 
 class Saver(AbstractContextManager["Saver"]):
@@ -24,16 +25,20 @@ class Saver(AbstractContextManager["Saver"]):
         self._snapshot: Snapshot = {}
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
-        self._began = self._ended = 0.0
+        self._took: float | None = None  # seconds, the last write
+        self._ended = time.monotonic()
 
-    @property
-    def due(self) -> bool:
-        """Whether it is time for another save: a fast GPU evaluates more often than a disk takes its states."""
-        now, writes = time.monotonic(), self._thread is not None and self._thread.is_alive()
-        took = now - self._began if writes else self._ended - self._began
+    def __enter__(self) -> "Saver":
+        self._ended = time.monotonic()
+        return self
+
+    def due(self, size: int) -> bool:
+        """Whether it is time for a save of so many bytes: a fast GPU evaluates more often than a disk takes states."""
+        took = size / ASSUMED_SPEED if self._took is None else self._took
         if took <= SHORT_SECONDS:
             return True
-        return not writes and now - self._ended >= took * (1 / WRITING_SHARE - 1)
+        writes = self._thread is not None and self._thread.is_alive()
+        return not writes and time.monotonic() - self._ended >= took * (1 / WRITING_SHARE - 1)
 
     def save(self, tensors: Iterable[tuple[str, Tensor]], write: Callable[[Snapshot], None]) -> None:
         """Copy the tensors, then have the thread write the copies; a GPU is not waited for.
@@ -49,9 +54,10 @@ class Saver(AbstractContextManager["Saver"]):
             try:
                 if copied:
                     copied.synchronize()
-                self._began = time.monotonic()
+                began = time.monotonic()
                 write(self._snapshot)
                 self._ended = time.monotonic()
+                self._took = self._ended - began
             except BaseException as error:  # raised again in the trainer's thread
                 self._error = error
 

@@ -74,7 +74,7 @@ def state_metadata(progress: Progress, job: str) -> dict[str, str]:
 
 
 def load_state(path: Path, model: GPT, optimizer: torch.optim.Optimizer, job: str) -> Progress | None:
-    """Restore a run; None where there is no state of this job."""
+    """Restore a run; None where there is no state of this job. A finished run's state has no weights to restore."""
     if not path.exists():
         return None
     with safe_open(path, "pt") as file:
@@ -83,7 +83,7 @@ def load_state(path: Path, model: GPT, optimizer: torch.optim.Optimizer, job: st
         return None
     tensors = load_file(path)
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
+        for name, parameter in model.named_parameters() if tensors else ():
             parameter.copy_(fill(parameter, tensors[f"{MODEL}{name}"]))
             prefix = f"optimizer.{name}."
             state = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}

@@ -129,11 +129,11 @@ class Trainer:
             while not self._finished():
                 if self.progress.step % self.config.eval_interval == 0:
                     self._evaluate(report, began)
-                    if self.ranks.any(self.ranks.first and self.saver.due):
+                    if self._save_is_due():
                         self._save()
                 self._train_steps(report, began)
             self._evaluate(report, began)
-            self._save()
+            self._save(finished=True)
         self._finish(report)
 
     def _finished(self) -> bool:
@@ -221,20 +221,28 @@ class Trainer:
         total, count = self.ranks.sum(torch.tensor([total, count], dtype=torch.float64)).tolist()
         return total / count
 
-    def _save(self) -> None:
-        """Have the state written, newer best weights before it: a kill between the two costs nothing."""
+    def _save_is_due(self) -> bool:
+        """Before the first step there is nothing to lose; after it rank 0, who writes, decides."""
+        size = 16 * sum(parameter.numel() for parameter in self.model.parameters())  # best, weights, AdamW's moments
+        return self.progress.step > 0 and self.ranks.any(self.ranks.first and self.saver.due(size))
+
+    def _save(self, finished: bool = False) -> None:
+        """Have the state written, newer best weights before it: a kill between the two costs nothing.
+
+        finished: no step will need weights or moments again, only how far the run came
+        """
         step, best_step = self.progress.step, self.progress.best_step
         metadata = state_metadata(self.progress, self.fingerprint)
-        tensors, prefix = state_tensors(self.model, self.step.optimizer), MODEL
+        tensors, prefix = iter(()) if finished else state_tensors(self.model, self.step.optimizer), MODEL
         newer = best_step != self.best_on_disk
-        if newer and best_step != step:
+        if newer and (finished or best_step != step):
             tensors, prefix = chain(tensors, self._best_tensors()), BEST
         self.best_on_disk = best_step
 
         def write(snapshot: Snapshot) -> None:
             if newer:
                 save_best(self.job.out / "best.safetensors", snapshot, best_step, prefix)
-            state = {name: tensor for name, tensor in snapshot.items() if not name.startswith(BEST)}
+            state = {} if finished else {name: t for name, t in snapshot.items() if not name.startswith(BEST)}
             save_tensors(self.job.out / "state.safetensors", state, metadata)
 
         self._hand_over(tensors, write)

@@ -12,12 +12,14 @@ import time
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import load_file
 from test_train import CONFIG, job, launch, losses  # noqa: F401  a fixture and its helpers
 
 from devopsgpt_model.checkpoint import load_checkpoint
-from devopsgpt_model.saver import Saver
+from devopsgpt_model.saver import ASSUMED_SPEED, Saver
 from devopsgpt_model.train import FAILED, train
 from devopsgpt_model.train_state import save_tensors
+from devopsgpt_model.trainer import TrainingDiverged
 
 CPU = torch.device("cpu")
 # 0.4M parameters: a state of 5 MB, saved after every step
@@ -113,8 +115,8 @@ def test_a_full_disk_ends_the_run_with_its_reason_and_the_last_good_state(job, t
     weights = (whole.out / "best.safetensors").stat().st_size
     job.out.mkdir()
     job.write(tmp_path / "train.json")
-    # the first save takes the weights twice, the second would take them three times more
-    room, after = int(3.5 * weights), tmp_path / "after"
+    # the first save takes the weights four times, the second would take them three times more
+    room, after = int(5.5 * weights), tmp_path / "after"
     inside = (
         f"mount -t tmpfs -o size={room} none {job.out} && "
         f"{sys.executable} -m devopsgpt_model.train --config {tmp_path / 'train.json'}; "
@@ -127,10 +129,58 @@ def test_a_full_disk_ends_the_run_with_its_reason_and_the_last_good_state(job, t
     assert "make room and start again" in (after / "failure.txt").read_text()
     assert "Traceback" not in answer.stderr
     with safe_open(after / "state.safetensors", "pt") as file:
-        assert json.loads(file.metadata()["progress"])["step"] == 0
+        assert json.loads(file.metadata()["progress"])["step"] == 1
     resumed = dataclasses.replace(job, out=after)
     train(resumed)
     assert losses(resumed) == losses(whole)
+
+
+def test_a_large_state_is_saved_as_often_as_a_tenth_of_the_time_allows(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr("devopsgpt_model.saver.time.monotonic", lambda: now[0])
+
+    def write_for(seconds):
+        def write(copy):
+            now[0] += seconds
+
+        return write
+
+    with Saver(CPU) as saver:
+        assert saver.due(int(0.9 * ASSUMED_SPEED))  # a second's worth is never put off
+        assert not saver.due(int(2 * ASSUMED_SPEED))
+        now[0] += 18.1
+        assert saver.due(int(2 * ASSUMED_SPEED))
+        saver.save([("w", torch.ones(1))], write_for(5.0))
+        saver.wait()
+        now[0] += 44.9  # what was measured counts from now on
+        assert not saver.due(int(2 * ASSUMED_SPEED))
+        now[0] += 0.2
+        assert saver.due(int(2 * ASSUMED_SPEED))
+        saver.save([("w", torch.ones(1))], write_for(0.5))
+        saver.wait()
+        assert saver.due(int(2 * ASSUMED_SPEED))
+
+
+def test_a_run_whose_saves_were_put_off_leaves_its_best_weights_and_a_small_state(job, tmp_path, monkeypatch):  # noqa: F811
+    config = dataclasses.replace(CONFIG, max_steps=40, learning_rate=0.1, min_learning_rate=0.1)  # it gains, then loses
+    often, seldom = (dataclasses.replace(job, config=config, out=tmp_path / name) for name in ("often", "seldom"))
+    train(often)
+    monkeypatch.setattr(Saver, "due", lambda self, size: False)
+    facts = train(seldom)
+    assert 0 < facts["step"] < 40
+    ours, theirs = (load_checkpoint(each.out / "checkpoint").model for each in (seldom, often))
+    assert torch.equal(ours.wte.weight, theirs.wte.weight)
+    assert (seldom.out / "state.safetensors").stat().st_size < 2000
+    assert train(seldom) == facts  # a finished run has nothing to do
+
+
+def test_a_run_that_diverges_between_two_saves_leaves_its_best_weights(job, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(Saver, "due", lambda self, size: False)
+    config = dataclasses.replace(CONFIG, learning_rate=1e30, min_learning_rate=1e30, grad_clip=0.0)
+    with pytest.raises(TrainingDiverged):
+        train(dataclasses.replace(job, config=config))
+    best = load_file(job.out / "best.safetensors")
+    assert all(torch.isfinite(weight).all() for weight in best.values())
 
 
 def test_a_writers_error_is_raised_in_the_trainer():
