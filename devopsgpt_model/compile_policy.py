@@ -1,6 +1,7 @@
 """Whether torch.compile earns its own time back. Decided from settings alone: a resumed run must decide the same."""
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -9,22 +10,33 @@ from devopsgpt_model.config import TrainingConfig
 from devopsgpt_model.gpt import GPT
 
 CACHE_VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
-# FLOP/s of eager steps. cpu: 300e9 to 440e9 on 2 cores with avx512_bf16. cuda: an assumption, not measured.
-EAGER_FLOPS = {"cpu": 400e9, "cuda": 200e12}
-SAVED = 0.2  # share of an eager step's time: 19% (12 layers of 768) to 28% (6 of 384) on that CPU
-# A cold compilation took 19.1 s for 6 layers and 23.6 s for 12; `make bench NAME=compiling`, docs/performance.md.
-BASE_SECONDS, LAYER_SECONDS = 14.6, 0.75
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What compiling costs and saves. eager_flops: of eager steps, each second; saved: share of their time;
+    seconds: a cold compilation, of any number of layers."""
+
+    eager_flops: float
+    saved: float
+    seconds: float
+
+
+# `make bench NAME=compiling` and `NAME=training`, docs/performance.md. cpu: 2 cores with avx512_bf16, 12 layers of 768,
+# where it saves less than with 6 of 384. cuda: one H200, 12 layers of 768.
+MEASURED = {"cpu": Measured(400e9, 0.2, 15.0), "cuda": Measured(315e12, 0.18, 7.1)}
 
 
 def compile_pays(config: TrainingConfig, model: GPT, device: torch.device) -> bool:
     """The `compile` setting; `auto` compiles where the time saved is more than a cold compilation costs."""
     if config.compile != "auto":
         return config.compile == "on"
-    if device.type not in EAGER_FLOPS:
+    if device.type not in MEASURED:
         return False
+    measured = MEASURED[device.type]
     tokens = config.max_steps * config.grad_accum_steps * config.batch_size * config.block_size
-    seconds = 6 * model.parameter_count() * tokens / EAGER_FLOPS[device.type]
-    return seconds * SAVED > BASE_SECONDS + LAYER_SECONDS * model.config.n_layer
+    seconds = 6 * model.parameter_count() * tokens / measured.eager_flops
+    return seconds * measured.saved > measured.seconds
 
 
 def keep_compiled_code(folder: Path) -> None:
