@@ -4,6 +4,7 @@ A small GPT is pretrained on tiny shakespeare, then fine-tuned on token bins of 
 each learning rate, three seeds each: `python -m benchmarks.recipe --bins HOME/tokens/sre --shakespeare FILE`.
 nanoGPT: constant rate, draws with replacement, no dropout, the best of estimates on 40 random batches is kept.
 Ours: warm-up and decay to zero, shuffled windows, dropout, exact evaluations; with and without an average of weights.
+Then, at ours' best learning rate, ours with one thing changed at a time.
 """
 
 import argparse
@@ -28,12 +29,20 @@ from devopsgpt_model.tokenizer import Tokenizer
 
 CPU = torch.device("cpu")
 SEEDS = (1, 2, 3)
-RATES = (3e-4, 1e-3, 3e-3)
+RATES = (3e-4, 1e-3, 3e-3, 1e-2)
 EVAL_INTERVAL = 25
 AVERAGE_DECAY = 0.98  # of the running mean of weights: about the last 50 steps
 # 16 sequences * 128 = 2,048 tokens/step
 PRETRAIN = TrainingConfig(block_size=128, batch_size=16, max_steps=600, dropout=0.0, compile="off", device="cpu")
 OURS = replace(PRETRAIN, max_steps=150, warmup_steps=15, dropout=0.1, beta2=0.99, min_learning_rate=0.0)
+CHANGES: dict[str, dict[str, float]] = {
+    "no dropout": {"dropout": 0.0},
+    "dropout 0.2": {"dropout": 0.2},
+    "weight decay 0.3": {"weight_decay": 0.3},
+    "beta2 0.95": {"beta2": 0.95},
+    "no warm-up": {"warmup_steps": 0},
+    "decay to a tenth": {"min_learning_rate": 0.1},  # of the peak
+}
 NANOGPT = replace(OURS, warmup_steps=0, dropout=0.0, beta2=0.95)
 
 
@@ -125,17 +134,29 @@ def main(arguments: list[str] | None = None) -> None:
     start = pretrain(text, read_meta(options.bins).vocab_size)
     print(f"pretrained on {len(text):,} tokens; val_loss on the books {mean_loss(start, val):.4f}; ", end="")
     print(f"{len(train):,} train and {len(val):,} val tokens", flush=True)
-    for rate in RATES:
-        theirs = [
-            nanogpt(start, train, val, replace(NANOGPT, learning_rate=rate, min_learning_rate=rate, seed=seed))
-            for seed in SEEDS
-        ]
-        mine = [ours(start, train, val, replace(OURS, learning_rate=rate, seed=seed)) for seed in SEEDS]
-        plain, averaged = (list(column) for column in zip(*mine, strict=True))
-        for name, losses in (("nanoGPT", theirs), ("ours", plain), ("ours, averaged weights", averaged)):
-            shown = " ".join(f"{loss:.4f}" for loss in losses)
-            spread = statistics.stdev(losses)
-            print(f"{rate:g}  {name:24} {statistics.mean(losses):.4f} +- {spread:.4f}  ({shown})", flush=True)
+    best = {rate: compare(start, train, val, rate) for rate in RATES}
+    rate = min(best, key=best.__getitem__)
+    for change, settings in CHANGES.items():
+        settings = settings | {name: rate * value for name, value in settings.items() if name == "min_learning_rate"}
+        changed = replace(OURS, learning_rate=rate, **settings)  # type: ignore[arg-type]
+        show(rate, f"ours, {change}", [ours(start, train, val, replace(changed, seed=seed))[0] for seed in SEEDS])
+
+
+def compare(start: GPT, train: np.ndarray, val: np.ndarray, rate: float) -> float:
+    """Print each recipe at one learning rate. returns: our mean val_loss"""
+    constant = replace(NANOGPT, learning_rate=rate, min_learning_rate=rate)
+    show(rate, "nanoGPT", [nanogpt(start, train, val, replace(constant, seed=seed)) for seed in SEEDS])
+    mine = [ours(start, train, val, replace(OURS, learning_rate=rate, seed=seed)) for seed in SEEDS]
+    plain, averaged = (list(column) for column in zip(*mine, strict=True))
+    show(rate, "ours", plain)
+    show(rate, "ours, averaged weights", averaged)
+    return statistics.mean(plain)
+
+
+def show(rate: float, name: str, losses: list[float]) -> None:
+    """Print a line: mean, spread, and each seed's loss."""
+    shown = " ".join(f"{loss:.4f}" for loss in losses)
+    print(f"{rate:g}  {name:24} {statistics.mean(losses):.4f} +- {statistics.stdev(losses):.4f}  ({shown})", flush=True)
 
 
 if __name__ == "__main__":
