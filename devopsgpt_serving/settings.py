@@ -141,7 +141,7 @@ class Settings(BaseSettings):
     def _admit_the_largest_request(self) -> "Settings":
         if self.max_choices * self.max_prompts > self.max_batch_size + self.max_queue:
             raise ValueError(
-                "max_choices * max_prompts must be at most max_batch_size + max_queue, else the largest request is never "
+                "max_choices * max_prompts must be at most max_batch_size + max_queue, else the largest one is never "
                 f"admitted; got {self.max_choices} * {self.max_prompts} and {self.max_batch_size} + {self.max_queue}"
             )
         return self
