@@ -124,6 +124,22 @@ def test_the_chain_in_containers_survives_the_death_of_each(containers, variable
     look_through_the_proxy(containers, variables)
     logs = containers.logs()
     assert [name for name, value in variables.items() if value in logs] == []
+    begin_anew_from_a_backup(containers)
+
+
+def begin_anew_from_a_backup(containers):
+    """Every volume but the backups' is lost; what was there is there again, and served."""
+    containers.compose("run", "--rm", "backup")
+    before = containers.counts()
+    (name,) = containers.compose("run", "--rm", "--entrypoint", "ls", "backup", "/backups").split()
+    containers.compose("down", "--timeout", "5")
+    lost = [f"devopsgpt-test_{volume}" for volume in ("postgres", "artifacts", "home", "serving")]
+    subprocess.run(["docker", "volume", "rm", *lost], check=True, capture_output=True)
+    containers.compose("run", "--rm", "backup", "restore", f"/backups/{name}")
+    containers.up()
+    wait_until_served(containers)
+    after = containers.counts()
+    assert [table for table in before if after[table] < before[table]] == []
 
 
 def look_inside(containers):
