@@ -75,7 +75,7 @@ class Containers:
         }
 
     def down(self):
-        self.compose("down", "--volumes", "--timeout", "5", check=False)
+        self.compose("--profile", "backup", "down", "--volumes", "--timeout", "5", check=False)
 
 
 @pytest.fixture
