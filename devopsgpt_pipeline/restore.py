@@ -7,6 +7,7 @@ import shutil
 import tarfile
 import tempfile
 from pathlib import Path
+from platform import python_version as version
 from typing import Any
 
 from devopsgpt_pipeline.backup import FORMAT, MANIFEST, BackupError, outside_artifacts, postgres_urls, run_postgres
@@ -54,6 +55,10 @@ def _require_empty(folders: list[Path], urls: dict[str, str]) -> None:
 
 def _unpack(source: Path, staged: Path) -> None:
     """Everything, then the manifest's word for each file. raises: BackupError for one that it does not cover"""
+    if not hasattr(tarfile, "data_filter"):
+        raise BackupError(
+            f"restore needs Python 3.11.4 or newer, whose tarfile refuses what leaves its folder; this is {version()}"
+        )
     with tarfile.open(source) as tar:
         tar.extractall(staged, filter="data")  # no absolute paths, no links out of the folder, no devices
     manifest = _manifest(staged, source)

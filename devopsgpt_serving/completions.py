@@ -138,7 +138,7 @@ async def complete(
     n = body.n or 1
     texts = _texts(body)
     service.log_prompt(request, texts)
-    check_limits(service.settings, max_tokens, "max_tokens", n * len(texts), "n")
+    check_limits(service.settings, max_tokens, "max_tokens", n, "n", len(texts))
     echo = bool(body.echo)
     prompts = await asyncio.to_thread(_encode, texts, lane.loaded, 1 if max_tokens else 0)
     sampling = body.sampling(

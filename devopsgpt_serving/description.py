@@ -45,7 +45,7 @@ def _add_limits(document: dict[str, Any], settings: Settings) -> None:
                     form["maximum"] = limits[name]
     for form in schemas["CompletionRequest"]["properties"]["prompt"]["anyOf"]:
         if form.get("type") == "array" and form["items"].get("type") != "integer":
-            form["maxItems"] = settings.max_choices  # each of several prompts is answered
+            form["maxItems"] = settings.max_prompts
 
 
 def _add_vocabulary(document: dict[str, Any], vocab_size: int) -> None:

@@ -84,11 +84,16 @@ class SamplingFields(BaseModel):
         return Sampling(**(settings | named | more))
 
 
-def check_limits(settings: Settings, max_tokens: int, field: str, choices: int, choices_field: str) -> None:
-    """raises: ApiError 422 for more tokens or answers than this service gives at once"""
+def check_limits(
+    settings: Settings, max_tokens: int, field: str, choices: int, choices_field: str, prompts: int = 1
+) -> None:
+    """raises: ApiError 422 for more tokens, answers or prompts than this service takes; /openapi.json states each"""
     if max_tokens > settings.max_tokens:
         message = f"{field}: at most {settings.max_tokens} tokens may be asked for, got {max_tokens}"
         raise ApiError(422, "invalid_value", message, field)
     if choices > settings.max_choices:
-        message = f"{choices_field}: at most {settings.max_choices} answers may be asked for at once, got {choices}"
+        message = f"{choices_field}: at most {settings.max_choices} answers to a prompt may be asked for, got {choices}"
         raise ApiError(422, "invalid_value", message, choices_field)
+    if prompts > settings.max_prompts:
+        message = f"prompt: at most {settings.max_prompts} prompts may stand in one request, got {prompts}"
+        raise ApiError(422, "invalid_value", message, "prompt")

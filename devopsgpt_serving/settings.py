@@ -84,8 +84,11 @@ class Settings(BaseSettings):
     max_tokens: int = Field(default=4096, ge=1)
     """Largest max_tokens that a request may ask for."""
 
-    max_choices: int = Field(default=16, ge=1)
-    """Largest number of sequences in one request: prompts times n, or iterations."""
+    max_choices: int = Field(default=8, ge=1)
+    """Largest number of answers to each prompt of a request: n, or iterations."""
+
+    max_prompts: int = Field(default=8, ge=1)
+    """Largest number of prompts in one request."""
 
     max_body_bytes: int = Field(default=1_000_000, ge=1)
     """Largest request body; a larger one is refused with 413."""
@@ -136,10 +139,10 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _admit_the_largest_request(self) -> "Settings":
-        if self.max_choices > self.max_batch_size + self.max_queue:
+        if self.max_choices * self.max_prompts > self.max_batch_size + self.max_queue:
             raise ValueError(
-                f"max_choices must be at most max_batch_size + max_queue, else such a request never gets a place; "
-                f"got {self.max_choices} and {self.max_batch_size} + {self.max_queue}"
+                "max_choices * max_prompts must be at most max_batch_size + max_queue, else the largest one is never "
+                f"admitted; got {self.max_choices} * {self.max_prompts} and {self.max_batch_size} + {self.max_queue}"
             )
         return self
 

@@ -144,7 +144,7 @@ class Stack:
         for name in start_order(self.services | {"postgres": {}}):
             if name != "postgres":
                 self.start(name)
-                if name != "daemon":  # its check asks for heartbeats that are minutes apart
+                if name != "daemon":  # its check asks for the first heartbeats, which come in half a minute
                     self.wait(name)
 
     def kill(self, name):

@@ -6,6 +6,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+import psutil
 import pytest
 from conftest import REPOSITORY
 
@@ -70,6 +71,14 @@ class Postgres:
             self.folder / "data" / "server.log",
             "start",
         )
+
+    def kill(self):
+        """All of it at once, as the kernel ends a container: kill -9, no checkpoint, no goodbye."""
+        server = psutil.Process(int((self.folder / "data" / "postmaster.pid").read_text().split()[0]))
+        server.suspend()  # or it would begin to recover from the first child's death
+        for process in (*server.children(recursive=True), server):
+            process.kill()
+        psutil.wait_procs([server], timeout=10)
 
     def stop(self, mode="fast"):
         self._run("pg_ctl", "-D", self.folder / "data", "-w", "-m", mode, "stop")

@@ -119,6 +119,13 @@ def test_a_file_that_does_not_belong_into_a_backup_is_refused(home, tmp_path, na
     assert not (tmp_path / "escaped").exists()
 
 
+def test_a_python_that_cannot_unpack_safely_is_named(home, tmp_path, monkeypatch):
+    file = backup(home, tmp_path)
+    monkeypatch.delattr(tarfile, "data_filter")  # Debian bookworm's own Python is 3.11.2
+    with pytest.raises(BackupError, match=r"needs Python 3\.11\.4 or newer"):
+        restore(file, Home(tmp_path / "elsewhere"))
+
+
 def test_a_place_that_is_not_empty_is_left_alone(home, tmp_path):
     file = backup(home, tmp_path)
     with pytest.raises(BackupError, match="is not empty"):

@@ -40,6 +40,7 @@ def stack(postgres, variables, tmp_path):
 def test_the_chain_survives_a_restart_of_every_process(stack, postgres, variables):
     first = run_chain(stack, seed=1)
     wait_for_version(stack, "1")
+    stack.wait("daemon")
     before = counts(postgres)
     assert all(before.values())
 

@@ -1,62 +1,109 @@
-"""A year of rescrapes by a clock that is moved: python year_program.py HOME TRACKING_URI RESCRAPES TRAIN_EVERY KEEP.
+"""Two years of rescrapes by a clock that is moved: python year_program.py HOME TRACKING_URI KEEP on|off.
 
-Prints a JSON line after each rescrape: the day, Dagster's runs, model versions, and bytes on the disk by folder.
+Each time a chapter has changed, so that all is made anew; a training was interrupted for good; a server was
+talkative. Prints a JSON line after each: the day, trainings, and bytes on the disk by what is kept. off: no retention.
 """
 
 import json
 import os
 import sys
+import time
 from pathlib import Path
 
 from chaos.chain_program import TINY
 from chaos.clock import move
+from pipeline.book_site import Server, sentence, small_site
 
 DAY_S = 86_400
-YEAR_DAYS = 365
+RESCRAPES, SPAN_DAYS = 9, 730
+CHAPTER_SENTENCES = 3000  # 200 kB that change each time
+STATE_BYTES, TALK_BYTES, LOG_BYTES = 1_000_000, 700_000, 1_000_000
 
 
 def on_disk(folder):
     return sum(path.lstat().st_blocks * 512 for path in folder.rglob("*"))
 
 
-def main(place, tracking_uri, rescrapes, train_every, keep):
+def main(place, tracking_uri, keep, retention):
+    site = small_site()
+    server = Server(site)
+    books = Path(place).with_name("books")
+    books.mkdir()
+    site.crawl_delay_s = 0.0
+    site.book(books)
+    os.environ |= {"DEVOPSGPT_BOOKS": str(books), "DEVOPSGPT_TRAINING": TINY}
+    try:
+        live(Path(place), tracking_uri, int(keep), retention == "on", site)
+    finally:
+        server.close()
+
+
+def live(place, tracking_uri, keep, retained, site):
     from devopsgpt_pipeline.environment import configure
     from devopsgpt_pipeline.home import Home
 
-    home = Home(Path(place)).prepare()
+    home = Home(place).prepare()
     configure(home, tracking_uri, tracking_uri)
     import dagster as dg
 
     from devopsgpt_pipeline import chain
+    from devopsgpt_pipeline.definitions import defs
     from devopsgpt_pipeline.progress import ChainProgress
-    from devopsgpt_pipeline.registry.tracking import MODEL_NAME, connect
+    from devopsgpt_pipeline.registry.tracking import connect, model_versions
     from devopsgpt_pipeline.retention import Retention
+    from devopsgpt_pipeline.sources.archive import ChapterArchive
     from devopsgpt_pipeline.whole_chain import Session
 
-    settings = dg.RunConfig({"forget_what_is_old": Retention(versions=keep)}).to_config_dict()
+    if not retained:
+        ChapterArchive.__init__.__defaults__ = (10 * SPAN_DAYS,)  # earlier pages go without the job
+    settings = dg.RunConfig({"forget_what_is_old": Retention(versions=keep, log_bytes=LOG_BYTES)}).to_config_dict()
+    client = connect(tracking_uri)
     with ChainProgress() as progress, dg.DagsterInstance.get() as instance:
-        for number in range(rescrapes):
-            day = number * YEAR_DAYS // (rescrapes - 1)
+        session = Session(defs, instance, progress)
+        for number in range(RESCRAPES):
+            day = number * SPAN_DAYS // (RESCRAPES - 1)
             move(os.environ["CLOCK_FILE"], day * DAY_S)
-            os.environ["DEVOPSGPT_TRAINING"] = f"{TINY} seed={number // train_every}"
-            definitions = definitions_of_today()
-            session = Session(definitions, instance, progress)
+            change(site, day)
             session.observe()
             session.update()
-            retention = definitions.resolve_job_def("retention")
-            chain.materialize(retention, instance, progress, run_config=settings)
-            sizes = {name: on_disk(home.path / name) for name in ("dagster", "mlflow", "training", "chapters")}
-            versions = connect(tracking_uri).search_model_versions(f"name = '{MODEL_NAME}'")
-            facts = {"day": day, "runs": instance.get_runs_count(), "versions": len(versions)}
-            print(json.dumps(facts | sizes | {"home": on_disk(home.path)}), flush=True)
+            leave_behind(home, number)
+            if retained:
+                chain.materialize(defs.resolve_job_def("retention"), instance, progress, run_config=settings)
+            models = sum(on_disk(folder) for folder in (home.mlflow / "artifacts").glob("*/models"))
+            facts = {
+                "day": day,
+                "trainings": max(int(found.version) for found in model_versions(client)),
+                "runs": on_disk(home.dagster),
+                "versions": models,
+                "notes": on_disk(home.mlflow) - models,
+                "work": on_disk(home.training) + on_disk(home.checkpoints),
+                "pages": on_disk(home.chapters),
+                "logs": on_disk(home.logs),
+            }
+            print(json.dumps(facts | {"home": on_disk(home.path)}), flush=True)
         assert chain.out_of_date(session.job, instance) == [], "retention forgot what an asset is"
 
 
-def definitions_of_today():
-    from devopsgpt_pipeline.definitions import _from_environment
+def change(site, day):
+    """The chapter of every day: another long text, and so a page that goes into the history."""
+    paragraphs = (sentence(f"mark {part} of day {day}", 10) for part in range(CHAPTER_SENTENCES // 10))
+    site.chapters[0].inside = '<h1 class="heading">On the ferry</h1>' + "".join(f"<p>{text}</p>" for text in paragraphs)
 
-    return _from_environment()
+
+def leave_behind(home, number):
+    """The state of a training that nobody goes on with, as old as the moved clock says, and a server's talk."""
+    folder = home.training / f"interrupted-{number}"
+    folder.mkdir(parents=True)
+    state = folder / "state.safetensors"
+    state.write_bytes(os.urandom(STATE_BYTES))
+    for path in (state, folder):
+        os.utime(path, (time.time(), time.time()))
+    with (home.logs / "service.log").open("ab") as log:
+        log.write(
+            b"a line of a hundred characters, as a server writes them all day long, one after the other......\n"
+            * (TALK_BYTES // 97)
+        )
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:3], *map(int, sys.argv[3:]))
+    main(*sys.argv[1:])

@@ -71,7 +71,7 @@ def test_any_character_is_welcome(service):
             "max_token_len",
             "at most 4096 tokens may be asked for, got 9999",
         ),
-        ({"prompt": "x", "iterations": 17}, 422, "iterations", "at most 16 answers"),
+        ({"prompt": "x", "iterations": 9}, 422, "iterations", "at most 8 answers"),
         ({"prompt": "x", "temperature": 3}, 422, "temperature", "less than or equal to 2, got 3"),
         ({"prompt": "x", "top_p": 0}, 422, "top_p", "greater than 0, got 0"),
         ({"prompt": "x", "stop": ""}, 422, "stop", "at least 1 character"),
@@ -102,7 +102,7 @@ def test_no_prompt_begins_a_document(service):
 
 def test_the_document_tells_the_limits(service):
     schemas = service.http.get("/openapi.json").json()["components"]["schemas"]
-    assert schemas["GenerateRequest"]["properties"]["iterations"]["maximum"] == 16
+    assert schemas["GenerateRequest"]["properties"]["iterations"]["maximum"] == 8
     assert schemas["CompletionRequest"]["properties"]["max_tokens"]["anyOf"][0]["maximum"] == 4096
 
 

@@ -135,7 +135,8 @@ def test_context_overflow_is_openais_error(service, client):
         ({"prompt": [True]}, "prompt"),
         ({"prompt": [1.5]}, "prompt"),
         ({"prompt": [1, "1"]}, "prompt"),
-        ({"prompt": "x", "n": 17}, "n"),
+        ({"prompt": "x", "n": 9}, "n"),
+        ({"prompt": ["x"] * 9}, "prompt"),
         ({"prompt": "x", "logprobs": 21}, "logprobs"),
         ({"prompt": "x", "best_of": 3}, "best_of"),
         ({"prompt": "x", "frequency_penalty": 2.1}, "frequency_penalty"),
@@ -227,7 +228,15 @@ def test_the_raw_answer_tells_request_id_and_version(service, client):
 
 def test_each_error_has_the_clients_own_class(common_shelf, tmp_path):
     where = dict(tracking_uri=common_shelf.url, model_name=common_shelf.name, poll_interval_s=60)
-    limits = dict(max_batch_size=1, max_queue=1, max_choices=2, max_body_bytes=2000, deadline_s=1, api_keys="the-key")
+    limits = dict(
+        max_batch_size=1,
+        max_queue=1,
+        max_choices=2,
+        max_prompts=1,
+        max_body_bytes=2000,
+        deadline_s=1,
+        api_keys="the-key",
+    )
     with serving(tmp_path, **where, **limits) as service:
         service.wait_for("1")
 
@@ -261,7 +270,7 @@ def test_each_error_has_the_clients_own_class(common_shelf, tmp_path):
 
 def test_the_client_comes_back_after_a_full_queue_by_itself(common_shelf, tmp_path):
     where = dict(tracking_uri=common_shelf.url, model_name=common_shelf.name, poll_interval_s=60)
-    with serving(tmp_path, **where, max_batch_size=1, max_queue=0, max_choices=1) as service:
+    with serving(tmp_path, **where, max_batch_size=1, max_queue=0, max_choices=1, max_prompts=1) as service:
         service.wait_for("1")
         slow_down(service, 0.02)
         busy = threading.Thread(target=service.complete, args=("x",), kwargs={"max_tokens": 60})

@@ -20,7 +20,7 @@ def guarded(mlflow_server, tmp_path_factory):
     shelf = Shelf(mlflow_server.url)
     shelf.publish(make_model(block_size=4096))
     where = dict(tracking_uri=shelf.url, model_name=shelf.name, api_keys=KEY, poll_interval_s=60)
-    with serving(tmp_path_factory.mktemp("guarded"), **where, max_tokens=32, max_choices=4) as service:
+    with serving(tmp_path_factory.mktemp("guarded"), **where, max_tokens=32, max_choices=4, max_prompts=3) as service:
         service.wait_for("1")
         yield service
 
@@ -63,7 +63,7 @@ def test_the_document_tells_the_vocabulary_and_the_keys(guarded, service):
     document = guarded.http.get("/openapi.json").json()
     forms = document["components"]["schemas"]["CompletionRequest"]["properties"]["prompt"]["anyOf"]
     assert forms[1]["items"]["maximum"] == forms[3]["items"]["items"]["maximum"] == 256
-    assert [form.get("maxItems") for form in forms[:4]] == [None, None, 4, 4]  # as many prompts as answers
+    assert [form.get("maxItems") for form in forms[:4]] == [None, None, 3, 3]
     asking = {path for path, routes in document["paths"].items() if any("security" in one for one in routes.values())}
     assert asking == {"/api/generate", "/admin/reload", "/v1/models", "/v1/models/{model}", "/v1/completions"}
     assert "securitySchemes" not in service.http.get("/openapi.json").json()["components"]

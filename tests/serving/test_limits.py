@@ -25,6 +25,7 @@ def small_service(common_shelf, tmp_path):
         max_batch_size=2,
         max_queue=2,
         max_choices=4,
+        max_prompts=1,
         max_body_bytes=2000,
         poll_interval_s=60,
     ) as service:
@@ -206,7 +207,14 @@ def test_settings_come_from_the_environment(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"port": 70000}, {"poll_interval_s": 0}, {"max_choices": 100}, {"log_level": "x"}, {"model_name": ""}],
+    [
+        {"port": 70000},
+        {"poll_interval_s": 0},
+        {"max_choices": 100},
+        {"max_prompts": 10},
+        {"log_level": "x"},
+        {"model_name": ""},
+    ],
 )
 def test_settings_out_of_range_are_refused(wrong):
     with pytest.raises(ValidationError):

@@ -145,7 +145,7 @@ def test_answers_are_whole_and_from_one_version_while_the_alias_moves(shelf, tmp
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize("moves", [0, 5])
 def test_a_minute_of_twice_what_fits(shelf, tmp_path, capsys, moves):
-    seen = run_load(shelf, tmp_path, clients=64, seconds=60, moves=moves, max_queue=24, max_batch_size=8)
+    seen = run_load(shelf, tmp_path, clients=64, seconds=60, moves=moves, max_queue=24, max_batch_size=8, max_prompts=4)
     slowest = statistics.quantiles(seen.health_s, n=100)[98]
     settled, last = (seen.memory[at] / 1e6 for at in (min(moves, 2), -1))  # both versions were loaded once
     with capsys.disabled():

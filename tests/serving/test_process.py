@@ -100,9 +100,9 @@ def test_a_stream_that_does_not_end_is_cut_off_in_time(common_shelf, tmp_path):
     where = dict(tracking_uri=common_shelf.url, model_name=common_shelf.name, max_batch_size=1)
     with process(tmp_path, **where, drain_s=1) as (running, url, log):
         until(lambda: status(f"{url}/api/readyz") == 200, say=log.read_text)
-        body = {"model": common_shelf.name, "prompt": "x", "max_tokens": 120, "n": 16, "stream": True}
+        body = {"model": common_shelf.name, "prompt": "x", "max_tokens": 120, "n": 8, "stream": True}
         with ExitStack() as open_streams:
-            for _ in range(4):  # some 7,000 tokens, one at a time
+            for _ in range(8):  # some 7,000 tokens, one at a time
                 stream = httpx.stream("POST", f"{url}/v1/completions", json=body, timeout=30)
                 open_streams.enter_context(stream)
             began = time.monotonic()
