@@ -41,7 +41,7 @@ def loss_against_parameters(board: "Leaderboard") -> bytes:
     """PNG: a column for each dataset, loss above and bits per byte below, against parameters.
 
     Hollow marks have another tokenizer than GPT-2's: their losses compare below only. Pale ones were measured on
-    an earlier version of the data.
+    an earlier version of the data. Where losses were published they are by nanoGPT's protocol, and so are those beside.
     """
     from matplotlib.figure import Figure
 
@@ -49,11 +49,12 @@ def loss_against_parameters(board: "Leaderboard") -> bytes:
     figure = Figure(figsize=(1.5 + 4.2 * columns, 7), layout="constrained")
     panels = figure.subplots(2, columns, squeeze=False, sharex=True)
     for column, dataset in enumerate(board.datasets):
-        for row, (metric, unit) in enumerate((("val_loss", "nats/token"), ("bits_per_byte", "bits/byte"))):
+        shown = (board.loss_to_compare(dataset), "nats/token"), (f"bits_per_byte/{dataset}", "bits/byte")
+        for row, (metric, unit) in enumerate(shown):
             axes = panels[row][column]
             for entry in board.entries:
                 _mark(axes, entry, metric, dataset)
-            axes.set(title=f"{metric}/{dataset}", xlabel="parameters", ylabel=unit, xscale="log")
+            axes.set(title=metric, xlabel="parameters", ylabel=unit, xscale="log")
             axes.grid(alpha=0.3)
             handles, labels = axes.get_legend_handles_labels()
             if unique := dict(zip(labels, handles, strict=True)):
@@ -62,7 +63,7 @@ def loss_against_parameters(board: "Leaderboard") -> bytes:
 
 
 def _mark(axes: Any, entry: "Entry", metric: str, dataset: str) -> None:
-    style, value = STYLES[entry.kind], entry.value(metric, dataset)
+    style, value = STYLES[entry.kind], entry.metrics.get(metric, math.nan)
     if math.isnan(value) or math.isnan(entry.parameters):
         return
     filled = style["color"] if entry.vocabulary == "gpt2" else "none"

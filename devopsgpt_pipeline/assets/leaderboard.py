@@ -20,7 +20,7 @@ TABLE, PICTURE = "leaderboard.md", "leaderboard.png"
     group_name="evaluation",
     kinds={"mlflow"},
     owners=OWNERS,
-    code_version="1",
+    code_version="2",
     automation_condition=ON_MEASURED,
 )
 def leaderboard(home: HomeResource, mlflow: MlflowResource) -> dg.MaterializeResult:  # type: ignore[type-arg]

@@ -19,9 +19,19 @@ from devopsgpt_pipeline.automation import ON_MEASURED
 from devopsgpt_pipeline.cli import main
 from devopsgpt_pipeline.finetune import prepare_job
 from devopsgpt_pipeline.home import Home
-from devopsgpt_pipeline.leaderboard import EARLIER, Entry, Leaderboard, parameter_count, read_leaderboard
+from devopsgpt_pipeline.leaderboard import (
+    BENCHMARKS,
+    BY_PROTOCOL,
+    EARLIER,
+    LIKE_WITH_LIKE,
+    Entry,
+    Leaderboard,
+    parameter_count,
+    read_leaderboard,
+    with_published,
+)
 from devopsgpt_pipeline.pictures import loss_against_parameters
-from devopsgpt_pipeline.registry.runs import run_status
+from devopsgpt_pipeline.registry.runs import log_final, run_status
 from devopsgpt_pipeline.registry.tracking import connect, experiment_id
 from devopsgpt_pipeline.resources import HomeResource, MlflowResource
 
@@ -59,7 +69,7 @@ class World:
             facts = {"config": vars(config), "init_checkpoint": str(job.init_checkpoint), "dataset": "sre", "step": 7}
             facts["mlflow_run_id"] = job.mlflow_run_id
             save_checkpoint(self.home.finetuned, model, Tokenizer.plain_bytes(), facts)
-        self.materialize(evaluation)
+        self.materialize(evaluation, run_config={"ops": {"evaluation": {"config": {"batches": 2}}}})
         return job.mlflow_run_id
 
     def materialize(self, asset, **how):
@@ -97,7 +107,7 @@ def test_baselines_and_finetunes_have_the_same_keys(world):
     runs = {run.info.run_name: run.data for run in world.client.search_runs([experiment_id(world.client)])}
     baseline, finetune = runs["gpt2 as released"], world.client.get_run(world.finetuned).data
     names = ("val_loss", "train_loss", "perplexity", "bits_per_byte", "tokens", "seconds")
-    shared = {f"{name}/{dataset}" for name in names for dataset in DATASETS} | {"parameters"}
+    shared = {f"{name}/{dataset}" for name in names for dataset in DATASETS} | {"parameters", BY_PROTOCOL}
     tags = {"kind", "model_size", "init_from", "git_commit", "dagster_run_id"}
     tags |= {f"data_version/{dataset}" for dataset in DATASETS}
     params = {"init_from", "tokenizer", "vocab_size"}
@@ -127,15 +137,60 @@ def test_the_leaderboard_has_every_model_once_the_best_first(world):
     kinds = [entry.kind for entry in board.entries]
     assert board.datasets == ["openwebtext", "sre"]
     assert [kinds.count(kind) for kind in ("baseline", "finetune", "published")] == [2, 1, 4]
-    books = [entry.value("bits_per_byte", "sre") for entry in board.entries[:3]]
+    books = [entry.value("bits_per_byte", "sre") for entry in board.entries if entry.kind != "published"]
     assert books == sorted(books)
+    models = [entry.model for entry in board.entries]
+    for size in ("gpt2", "gpt2-medium"):  # what was published of a model stands below it, the rest last
+        assert models.index(f"{size} as published") == models.index(f"{size} as released") + 1
+    assert models[-2:] == ["gpt2-large as published", "gpt2-xl as published"]
     rows = {row["model"]: row for row in board.rows()}
     assert rows["gpt2-medium as released"]["val_loss/openwebtext"] == "-"
-    assert rows["gpt2-medium as published"]["val_loss/openwebtext"] == "2.8400"
     measured = world.client.get_run(world.finetuned).data.metrics
     finetune = next(entry for entry in board.entries if entry.kind == "finetune")
     assert rows[finetune.model]["bits_per_byte/sre"] == f"{measured['bits_per_byte/sre']:.4f}"
     assert rows[finetune.model]["memorization"] == f"{measured['memorization/sre']:.1%}"
+
+
+def test_what_was_published_stands_beside_what_was_measured_in_the_same_way(world):
+    rows = {row["model"]: row for row in read_leaderboard(world.client).rows()}
+    metrics = world.client.search_runs(
+        [experiment_id(world.client)], "tags.model_size = 'gpt2' and tags.kind = 'baseline'"
+    )[0].data.metrics
+    assert (rows["gpt2 as published"][BY_PROTOCOL], rows["gpt2 as published"]["val_loss/openwebtext"]) == (
+        "3.1200",
+        "-",
+    )
+    ours = rows["gpt2 as released"]
+    assert ours[BY_PROTOCOL] == f"{metrics[BY_PROTOCOL]:.4f}"
+    assert ours["val_loss/openwebtext"] == f"{metrics['val_loss/openwebtext']:.4f}"
+    assert LIKE_WITH_LIKE in read_leaderboard(world.client).markdown()
+
+
+def test_benchmarks_are_columns_once_they_are_measured(world):
+    def rows():
+        return {row["model"]: row for row in read_leaderboard(world.client).rows()}
+
+    assert not [name for name in next(iter(rows().values())) if name in BENCHMARKS]
+    baseline = world.client.search_runs(
+        [experiment_id(world.client)], "tags.model_size = 'gpt2' and tags.kind = 'baseline'"
+    )[0].info.run_id
+    for run_id, accuracy in ((baseline, 0.33), (world.finetuned, 0.25)):
+        log_final(world.client, run_id, {"acc/lambada_openai": accuracy, "perplexity_stderr/lambada_openai": 1.0}, 0)
+        world.client.set_tag(run_id, "data_version/lambada_openai", f"of {accuracy}")
+    shown = rows()
+    assert [name for name in shown["gpt2 as released"] if name in BENCHMARKS] == ["acc/lambada_openai"]
+    assert shown["gpt2 as published"]["acc/lambada_openai"] == "0.3256"
+    assert shown["gpt2-medium as published"]["acc/lambada_openai"] == "-"
+    assert shown["gpt2 as released"]["acc/lambada_openai"] == f"0.3300{EARLIER}"  # on other data than the newest run's
+    assert shown["gpt2-medium as released"]["acc/lambada_openai"] == "-"
+
+
+def test_a_model_with_benchmarks_only_is_in_the_table():
+    board = with_published(
+        Leaderboard([Entry("gpt2 as released", "baseline", 1e8, {"acc_norm/hellaswag": 0.3}, size="gpt2")], [])
+    )
+    assert [row["acc_norm/hellaswag"] for row in board.rows()] == ["0.3000", "0.3114"]
+    assert [row["model"] for row in board.rows()] == ["gpt2 as released", "gpt2 as published"]  # nothing of the others
 
 
 def test_the_asset_shows_the_board_in_dagster_in_mlflow_and_as_files(world):
