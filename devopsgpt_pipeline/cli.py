@@ -249,7 +249,8 @@ def leaderboard() -> None:
     board = read_leaderboard(_client())
     if not board.entries:
         raise ValueError("nothing was measured yet; run the chain, or materialize gpt2_baseline")
-    table(board.rows())
+    for part in board.parts():
+        table(part)
     for note in board.notes():
         click.echo(note)
 

@@ -10,7 +10,7 @@ from devopsgpt_pipeline.measure import NANOGPT_BATCHES, Measurement, datasets_at
 from devopsgpt_pipeline.memorization import memorization
 from devopsgpt_pipeline.published import PROTOCOL_DATASET
 from devopsgpt_pipeline.registry.publish import checkpoint_sha256
-from devopsgpt_pipeline.registry.runs import log_final
+from devopsgpt_pipeline.registry.runs import log_dataset, log_final
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -120,6 +120,7 @@ def log_measurement(
 ) -> None:
     """Log a model on a dataset to its run, and which data it was."""
     log_final(client, run_id, metrics_of(measured, start), step)
+    log_dataset(client, run_id, measured.source(), "evaluation")
     client.set_tag(run_id, f"data_version/{measured.dataset}", measured.data_version)
 
 

@@ -2,13 +2,13 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from devopsgpt_model.config import GPT2_SIZES, GPTConfig
-from devopsgpt_pipeline.measure import in_millions
+from devopsgpt_model.config import GPT2_SIZES
+from devopsgpt_pipeline.measure import in_millions, parameter_count
 from devopsgpt_pipeline.published import LOSSES, PROTOCOL_DATASET, published_metrics
-from devopsgpt_pipeline.registry.tracking import all_pages, experiment_id
+from devopsgpt_pipeline.registry.tracking import aliases_by_name, all_pages, experiment_id, model_versions
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -31,7 +31,7 @@ class Entry:
     """A model with what was measured. kind: baseline, finetune or published; NaN and absent where not measured
 
     metrics: as in MLflow, val_loss/sre; size: of GPT-2, or parameters; data_versions: by dataset
-    earlier: datasets whose data has changed since
+    earlier: datasets whose data has changed since; registered: its version and aliases
     """
 
     model: str
@@ -43,6 +43,7 @@ class Entry:
     run_id: str = ""
     data_versions: Mapping[str, str] = field(default_factory=dict)
     earlier: frozenset[str] = frozenset()
+    registered: str = ""
 
     def value(self, metric: str, dataset: str) -> float:
         return self.metrics.get(f"{metric}/{dataset}", math.nan)
@@ -79,8 +80,22 @@ class Leaderboard:
         columns = self.columns
         return [self._row(entry, columns) for entry in self.entries]
 
+    def parts(self) -> list[list[dict[str, str]]]:
+        """The same rows cut to a terminal's width: a table for each dataset, one for the benchmarks; none is empty.
+
+        The kind is left out, a model's name tells it.
+        """
+        columns = self.columns
+        groups = [[name for name in columns if name.partition("/")[2] == dataset] for dataset in self.datasets]
+        groups.append([name for name in columns if name in BENCHMARKS])
+        tables = ([self._row(one, group) for one in self.entries if set(group) & set(one.metrics)] for group in groups)
+        return [
+            [{key: value for key, value in row.items() if key != "kind"} for row in rows] for rows in tables if rows
+        ]
+
     def _row(self, entry: Entry, columns: Sequence[str]) -> dict[str, str]:
-        row = {"model": entry.model, "kind": entry.kind, "parameters": _size(entry.parameters)}
+        row = {"model": entry.model, "kind": entry.kind, "version": entry.registered or "-"}
+        row["parameters"] = _size(entry.parameters)
         for column in columns:
             value, mark = entry.metrics.get(column, math.nan), entry.mark(column)
             row[column] = "-" if math.isnan(value) else f"{value:.4f}{mark}"
@@ -112,8 +127,19 @@ def read_leaderboard(client: "MlflowClient") -> Leaderboard:
     newest: dict[str, str] = {}
     for entry in measured:  # MLflow answers the newest run first
         newest = dict(entry.data_versions) | newest
-    ranked = sorted((_marked(entry, newest) for entry in measured), key=lambda entry: _rank(entry, datasets))
+    versions = _versions(client)
+    seen = [replace(_marked(entry, newest), registered=versions.get(entry.run_id, "")) for entry in measured]
+    ranked = sorted(seen, key=lambda entry: _rank(entry, datasets))
     return with_published(Leaderboard(ranked, datasets))
+
+
+def _versions(client: "MlflowClient") -> dict[str, str]:
+    """The newest version that each run's model is registered as, with its aliases: "3 champion"."""
+    aliases: dict[str, list[str]] = {}
+    for alias, version in sorted(aliases_by_name(client).items()):
+        aliases.setdefault(version, []).append(alias)
+    oldest_first = reversed(model_versions(client))
+    return {str(one.run_id): " ".join([str(one.version), *aliases.get(str(one.version), [])]) for one in oldest_first}
 
 
 def _is_loss(metric: str) -> bool:
@@ -141,7 +167,7 @@ def _entry(run: Any) -> Entry:
 
 def _marked(entry: Entry, newest: Mapping[str, str]) -> Entry:
     earlier = frozenset(name for name, version in entry.data_versions.items() if newest.get(name, version) != version)
-    return Entry(**(vars(entry) | {"earlier": earlier}))
+    return replace(entry, earlier=earlier)
 
 
 def with_published(board: Leaderboard) -> Leaderboard:
@@ -159,13 +185,6 @@ def with_published(board: Leaderboard) -> Leaderboard:
 def _published(size: str) -> Entry:
     parameters = parameter_count(GPT2_SIZES[size])
     return Entry(f"{size} as published", "published", parameters, published_metrics(size), size=size)
-
-
-def parameter_count(config: GPTConfig) -> int:
-    """Weights of a GPT-2 of this shape, its head tied to the token embedding. source: Radford et al. 2019"""
-    width = config.n_embd
-    per_layer = 12 * width**2 + 13 * width  # attention 4w^2 + 4w, MLP 8w^2 + 5w, two norms 4w
-    return (config.vocab_size + config.block_size) * width + config.n_layer * per_layer + 2 * width
 
 
 def _rank(entry: Entry, datasets: Sequence[str]) -> tuple[float, float, str]:

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from devopsgpt_model.config import GPT2_SIZES, GPTConfig
 from devopsgpt_model.token_bins import read_meta, read_tokens
 from devopsgpt_model.tokenizer import Tokenizer
 from devopsgpt_pipeline.published import LOSSES, PROTOCOL_DATASET
@@ -47,6 +48,10 @@ class Measurement:
                  "nanogpt_train_loss")  # fmt: skip
         values = {f"{name}/{self.dataset}": float(getattr(self, name)) for name in names}
         return {name: value for name, value in values.items() if not math.isnan(value)}
+
+    def source(self) -> dict[str, str]:
+        """The data as MLflow knows data: name, digest, source."""
+        return {"name": self.dataset, "digest": self.data_version, "source": f"tokens/{self.dataset}"}
 
     @property
     def published(self) -> tuple[float, float] | None:
@@ -104,6 +109,18 @@ def in_millions(parameters: int) -> str:
     """124M, or 1.1M for small ones: how people name a model's size."""
     millions = parameters / 1e6
     return f"{millions:.0f}M" if millions >= 10 else f"{millions:.2g}M"
+
+
+def parameter_count(config: GPTConfig) -> int:
+    """Weights of a GPT-2 of this shape, its head tied to the token embedding. source: Radford et al. 2019"""
+    width = config.n_embd
+    per_layer = 12 * width**2 + 13 * width  # attention 4w^2 + 4w, MLP 8w^2 + 5w, two norms 4w
+    return (config.vocab_size + config.block_size) * width + config.n_layer * per_layer + 2 * width
+
+
+def model_size(init_from: str, parameters: int) -> str:
+    """What searches find a model by, and what starts from it: the size of GPT-2 that it is, or its parameters."""
+    return init_from if init_from in GPT2_SIZES else in_millions(parameters)
 
 
 def measure(name: str, checkpoint: "Checkpoint", bins: Path, batches: int = NANOGPT_BATCHES) -> Measurement:

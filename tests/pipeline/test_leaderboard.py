@@ -26,13 +26,14 @@ from devopsgpt_pipeline.leaderboard import (
     LIKE_WITH_LIKE,
     Entry,
     Leaderboard,
-    parameter_count,
     read_leaderboard,
     with_published,
 )
+from devopsgpt_pipeline.measure import in_millions, parameter_count
 from devopsgpt_pipeline.pictures import loss_against_parameters
-from devopsgpt_pipeline.registry.runs import log_final, run_status
-from devopsgpt_pipeline.registry.tracking import connect, experiment_id
+from devopsgpt_pipeline.registry.publish import publish
+from devopsgpt_pipeline.registry.runs import baseline_run, log_final, run_status
+from devopsgpt_pipeline.registry.tracking import CHAMPION, MODEL_NAME, connect, experiment_id
 from devopsgpt_pipeline.resources import HomeResource, MlflowResource
 
 DOCUMENTS = {"train": [("a", "a steady service answers. " * 60)], "val": [("b", "a slow answer is an answer. " * 40)]}
@@ -72,6 +73,10 @@ class World:
         self.materialize(evaluation, run_config={"ops": {"evaluation": {"config": {"batches": 2}}}})
         return job.mlflow_run_id
 
+    def run_of(self, size):
+        """The run of a baseline."""
+        return self.client.get_run(baseline_run(self.client, size, 0))
+
     def materialize(self, asset, **how):
         result = dg.materialize([asset], resources=self.resources, instance=self.instance, **how)
         (event,) = result.asset_materializations_for_node(asset.key.path[0])
@@ -96,6 +101,23 @@ def world(tmp_path_factory):
             world.baseline(size, dataset)
         world.finetuned = world.finetune(GPT(small).init_weights(2).eval(), seed=2)
         yield world
+
+
+def test_a_training_is_found_by_its_size_and_data_before_it_was_evaluated(world):
+    config = TrainingConfig(init_from="scratch", n_layer=1, n_head=2, n_embd=16, block_size=64, device="cpu")
+    run = world.client.get_run(prepare_job(world.home, world.client, config, "sre", "1", TAGS).mlflow_run_id)
+    world.client.delete_run(run.info.run_id)
+    assert run.data.tags["model_size"] == in_millions(int(run.data.metrics["parameters"]))
+    assert run.data.tags["data_version/sre"] == run.data.tags["data_version"]
+    (read,) = run.inputs.dataset_inputs
+    assert (read.dataset.name, read.dataset.digest) == ("sre", run.data.tags["data_version"])
+
+
+def test_mlflow_knows_the_datasets_that_a_run_was_measured_on(world):
+    baseline = world.run_of("gpt2")
+    for run in (baseline, world.client.get_run(world.finetuned)):
+        read = {(one.dataset.name, one.dataset.digest) for one in run.inputs.dataset_inputs}
+        assert read == {(name, run.data.tags[f"data_version/{name}"]) for name in DATASETS}
 
 
 def search(world, query):
@@ -145,6 +167,7 @@ def test_the_leaderboard_has_every_model_once_the_best_first(world):
     assert models[-2:] == ["gpt2-large as published", "gpt2-xl as published"]
     rows = {row["model"]: row for row in board.rows()}
     assert rows["gpt2-medium as released"]["val_loss/openwebtext"] == "-"
+    assert rows["gpt2 as released"]["version"] == "-"
     measured = world.client.get_run(world.finetuned).data.metrics
     finetune = next(entry for entry in board.entries if entry.kind == "finetune")
     assert rows[finetune.model]["bits_per_byte/sre"] == f"{measured['bits_per_byte/sre']:.4f}"
@@ -153,13 +176,9 @@ def test_the_leaderboard_has_every_model_once_the_best_first(world):
 
 def test_what_was_published_stands_beside_what_was_measured_in_the_same_way(world):
     rows = {row["model"]: row for row in read_leaderboard(world.client).rows()}
-    metrics = world.client.search_runs(
-        [experiment_id(world.client)], "tags.model_size = 'gpt2' and tags.kind = 'baseline'"
-    )[0].data.metrics
-    assert (rows["gpt2 as published"][BY_PROTOCOL], rows["gpt2 as published"]["val_loss/openwebtext"]) == (
-        "3.1200",
-        "-",
-    )
+    metrics = world.run_of("gpt2").data.metrics
+    published = rows["gpt2 as published"]
+    assert (published[BY_PROTOCOL], published["val_loss/openwebtext"]) == ("3.1200", "-")
     ours = rows["gpt2 as released"]
     assert ours[BY_PROTOCOL] == f"{metrics[BY_PROTOCOL]:.4f}"
     assert ours["val_loss/openwebtext"] == f"{metrics['val_loss/openwebtext']:.4f}"
@@ -171,9 +190,7 @@ def test_benchmarks_are_columns_once_they_are_measured(world):
         return {row["model"]: row for row in read_leaderboard(world.client).rows()}
 
     assert not [name for name in next(iter(rows().values())) if name in BENCHMARKS]
-    baseline = world.client.search_runs(
-        [experiment_id(world.client)], "tags.model_size = 'gpt2' and tags.kind = 'baseline'"
-    )[0].info.run_id
+    baseline = world.run_of("gpt2").info.run_id
     for run_id, accuracy in ((baseline, 0.33), (world.finetuned, 0.25)):
         log_final(world.client, run_id, {"acc/lambada_openai": accuracy, "perplexity_stderr/lambada_openai": 1.0}, 0)
         world.client.set_tag(run_id, "data_version/lambada_openai", f"of {accuracy}")
@@ -208,10 +225,30 @@ def test_the_asset_shows_the_board_in_dagster_in_mlflow_and_as_files(world):
 
 def test_the_command_prints_the_same_table(world, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", world.url)
-    answer = CliRunner().invoke(main, ["leaderboard"], env={"COLUMNS": "200"})
+    answer = CliRunner().invoke(main, ["leaderboard"], env={"COLUMNS": "120"})
     assert answer.exit_code == 0, answer.output
-    for row in read_leaderboard(world.client).rows():
+    board = read_leaderboard(world.client)
+    shown = [row for part in board.parts() for row in part]
+    for row in shown:
         assert any(all(value in line for value in row.values()) for line in answer.output.splitlines()), row
+    for whole in board.rows():  # in one part or another
+        mine = [row for row in shown if row["model"] == whole["model"]]
+        values = {name: value for row in mine for name, value in row.items()}
+        assert {
+            name: value for name, value in whole.items() if name != "kind" and value != "-"
+        }.items() <= values.items()
+
+
+def test_the_table_tells_which_version_a_run_became_and_which_is_served(world):
+    home, client = world.home, world.client
+    one, two = (publish(client, home.finetuned, world.finetuned, {}, "a test") for _ in range(2))
+    client.set_registered_model_alias(MODEL_NAME, CHAMPION, two)
+    try:
+        (row,) = [row for row in read_leaderboard(client).rows() if row["kind"] == "finetune"]
+    finally:
+        client.delete_registered_model(MODEL_NAME)
+    assert int(two) > int(one)
+    assert row["version"] == f"{two} challenger champion"
 
 
 def test_what_was_measured_on_other_data_is_marked(world):
@@ -256,11 +293,15 @@ def test_the_leaderboard_follows_what_is_measured_and_waits_for_nothing_else():
     def gpt2_baseline():
         pass
 
-    @dg.asset(deps=[evaluation, gpt2_baseline], automation_condition=ON_MEASURED)
+    @dg.asset(deps=[evaluation])
+    def champion():
+        pass
+
+    @dg.asset(deps=[evaluation, gpt2_baseline, champion], automation_condition=ON_MEASURED)
     def leaderboard():
         pass
 
-    defs = dg.Definitions([evaluation, gpt2_baseline, leaderboard])
+    defs = dg.Definitions([evaluation, gpt2_baseline, champion, leaderboard])
     with dg.DagsterInstance.ephemeral() as instance:
         result = dg.evaluate_automation_conditions(defs, instance)
         assert result.total_requested == 0
