@@ -14,6 +14,7 @@ from devopsgpt_pipeline.benchmark_data import LocalTask, local_task
 from devopsgpt_pipeline.evaluate_models import Say
 from devopsgpt_pipeline.home import Home
 from devopsgpt_pipeline.named_models import find_model
+from devopsgpt_pipeline.published import BENCHMARKS
 from devopsgpt_pipeline.registry.runs import log_final
 from devopsgpt_pipeline.registry.tracking import connect
 
@@ -21,16 +22,6 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
     from devopsgpt_pipeline.named_models import NamedModel
-
-# source: the harness's own results for gpt2 but for word_perplexity, which is Hugging Face's, by transformers
-PUBLISHED = {
-    "gpt2": {
-        "acc/lambada_openai": 0.3256,
-        "perplexity/lambada_openai": 40.06,
-        "word_perplexity/wikitext": 37.37,
-        "acc_norm/hellaswag": 0.3114,
-    }
-}
 
 
 class BenchmarkError(RuntimeError):
@@ -114,7 +105,7 @@ def _log(
 
 def _row(model: str, key: str, value: float, samples: dict[str, int]) -> dict[str, Any]:
     metric, _, task = key.partition("/")
-    published = PUBLISHED.get(model, {}).get(key)
+    published = BENCHMARKS.get(model, {}).get(key)
     shown = "-" if published is None else f"{published:g}"
     return {"model": model, "task": task, "metric": metric, "value": value, "published": shown,
             "samples": samples.get(task, 0)}  # fmt: skip

@@ -243,15 +243,16 @@ def leaderboard() -> None:
 
     The asset `leaderboard` writes the same table and a picture of it to DEVOPSGPT_HOME/leaderboard.
     """
-    from devopsgpt_pipeline.leaderboard import FOOTNOTE, read_leaderboard
+    from devopsgpt_pipeline.leaderboard import read_leaderboard
     from devopsgpt_pipeline.progress import table
 
     board = read_leaderboard(_client())
     if not board.entries:
         raise ValueError("nothing was measured yet; run the chain, or materialize gpt2_baseline")
-    table(board.rows())
-    if any(entry.earlier for entry in board.entries):
-        click.echo(FOOTNOTE)
+    for part in board.parts():
+        table(part)
+    for note in board.notes():
+        click.echo(note)
 
 
 @main.command()

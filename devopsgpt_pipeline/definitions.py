@@ -66,7 +66,7 @@ def build_definitions(
     fetch_pretrained = dg.define_asset_job("fetch_pretrained_gpt2", selection=dg.AssetSelection.assets(pretrained_gpt2))
     datasets = dg.define_asset_job("datasets", selection=dg.AssetSelection.assets(*more_bins))
     observe_books = dg.define_asset_job("observe_books", selection=dg.AssetSelection.assets(*site_keys))
-    whole_chain = dg.define_asset_job("whole_chain", selection=dg.AssetSelection.assets(*assets))
+    whole_chain = dg.define_asset_job("whole_chain", selection=dg.AssetSelection.assets(*assets, leaderboard))
     return dg.Definitions(
         assets=[*sites, pretrained_gpt2, *more_bins, gpt2_baseline, leaderboard, *assets],
         asset_checks=CHECKS,

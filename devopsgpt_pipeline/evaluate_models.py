@@ -51,7 +51,9 @@ def evaluate_models(
             model = find_model(home, client, name, Path(scratch))
             for measured in _measure_all(home, client, model, datasets, batches, say):
                 rows.append({"dataset": measured.dataset, **measured.row()})
-                if not measured.agrees:
+                if batches and measured.left_out:
+                    say(f"warning: {measured.model} on {measured.dataset}: {measured.left_out}")
+                elif not measured.agrees:
                     say(f"warning: {measured.model} on {measured.dataset}: {measured.compared()}")
     return rows
 

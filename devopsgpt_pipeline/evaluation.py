@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from devopsgpt_model.token_bins import read_meta
-from devopsgpt_pipeline.measure import Measurement, datasets_at_hand, measure
+from devopsgpt_pipeline.measure import NANOGPT_BATCHES, Measurement, datasets_at_hand, measure
 from devopsgpt_pipeline.memorization import memorization
+from devopsgpt_pipeline.published import PROTOCOL_DATASET
 from devopsgpt_pipeline.registry.publish import checkpoint_sha256
-from devopsgpt_pipeline.registry.runs import log_final
+from devopsgpt_pipeline.registry.runs import log_dataset, log_final
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -71,11 +72,11 @@ class Comparison:
         return "\n\n".join(parts) + "\n"
 
 
-def compare_with_start(folder: Path, bins: Path, batches: int = 0) -> Comparison:
+def compare_with_start(folder: Path, bins: Path, batches: int = NANOGPT_BATCHES) -> Comparison:
     """Evaluate a fine-tuned checkpoint and its start on the held-out split, and let both speak.
 
     bins: what it was trained on; the datasets beside it show what was forgotten elsewhere
-    batches: random ones per split and dataset by nanoGPT's protocol
+    batches: random ones per split by nanoGPT's protocol, on the dataset of its published table only
     """
     from devopsgpt_model.checkpoint import load_checkpoint
     from devopsgpt_model.device import choose_device
@@ -96,12 +97,16 @@ def compare_with_start(folder: Path, bins: Path, batches: int = 0) -> Comparison
         parameters=finetuned.model.parameter_count(),
         elsewhere=[
             (
-                measure("start", start, other, batches).as_json(),
-                measure("finetuned", finetuned, other, batches).as_json(),
+                measure("start", start, other, _batches_on(other, batches)).as_json(),
+                measure("finetuned", finetuned, other, _batches_on(other, batches)).as_json(),
             )
             for other in datasets_at_hand(bins.parent)
         ],
     )
+
+
+def _batches_on(bins: Path, batches: int) -> int:
+    return batches if bins.name == PROTOCOL_DATASET else 0
 
 
 def metrics_of(finetuned: Measurement, start: Measurement | None) -> dict[str, float]:
@@ -115,6 +120,7 @@ def log_measurement(
 ) -> None:
     """Log a model on a dataset to its run, and which data it was."""
     log_final(client, run_id, metrics_of(measured, start), step)
+    log_dataset(client, run_id, measured.source(), "evaluation")
     client.set_tag(run_id, f"data_version/{measured.dataset}", measured.data_version)
 
 

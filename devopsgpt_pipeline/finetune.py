@@ -6,15 +6,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from devopsgpt_model.config import GPT2_SIZES, TrainingConfig
+from devopsgpt_model.config import GPT2_SIZES, GPTConfig, TrainingConfig
 from devopsgpt_model.folders import write_json
 from devopsgpt_model.job import TrainingJob
 from devopsgpt_model.token_bins import read_meta
 from devopsgpt_pipeline.home import Home
 from devopsgpt_pipeline.lineage import lineage_of_training
+from devopsgpt_pipeline.measure import model_size, parameter_count
 from devopsgpt_pipeline.registry.ancestry import LINEAGE_FILE
 from devopsgpt_pipeline.registry.publish import checkpoint_sha256, fetch_version
-from devopsgpt_pipeline.registry.runs import start_run
+from devopsgpt_pipeline.registry.runs import log_final, start_run
 from devopsgpt_pipeline.registry.tracking import CHAMPION, MODEL_NAME, version_of_alias
 from devopsgpt_pipeline.sources.hub import HUB_NAME
 from devopsgpt_pipeline.sources.pretrained import PRETRAINED, fetch_from_hub
@@ -51,8 +52,12 @@ def prepare_job(
         params = asdict(config) | {"tokenizer": meta.tokenizer, "vocab_size": meta.vocab_size}
         run_name = f"{config.init_from}-{dataset}-{name[:6]}"
         tags = tags | {"dataset": dataset, "data_version": meta.data_version, "init_from": config.init_from}
-        tags["init_source"] = init.source
-        write_json(run_file, {"run_id": start_run(client, run_name, params, tags, source)})
+        tags |= {"init_source": init.source, f"data_version/{dataset}": meta.data_version}
+        parameters = parameter_count(_shape(config, init.folder, meta.vocab_size))
+        tags["model_size"] = model_size(config.init_from, parameters)
+        run_id = start_run(client, run_name, params, tags, source)
+        log_final(client, run_id, {"parameters": parameters}, step=0)
+        write_json(run_file, {"run_id": run_id})
     run_id = json.loads(run_file.read_text())["run_id"]
     code = {"version": code_version, "git_commit": tags["git_commit"]}
     runs = {"mlflow": run_id, "dagster": {"finetuned_checkpoint": tags["dagster_run_id"]}}
@@ -69,6 +74,15 @@ def prepare_job(
         mlflow_tracking_uri=client.tracking_uri,
         mlflow_run_id=run_id,
     )
+
+
+def _shape(config: TrainingConfig, init: Path | None, vocab_size: int) -> GPTConfig:
+    from devopsgpt_model.checkpoint import read_config
+
+    if init is not None:
+        return read_config(init)
+    own = {name: getattr(config, name) for name in ("block_size", "n_layer", "n_head", "n_embd")}
+    return GPTConfig(vocab_size=vocab_size, **own)
 
 
 @dataclass(frozen=True)

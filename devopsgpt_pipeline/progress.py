@@ -60,12 +60,12 @@ class ChainProgress:
 
 
 def table(rows: list[dict[str, Any]]) -> None:
-    """Print rows of numbers for a person to compare."""
+    """Print rows of numbers for a person to compare. A head as val_loss/sre takes two lines: numbers are narrow."""
     from rich.table import Table
 
     shown = Table()
     for key in rows[0]:
-        shown.add_column(key, justify="left" if isinstance(rows[0][key], str) else "right")
+        shown.add_column(key.replace("/", "/\n"), justify="left" if isinstance(rows[0][key], str) else "right")
     for row in rows:
         shown.add_row(*(f"{value:.4f}" if isinstance(value, float) else str(value) for value in row.values()))
     Console().print(shown)

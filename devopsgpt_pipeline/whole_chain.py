@@ -20,7 +20,7 @@ from devopsgpt_pipeline.sweep import Outcome, Sweep, Trial
 BOOKS = "sre"  # the dataset that the chain makes
 UI_URL = "http://127.0.0.1:5000"  # where `devopsgpt up` shows MLflow; links in metadata point there
 AFTER_TOKEN_BINS = [
-    dg.AssetKey(name) for name in ("finetuned_checkpoint", "evaluation", "registered_model", "champion")
+    dg.AssetKey(name) for name in ("finetuned_checkpoint", "evaluation", "registered_model", "champion", "leaderboard")
 ]
 
 

@@ -63,11 +63,14 @@ def build_gpt2_baseline(datasets: list[str]) -> dg.AssetsDefinition:
         run_id = baseline_run(client, size, measured.parameters, checkpoint.tokenizer)
         log_measurement(client, run_id, measured)
         client.set_tag(run_id, "dagster_run_id", context.run.run_id)
+        if config.batches and measured.left_out:
+            context.log.warning(measured.left_out)
         row = {key: value if isinstance(value, str | int) else round(value, 4) for key, value in measured.row().items()}
         return dg.MaterializeResult(
             data_version=dg.DataVersion(f"{measured.data_version}-{measured.val_loss:.6f}"),
             metadata={
                 **{name.partition("/")[0]: value for name, value in measured.metrics().items()},
+                **({"nanogpt_left_out": measured.left_out} if measured.left_out else {}),
                 "table": dg.MetadataValue.table([dg.TableRecord(row)]),
                 "mlflow_run": mlflow.run_link(client.get_run(run_id).info.experiment_id, run_id),
             },

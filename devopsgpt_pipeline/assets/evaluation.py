@@ -1,15 +1,35 @@
 """Evaluation: the fine-tuned checkpoint beside the weights that it started from."""
 
 import dagster as dg
+from pydantic import Field
 
-from devopsgpt_model.config import GPT2_SIZES
 from devopsgpt_model.folders import write_json
 from devopsgpt_pipeline.assets import OWNERS
 from devopsgpt_pipeline.assets.datasets import TOKEN_BINS
 from devopsgpt_pipeline.evaluation import COMPARED, Comparison, compare_with_start, metrics_of
-from devopsgpt_pipeline.measure import in_millions
-from devopsgpt_pipeline.registry.runs import log_bytes, log_final
+from devopsgpt_pipeline.measure import NANOGPT_BATCHES, model_size
+from devopsgpt_pipeline.published import PROTOCOL_DATASET
+from devopsgpt_pipeline.registry.runs import log_bytes, log_dataset, log_final
 from devopsgpt_pipeline.resources import HomeResource, MlflowResource
+
+
+class EvaluationSettings(dg.Config):
+    """How much is measured."""
+
+    batches: int | None = Field(
+        default=None,
+        ge=0,
+        description=f"Random batches per split by nanoGPT's protocol, on {PROTOCOL_DATASET} if at hand. Default: "
+        f"{NANOGPT_BATCHES} on a GPU, none on a CPU, where they would take longer than the training.",
+    )
+
+    def chosen(self) -> int:
+        """What was asked for, or what suits this machine."""
+        from devopsgpt_model.device import choose_device
+
+        if self.batches is not None:
+            return self.batches
+        return NANOGPT_BATCHES if choose_device().type == "cuda" else 0
 
 
 @dg.asset(
@@ -17,16 +37,22 @@ from devopsgpt_pipeline.resources import HomeResource, MlflowResource
     group_name="evaluation",
     kinds={"pytorch", "mlflow"},
     owners=OWNERS,
-    code_version="2",
+    code_version="3",
 )
-def evaluation(home: HomeResource, mlflow: MlflowResource) -> dg.MaterializeResult:  # type: ignore[type-arg]
+def evaluation(
+    context: dg.AssetExecutionContext, config: EvaluationSettings, home: HomeResource, mlflow: MlflowResource
+) -> dg.MaterializeResult:  # type: ignore[type-arg]
     """Loss on every dataset at hand, sample texts, and what is said by heart, before and after fine-tuning."""
     folders = home.folders
     facts = folders.finetuned_facts()
-    comparison = compare_with_start(folders.finetuned, folders.tokens / facts["dataset"])
+    comparison = compare_with_start(folders.finetuned, folders.tokens / facts["dataset"], config.chosen())
+    if left_out := _left_out(comparison):
+        context.log.info(left_out)
     run_id, step = facts["mlflow_run_id"], facts["step"]
     client = mlflow.client()
     log_final(client, run_id, _metrics(comparison), step)
+    for _, after in comparison.measurements():
+        log_dataset(client, run_id, after.source(), "evaluation")
     for name, value in _tags(comparison, facts["config"]["init_from"]).items():
         client.set_tag(run_id, name, value)
     log_bytes(client, run_id, "samples.md", comparison.samples_markdown().encode())
@@ -38,10 +64,16 @@ def evaluation(home: HomeResource, mlflow: MlflowResource) -> dg.MaterializeResu
             "gain_bits_per_byte": comparison.start["bits_per_byte"] - comparison.finetuned["bits_per_byte"],
             "memorization": comparison.memorization,
             "comparison": _table(comparison),
+            **({"nanogpt_left_out": left_out} if left_out else {}),
             "samples": dg.MetadataValue.md(comparison.samples_markdown()),
             "mlflow_run": mlflow.run_link(client.get_run(run_id).info.experiment_id, run_id),
         },
     )
+
+
+def _left_out(comparison: Comparison) -> str:
+    """Why nanoGPT's protocol is missing on its dataset; empty where it is not, or the dataset is not at hand."""
+    return next((one.left_out for _, one in comparison.measurements() if one.dataset == PROTOCOL_DATASET), "")
 
 
 def _metrics(comparison: Comparison) -> dict[str, float]:
@@ -53,10 +85,8 @@ def _metrics(comparison: Comparison) -> dict[str, float]:
 
 
 def _tags(comparison: Comparison, init_from: str) -> dict[str, str]:
-    """model_size: the size of GPT-2 that it is, or its parameters"""
-    size = init_from if init_from in GPT2_SIZES else in_millions(comparison.parameters)
     versions = {f"data_version/{one.dataset}": one.data_version for _, one in comparison.measurements()}
-    return {"model_size": size} | versions
+    return {"model_size": model_size(init_from, comparison.parameters)} | versions
 
 
 def _table(comparison: Comparison) -> dg.MetadataValue:

@@ -25,13 +25,23 @@ def start_run(
 
     returns: its id
     """
-    from mlflow.entities import Dataset, DatasetInput, InputTag, Param
+    from mlflow.entities import Param
 
     run = client.create_run(experiment_id(client), run_name=name, tags=tags)
     client.log_batch(run.info.run_id, params=[Param(key, str(value)) for key, value in params.items()])
-    entity = Dataset(dataset["name"], dataset["digest"], source_type="local", source=dataset["source"])
-    client.log_inputs(run.info.run_id, [DatasetInput(entity, [InputTag("mlflow.data.context", "training")])])
+    log_dataset(client, run.info.run_id, dataset, "training")
     return str(run.info.run_id)
+
+
+def log_dataset(client: "MlflowClient", run_id: str, dataset: dict[str, str], context: str) -> None:
+    """What a run read, for MLflow's column and filter of datasets. dataset: name, digest, source
+
+    context: training or evaluation
+    """
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    entity = Dataset(dataset["name"], dataset["digest"], source_type="local", source=dataset["source"])
+    client.log_inputs(run_id, [DatasetInput(entity, [InputTag("mlflow.data.context", context)])])
 
 
 def log_final(client: "MlflowClient", run_id: str, metrics: dict[str, float], step: int) -> None:

@@ -27,6 +27,7 @@ TINY = TrainingConfig(
 CHAIN = [
     *("chapters_night_shift", "chapters_steady_service", "clean_text_night_shift", "clean_text_steady_service"),
     *("token_bins_sre", "finetuned_checkpoint", "evaluation", "registered_model", "champion"),
+    "leaderboard",
 ]
 
 

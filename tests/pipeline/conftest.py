@@ -2,9 +2,15 @@
 
 import pytest
 
+from devopsgpt_model.token_bins import write_token_bins
+from devopsgpt_model.tokenizer import Tokenizer
+from devopsgpt_pipeline.registry.publish import publish
+from devopsgpt_pipeline.registry.runs import start_run
+from devopsgpt_pipeline.registry.tracking import CHAMPION, MODEL_NAME
 from devopsgpt_pipeline.sources.archive import ChapterArchive
 from devopsgpt_pipeline.sources.fetch import Fetcher, FetchSettings
 from pipeline.book_site import Server, small_site
+from pipeline.contenders import TEXT, save_contender
 
 QUICK = FetchSettings(
     delay_s=0.0,
@@ -52,3 +58,36 @@ def fetcher():
 @pytest.fixture
 def archive(tmp_path):
     return ChapterArchive(tmp_path / "chapters" / "local-book")
+
+
+@pytest.fixture
+def run_id(registry):
+    """A run that made something to register."""
+    dataset = {"name": "sre", "digest": "abc", "source": "tokens/sre"}
+    return start_run(registry, "scratch-sre", {"max_steps": 3}, {"kind": "finetune"}, dataset)
+
+
+@pytest.fixture
+def lock(tmp_path):
+    return tmp_path / "promotion.lock"
+
+
+@pytest.fixture
+def versions(registry, checkpoint_folder, run_id):
+    """Two complete versions, the first one the champion."""
+    one, two = (publish(registry, checkpoint_folder, run_id, {"val_loss": "1.5"}, "a test") for _ in range(2))
+    registry.set_registered_model_alias(MODEL_NAME, CHAMPION, one)
+    return one, two
+
+
+@pytest.fixture
+def yardstick(tmp_path):
+    """The token bins that a gate judges on."""
+    write_token_bins(tmp_path / "bins", "sre", Tokenizer.plain_bytes(), {"train": [("a", TEXT)], "val": [("b", TEXT)]})
+    return tmp_path / "bins"
+
+
+@pytest.fixture
+def better(tmp_path):
+    """A checkpoint that knows nothing, and one that has learned which bytes are frequent."""
+    return save_contender(tmp_path / "plain", 0), save_contender(tmp_path / "better", 5)

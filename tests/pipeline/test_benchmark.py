@@ -10,9 +10,10 @@ from conftest import shared_file
 
 from devopsgpt_model.checkpoint import load_checkpoint, save_checkpoint
 from devopsgpt_model.tokenizer import Tokenizer
-from devopsgpt_pipeline.benchmark import PUBLISHED, _row
+from devopsgpt_pipeline.benchmark import _row
 from devopsgpt_pipeline.benchmark_data import COPIES, NoLocalCopy, local_task
 from devopsgpt_pipeline.cli import main
+from devopsgpt_pipeline.published import BENCHMARKS
 from devopsgpt_pipeline.registry.runs import start_run
 
 PLAIN = Tokenizer.plain_bytes()
@@ -125,4 +126,4 @@ def test_published_values_stand_beside_gpt2_only():
     assert _row("gpt2", "acc/lambada_openai", 0.3, samples)["published"] == "0.3256"
     assert _row("gpt2", "acc/hellaswag", 0.3, samples)["published"] == "-"
     assert _row("version 3", "acc/lambada_openai", 0.3, samples)["published"] == "-"
-    assert {key.partition("/")[2] for key in PUBLISHED["gpt2"]} == set(COPIES)
+    assert {key.partition("/")[2] for key in BENCHMARKS["gpt2"]} == set(COPIES)

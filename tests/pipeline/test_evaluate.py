@@ -130,9 +130,9 @@ def finetune(tmp_path, registry, tiny_gpt):
     return home, run_id
 
 
-def invoke(home, mlflow_server, *arguments):
+def invoke(home, mlflow_server, *arguments, batches=0):
     environment = {"DEVOPSGPT_HOME": str(home.path), "MLFLOW_TRACKING_URI": mlflow_server.url, "COLUMNS": "200"}
-    return CliRunner().invoke(main, ["evaluate", *arguments, "--batches", "0"], env=environment)
+    return CliRunner().invoke(main, ["evaluate", *arguments, "--batches", str(batches)], env=environment)
 
 
 def test_an_older_fine_tune_is_measured_on_a_dataset_that_was_added(finetune, registry, mlflow_server):
@@ -176,6 +176,17 @@ def test_the_asset_shows_the_gain_on_the_books_and_what_was_forgotten_elsewhere(
         assert after == pytest.approx(before, abs=1)
         assert after != before
         assert len(run.data.tags[f"data_version/{dataset}"]) == 16
+
+
+def test_a_dataset_too_short_for_the_protocol_is_told(finetune, mlflow_server):
+    home, _ = finetune
+    short = {**DOCUMENTS, "val": [("b", "a slow answer")]}
+    write_token_bins(home.tokens / "notes", "notes", PLAIN, short)
+    answer = invoke(home, mlflow_server, "--dataset", "notes", batches=2)
+    assert answer.exit_code == 0, answer.output
+    told = "warning: finetuned on notes: nanoGPT's protocol was left out, its windows take 65 tokens and val has 14"
+    assert told in answer.output
+    assert "warning" not in invoke(home, mlflow_server, "--dataset", "notes").output  # it was asked for
 
 
 def test_a_start_that_is_gone_is_told_and_the_rest_is_measured(finetune, registry, mlflow_server, tmp_path):

@@ -19,10 +19,21 @@ from devopsgpt_pipeline.automation import ON_MEASURED
 from devopsgpt_pipeline.cli import main
 from devopsgpt_pipeline.finetune import prepare_job
 from devopsgpt_pipeline.home import Home
-from devopsgpt_pipeline.leaderboard import EARLIER, Entry, Leaderboard, parameter_count, read_leaderboard
+from devopsgpt_pipeline.leaderboard import (
+    BENCHMARKS,
+    BY_PROTOCOL,
+    EARLIER,
+    LIKE_WITH_LIKE,
+    Entry,
+    Leaderboard,
+    read_leaderboard,
+    with_published,
+)
+from devopsgpt_pipeline.measure import in_millions, parameter_count
 from devopsgpt_pipeline.pictures import loss_against_parameters
-from devopsgpt_pipeline.registry.runs import run_status
-from devopsgpt_pipeline.registry.tracking import connect, experiment_id
+from devopsgpt_pipeline.registry.publish import publish
+from devopsgpt_pipeline.registry.runs import baseline_run, log_final, run_status
+from devopsgpt_pipeline.registry.tracking import CHAMPION, MODEL_NAME, connect, experiment_id
 from devopsgpt_pipeline.resources import HomeResource, MlflowResource
 
 DOCUMENTS = {"train": [("a", "a steady service answers. " * 60)], "val": [("b", "a slow answer is an answer. " * 40)]}
@@ -59,8 +70,12 @@ class World:
             facts = {"config": vars(config), "init_checkpoint": str(job.init_checkpoint), "dataset": "sre", "step": 7}
             facts["mlflow_run_id"] = job.mlflow_run_id
             save_checkpoint(self.home.finetuned, model, Tokenizer.plain_bytes(), facts)
-        self.materialize(evaluation)
+        self.materialize(evaluation, run_config={"ops": {"evaluation": {"config": {"batches": 2}}}})
         return job.mlflow_run_id
+
+    def run_of(self, size):
+        """The run of a baseline."""
+        return self.client.get_run(baseline_run(self.client, size, 0))
 
     def materialize(self, asset, **how):
         result = dg.materialize([asset], resources=self.resources, instance=self.instance, **how)
@@ -88,6 +103,23 @@ def world(tmp_path_factory):
         yield world
 
 
+def test_a_training_is_found_by_its_size_and_data_before_it_was_evaluated(world):
+    config = TrainingConfig(init_from="scratch", n_layer=1, n_head=2, n_embd=16, block_size=64, device="cpu")
+    run = world.client.get_run(prepare_job(world.home, world.client, config, "sre", "1", TAGS).mlflow_run_id)
+    world.client.delete_run(run.info.run_id)
+    assert run.data.tags["model_size"] == in_millions(int(run.data.metrics["parameters"]))
+    assert run.data.tags["data_version/sre"] == run.data.tags["data_version"]
+    (read,) = run.inputs.dataset_inputs
+    assert (read.dataset.name, read.dataset.digest) == ("sre", run.data.tags["data_version"])
+
+
+def test_mlflow_knows_the_datasets_that_a_run_was_measured_on(world):
+    baseline = world.run_of("gpt2")
+    for run in (baseline, world.client.get_run(world.finetuned)):
+        read = {(one.dataset.name, one.dataset.digest) for one in run.inputs.dataset_inputs}
+        assert read == {(name, run.data.tags[f"data_version/{name}"]) for name in DATASETS}
+
+
 def search(world, query):
     runs = world.client.search_runs([experiment_id(world.client)], query)
     return sorted(run.data.tags["mlflow.runName"] for run in runs)
@@ -97,7 +129,7 @@ def test_baselines_and_finetunes_have_the_same_keys(world):
     runs = {run.info.run_name: run.data for run in world.client.search_runs([experiment_id(world.client)])}
     baseline, finetune = runs["gpt2 as released"], world.client.get_run(world.finetuned).data
     names = ("val_loss", "train_loss", "perplexity", "bits_per_byte", "tokens", "seconds")
-    shared = {f"{name}/{dataset}" for name in names for dataset in DATASETS} | {"parameters"}
+    shared = {f"{name}/{dataset}" for name in names for dataset in DATASETS} | {"parameters", BY_PROTOCOL}
     tags = {"kind", "model_size", "init_from", "git_commit", "dagster_run_id"}
     tags |= {f"data_version/{dataset}" for dataset in DATASETS}
     params = {"init_from", "tokenizer", "vocab_size"}
@@ -127,15 +159,55 @@ def test_the_leaderboard_has_every_model_once_the_best_first(world):
     kinds = [entry.kind for entry in board.entries]
     assert board.datasets == ["openwebtext", "sre"]
     assert [kinds.count(kind) for kind in ("baseline", "finetune", "published")] == [2, 1, 4]
-    books = [entry.value("bits_per_byte", "sre") for entry in board.entries[:3]]
+    books = [entry.value("bits_per_byte", "sre") for entry in board.entries if entry.kind != "published"]
     assert books == sorted(books)
+    models = [entry.model for entry in board.entries]
+    for size in ("gpt2", "gpt2-medium"):  # what was published of a model stands below it, the rest last
+        assert models.index(f"{size} as published") == models.index(f"{size} as released") + 1
+    assert models[-2:] == ["gpt2-large as published", "gpt2-xl as published"]
     rows = {row["model"]: row for row in board.rows()}
     assert rows["gpt2-medium as released"]["val_loss/openwebtext"] == "-"
-    assert rows["gpt2-medium as published"]["val_loss/openwebtext"] == "2.8400"
+    assert rows["gpt2 as released"]["version"] == "-"
     measured = world.client.get_run(world.finetuned).data.metrics
     finetune = next(entry for entry in board.entries if entry.kind == "finetune")
     assert rows[finetune.model]["bits_per_byte/sre"] == f"{measured['bits_per_byte/sre']:.4f}"
     assert rows[finetune.model]["memorization"] == f"{measured['memorization/sre']:.1%}"
+
+
+def test_what_was_published_stands_beside_what_was_measured_in_the_same_way(world):
+    rows = {row["model"]: row for row in read_leaderboard(world.client).rows()}
+    metrics = world.run_of("gpt2").data.metrics
+    published = rows["gpt2 as published"]
+    assert (published[BY_PROTOCOL], published["val_loss/openwebtext"]) == ("3.1200", "-")
+    ours = rows["gpt2 as released"]
+    assert ours[BY_PROTOCOL] == f"{metrics[BY_PROTOCOL]:.4f}"
+    assert ours["val_loss/openwebtext"] == f"{metrics['val_loss/openwebtext']:.4f}"
+    assert LIKE_WITH_LIKE in read_leaderboard(world.client).markdown()
+
+
+def test_benchmarks_are_columns_once_they_are_measured(world):
+    def rows():
+        return {row["model"]: row for row in read_leaderboard(world.client).rows()}
+
+    assert not [name for name in next(iter(rows().values())) if name in BENCHMARKS]
+    baseline = world.run_of("gpt2").info.run_id
+    for run_id, accuracy in ((baseline, 0.33), (world.finetuned, 0.25)):
+        log_final(world.client, run_id, {"acc/lambada_openai": accuracy, "perplexity_stderr/lambada_openai": 1.0}, 0)
+        world.client.set_tag(run_id, "data_version/lambada_openai", f"of {accuracy}")
+    shown = rows()
+    assert [name for name in shown["gpt2 as released"] if name in BENCHMARKS] == ["acc/lambada_openai"]
+    assert shown["gpt2 as published"]["acc/lambada_openai"] == "0.3256"
+    assert shown["gpt2-medium as published"]["acc/lambada_openai"] == "-"
+    assert shown["gpt2 as released"]["acc/lambada_openai"] == f"0.3300{EARLIER}"  # on other data than the newest run's
+    assert shown["gpt2-medium as released"]["acc/lambada_openai"] == "-"
+
+
+def test_a_model_with_benchmarks_only_is_in_the_table():
+    board = with_published(
+        Leaderboard([Entry("gpt2 as released", "baseline", 1e8, {"acc_norm/hellaswag": 0.3}, size="gpt2")], [])
+    )
+    assert [row["acc_norm/hellaswag"] for row in board.rows()] == ["0.3000", "0.3114"]
+    assert [row["model"] for row in board.rows()] == ["gpt2 as released", "gpt2 as published"]  # nothing of the others
 
 
 def test_the_asset_shows_the_board_in_dagster_in_mlflow_and_as_files(world):
@@ -153,10 +225,30 @@ def test_the_asset_shows_the_board_in_dagster_in_mlflow_and_as_files(world):
 
 def test_the_command_prints_the_same_table(world, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", world.url)
-    answer = CliRunner().invoke(main, ["leaderboard"], env={"COLUMNS": "200"})
+    answer = CliRunner().invoke(main, ["leaderboard"], env={"COLUMNS": "120"})
     assert answer.exit_code == 0, answer.output
-    for row in read_leaderboard(world.client).rows():
+    board = read_leaderboard(world.client)
+    shown = [row for part in board.parts() for row in part]
+    for row in shown:
         assert any(all(value in line for value in row.values()) for line in answer.output.splitlines()), row
+    for whole in board.rows():  # in one part or another
+        mine = [row for row in shown if row["model"] == whole["model"]]
+        values = {name: value for row in mine for name, value in row.items()}
+        assert {
+            name: value for name, value in whole.items() if name != "kind" and value != "-"
+        }.items() <= values.items()
+
+
+def test_the_table_tells_which_version_a_run_became_and_which_is_served(world):
+    home, client = world.home, world.client
+    one, two = (publish(client, home.finetuned, world.finetuned, {}, "a test") for _ in range(2))
+    client.set_registered_model_alias(MODEL_NAME, CHAMPION, two)
+    try:
+        (row,) = [row for row in read_leaderboard(client).rows() if row["kind"] == "finetune"]
+    finally:
+        client.delete_registered_model(MODEL_NAME)
+    assert int(two) > int(one)
+    assert row["version"] == f"{two} challenger champion"
 
 
 def test_what_was_measured_on_other_data_is_marked(world):
@@ -201,11 +293,15 @@ def test_the_leaderboard_follows_what_is_measured_and_waits_for_nothing_else():
     def gpt2_baseline():
         pass
 
-    @dg.asset(deps=[evaluation, gpt2_baseline], automation_condition=ON_MEASURED)
+    @dg.asset(deps=[evaluation])
+    def champion():
+        pass
+
+    @dg.asset(deps=[evaluation, gpt2_baseline, champion], automation_condition=ON_MEASURED)
     def leaderboard():
         pass
 
-    defs = dg.Definitions([evaluation, gpt2_baseline, leaderboard])
+    defs = dg.Definitions([evaluation, gpt2_baseline, champion, leaderboard])
     with dg.DagsterInstance.ephemeral() as instance:
         result = dg.evaluate_automation_conditions(defs, instance)
         assert result.total_requested == 0

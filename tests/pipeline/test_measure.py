@@ -10,7 +10,8 @@ from devopsgpt_model.token_bins import read_tokens, write_token_bins
 from devopsgpt_model.tokenizer import Tokenizer
 from devopsgpt_pipeline.assets.baselines import agreement, build_gpt2_baseline
 from devopsgpt_pipeline.home import Home
-from devopsgpt_pipeline.measure import PUBLISHED, Measurement, in_millions, measure
+from devopsgpt_pipeline.measure import Measurement, in_millions, measure
+from devopsgpt_pipeline.published import LOSSES
 from devopsgpt_pipeline.resources import HomeResource, MlflowResource
 
 DOCUMENTS = {"train": [("a", "a steady service answers. " * 40)], "val": [("b", "a slow answer is an answer. " * 20)]}
@@ -44,6 +45,21 @@ def test_a_model_with_another_vocabulary_is_measured_on_the_same_text(tiny_gpt, 
     assert "nanogpt_val_loss/openwebtext" not in measured.metrics()
 
 
+@pytest.mark.parametrize(("short", "told"), [("val", "and val has 45"), ("train", "and train has 45")])
+def test_a_split_shorter_than_a_window_leaves_the_protocol_out_and_says_so(checkpoint_folder, tmp_path, short, told):
+    documents = {**DOCUMENTS, short: [("a", "a slow answer is an answer, a late one isn't")]}
+    write_token_bins(tmp_path / "bins", "openwebtext", Tokenizer.plain_bytes(), documents)
+    measured = measure("gpt2", load_checkpoint(checkpoint_folder), tmp_path / "bins", batches=3)
+    assert measured.left_out == f"nanoGPT's protocol was left out, its windows take 65 tokens {told}"
+    assert math.isnan(measured.nanogpt_val_loss)
+    assert math.isnan(measured.nanogpt_train_loss)
+    assert measured.val_loss > 0
+    assert told in agreement(measured).description
+    assert measure("gpt2", load_checkpoint(checkpoint_folder), tmp_path / "bins", batches=0).left_out.endswith(
+        "0 batches were asked for"
+    )
+
+
 MEASURED = Measurement("gpt2", 124_439_808, "openwebtext", "v", 3.125, 3.1, 22.7, 0.99, 4_000_000, 9.0, 3.12, 3.11)
 
 
@@ -57,7 +73,10 @@ def test_values_as_published_pass_and_others_warn():
         "nothing is published"
         in agreement(dataclasses.replace(MEASURED, dataset="sre", nanogpt_val_loss=9)).description
     )
-    assert "left out" in agreement(dataclasses.replace(MEASURED, nanogpt_val_loss=math.nan)).description
+    left_out = dataclasses.replace(MEASURED, nanogpt_val_loss=math.nan, left_out="0 batches were asked for")
+    told = "nothing to compare with the published 3.11/3.12: 0 batches were asked for"
+    assert agreement(left_out).description == told
+    assert left_out.row()["published"] == "-"  # 3.12 is by the protocol, the full pass is not
 
 
 def test_a_row_is_the_original_tables():
@@ -65,7 +84,7 @@ def test_a_row_is_the_original_tables():
     assert [row[key] for key in ("model", "params", "train loss", "val loss", "published")] == [
         *("gpt2", "124M", 3.11, 3.12, "3.11 / 3.12"),
     ]
-    assert sorted(PUBLISHED) == ["gpt2", "gpt2-large", "gpt2-medium", "gpt2-xl"]
+    assert sorted(LOSSES) == ["gpt2", "gpt2-large", "gpt2-medium", "gpt2-xl"]
     assert in_millions(1_100_000) == "1.1M"
 
 

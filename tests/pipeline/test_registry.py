@@ -8,7 +8,7 @@ from devopsgpt_pipeline import processes
 from devopsgpt_pipeline.registry import publish as publishing
 from devopsgpt_pipeline.registry.promote import decide
 from devopsgpt_pipeline.registry.publish import fetch_version, publish
-from devopsgpt_pipeline.registry.runs import run_status, start_run
+from devopsgpt_pipeline.registry.runs import run_status
 from devopsgpt_pipeline.registry.tracking import (
     CHALLENGER,
     CHAMPION,
@@ -18,13 +18,6 @@ from devopsgpt_pipeline.registry.tracking import (
     experiment_id,
     version_of_alias,
 )
-
-DATASET = {"name": "sre", "digest": "abc", "source": "tokens/sre"}
-
-
-@pytest.fixture
-def run_id(registry):
-    return start_run(registry, "scratch-sre", {"max_steps": 3}, {"kind": "finetune"}, DATASET)
 
 
 def publish_one(registry, checkpoint_folder, run_id):
