@@ -9,10 +9,13 @@ import torch
 
 from devopsgpt_model.checkpoint import CheckpointError, load_checkpoint
 from devopsgpt_model.device import choose_device
+from devopsgpt_model.gpt import GPT
 from devopsgpt_serving.captured import CapturedRunner
 from devopsgpt_serving.lane import LoadedModel
-from devopsgpt_serving.precision import choose_precision
-from devopsgpt_serving.runner import EagerRunner
+from devopsgpt_serving.native.build import NotCompiled
+from devopsgpt_serving.native.runner import NativeRunner, able
+from devopsgpt_serving.precision import Precision, choose_precision
+from devopsgpt_serving.runner import EagerRunner, Runner
 from devopsgpt_serving.version_cache import Version
 
 log = logging.getLogger(__name__)
@@ -26,7 +29,6 @@ def loader(device: str, precision: str, rows: int) -> Callable[[Version, Path], 
     """
     chosen = str(choose_device(device))
     format = choose_precision(precision, torch.device(chosen))
-    runner = CapturedRunner if torch.device(chosen).type == "cuda" else EagerRunner
     log.info("computing", extra={"device": chosen, "precision": format})
 
     def load(version: Version, folder: Path) -> LoadedModel:
@@ -37,11 +39,25 @@ def loader(device: str, precision: str, rows: int) -> Callable[[Version, Path], 
 
     def read(version: Version, folder: Path) -> LoadedModel:
         checkpoint = load_checkpoint(folder / "model", chosen)
-        loaded = LoadedModel(version, runner(checkpoint.model, rows, format), checkpoint.tokenizer)
+        loaded = LoadedModel(version, choose_runner(checkpoint.model, rows, format), checkpoint.tokenizer)
         warm_up(loaded)
         return loaded
 
     return load
+
+
+def choose_runner(model: GPT, rows: int, precision: Precision) -> Runner:
+    """The fastest that computes this model in this number format here. Takes the model over."""
+    device = model.wte.weight.device
+    if able(model.config, precision, device):
+        try:
+            return NativeRunner(model, rows, precision)
+        except NotCompiled as problem:
+            log.warning(
+                "the processor has AVX-512 and no compiled code for it is here: half as fast as it could be",
+                extra={"problem": str(problem), "remedy": "install g++, or run devopsgpt_serving/native/build.py"},
+            )
+    return (CapturedRunner if device.type == "cuda" else EagerRunner)(model, rows, precision)
 
 
 def warm_up(loaded: LoadedModel) -> None:

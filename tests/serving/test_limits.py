@@ -34,9 +34,8 @@ def small_service(common_shelf, tmp_path):
 
 
 def slow_down(service, delay_s):
-    runner = service.service.engine.current.loaded.runner
-    runner.__class__ = CountingRunner
-    runner.prefilled, runner.decoded, runner.delay_s, runner.error = [], [], delay_s, None
+    lane = service.service.engine.current
+    lane.runner = CountingRunner(lane.loaded.runner, delay_s)
 
 
 def idle(service):

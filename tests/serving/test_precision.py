@@ -7,6 +7,7 @@ import torch
 
 from devopsgpt_model.config import GPTConfig
 from devopsgpt_model.gpt import GPT
+from devopsgpt_serving.native.runner import NativeRunner, able
 from devopsgpt_serving.precision import Int8Linear, available, choose_precision, pack, packable
 from devopsgpt_serving.runner import EagerRunner
 
@@ -48,10 +49,10 @@ def trained():
 
 
 @torch.inference_mode()
-def logprobs(model, idx, precision=None):
+def logprobs(model, idx, precision=None, runner=EagerRunner):
     if precision is None:
         return torch.log_softmax(model(idx)[0], -1)
-    runner = EagerRunner(copy.deepcopy(model), 2, precision)
+    runner = runner(copy.deepcopy(model), 2, precision)
     half = T // 2  # in two pieces, so that keys and values come from the cache too
     rows = [
         torch.cat([runner.prefill(1, ids[:half], 0, every=True), runner.prefill(1, ids[half:], half, every=True)])
@@ -64,13 +65,14 @@ def val_loss(scores, idx):
     return -scores[:, :-1].gather(2, idx[:, 1:, None]).mean().item()
 
 
+@pytest.mark.parametrize("runner", [EagerRunner, NativeRunner])
 @pytest.mark.parametrize(("precision", "bound"), [("float32", 1e-4), ("bfloat16", 0.15), ("int8", 0.05)])
-def test_log_probabilities_stay_near_float32(trained, precision, bound):
-    if precision not in available(CPU):
+def test_log_probabilities_stay_near_float32(trained, precision, bound, runner):
+    if precision not in available(CPU) or (runner is NativeRunner and not able(trained.config, precision, CPU)):
         pytest.skip(f"this processor has no {precision}")
     idx = windows(1000)
     expected = logprobs(trained, idx)
-    got = logprobs(trained, idx, precision)
+    got = logprobs(trained, idx, precision, runner)
     assert (got - expected).abs().max() <= bound
     assert val_loss(got, idx) == pytest.approx(val_loss(expected, idx), rel=0.005)
 

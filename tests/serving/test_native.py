@@ -1,0 +1,163 @@
+"""The C++ that computes a step: what it gives, that rows are alone in it, and what happens where it is not compiled."""
+
+import copy
+import logging
+import os
+import queue
+
+import pytest
+import torch
+
+from devopsgpt_model.checkpoint import CheckpointError
+from devopsgpt_model.config import GPTConfig
+from devopsgpt_model.gpt import GPT
+from devopsgpt_model.tokenizer import Tokenizer
+from devopsgpt_serving.engine import Engine
+from devopsgpt_serving.lane import LoadedModel
+from devopsgpt_serving.loading import choose_runner, warm_up
+from devopsgpt_serving.native import build
+from devopsgpt_serving.native.build import NotCompiled
+from devopsgpt_serving.native.runner import NativeRunner, able
+from devopsgpt_serving.runner import EagerRunner
+from devopsgpt_serving.sampling import Sampling
+from devopsgpt_serving.sequence import Sequence
+from devopsgpt_serving.version_cache import Version
+from serving.conftest import BLOCK_SIZE, make_model
+
+CPU = torch.device("cpu")
+PROMPT = list(range(3, 90))
+
+precisions = pytest.mark.parametrize("precision", ["float32", "bfloat16", "int8"])
+
+
+@pytest.fixture(autouse=True)
+def _processor(request):
+    precision = request.node.callspec.params.get("precision") if hasattr(request.node, "callspec") else None
+    if not able(make_model().config, precision or "float32", CPU):
+        pytest.skip("this processor has no AVX-512, or not with this number format")
+
+
+def fill(runner, row, ids, chunk=1000):
+    """Compute a prompt. returns: logits of every token"""
+    chunks = [runner.prefill(row, ids[at : at + chunk], at, every=True) for at in range(0, len(ids), chunk)]
+    return torch.cat(chunks)
+
+
+@pytest.mark.parametrize("n_head", [1, 2, 4, 8])
+def test_every_width_of_head_gives_what_torch_does(n_head):
+    config = GPTConfig(vocab_size=300, block_size=100, n_layer=2, n_head=n_head, n_embd=128)
+    model = GPT(config).init_weights(2).eval()
+    eager, native = EagerRunner(copy.deepcopy(model), 2), NativeRunner(model, 2)
+    with torch.no_grad():
+        torch.testing.assert_close(fill(native, 1, PROMPT), fill(eager, 1, PROMPT), atol=1e-5, rtol=0)
+        got, expected = native.decode([5, 6], [0, len(PROMPT)]), eager.decode([5, 6], [0, len(PROMPT)])
+    torch.testing.assert_close(got, expected, atol=1e-5, rtol=0)
+
+
+@precisions
+def test_a_rows_numbers_are_the_same_in_any_company(precision):
+    model, rows = make_model(3, n_embd=64), 30  # past two tiles of tokens
+    together, alone = NativeRunner(copy.deepcopy(model), rows, precision), NativeRunner(model, 1, precision)
+    lengths = [1 + 3 * row % BLOCK_SIZE for row in range(rows)]
+    for row, length in enumerate(lengths):
+        fill(together, row, PROMPT[:length])
+    for count in (2, 7, rows):
+        logits = together.decode(list(range(count)), lengths[:count])
+        for row in range(count):
+            fill(alone, 0, PROMPT[: lengths[row]])
+            assert torch.equal(alone.decode([row], [lengths[row]])[0], logits[row]), (count, row)
+
+
+@precisions
+def test_a_prompt_in_chunks_is_the_whole_prompt(precision):
+    runner = NativeRunner(make_model(4), 2, precision)
+    assert torch.equal(fill(runner, 0, PROMPT), fill(runner, 1, PROMPT, chunk=7))
+
+
+@precisions
+def test_a_copied_beginning_is_the_computed_one(precision):
+    runner = NativeRunner(make_model(5), 2, precision)
+    whole = fill(runner, 0, PROMPT)
+    fill(runner, 1, [200] * 90)
+    runner.copy_prefix(0, 1, 41)
+    assert torch.equal(runner.prefill(1, PROMPT[41:], 41, every=True), whole[41:])
+
+
+@precisions
+def test_weights_that_are_no_numbers_are_refused(precision):
+    model = make_model(6)
+    with torch.no_grad():
+        model.h[1].mlp.c_fc.weight[5, 7] = float("nan")
+    loaded = LoadedModel(Version("m", "1", "", 0), NativeRunner(model, 2, precision), Tokenizer.plain_bytes())
+    with pytest.raises(CheckpointError, match="no numbers"):
+        warm_up(loaded)
+
+
+def test_a_seed_gives_the_same_text_in_any_company():
+    tokenizer = Tokenizer.plain_bytes()
+    engine = Engine(max_running=8, max_queue=8, prefill_chunk=16)
+    engine.start()
+    precision = "int8" if able(make_model().config, "int8", CPU) else "float32"
+    engine.install(LoadedModel(Version("m", "1", "", 0), NativeRunner(make_model(7), 8, precision), tokenizer))
+
+    def ask(jobs):
+        ends, made = queue.Queue(), []
+        for seed, prompt in jobs:
+            settings = Sampling(max_tokens=20 + seed, temperature=0.9, top_p=0.9, seed=seed)
+            made.append(Sequence(tokenizer.encode(prompt), settings, ends.put))
+        engine.submit(engine.current, made)
+        while not all(one.ended for one in made):
+            assert not getattr(ends.get(timeout=20), "error", None)
+        return [one.tokens for one in made]
+
+    jobs = list(enumerate(["a", "a long prompt " * 6, "xyz", "b" * 40, "the same", "the same", "last"]))
+    try:
+        together = ask(jobs)
+        assert together == [ask([job])[0] for job in jobs]
+        assert len({len(tokens) for tokens in together}) == len(jobs)
+    finally:
+        engine.stop()
+
+
+def test_loading_takes_it_where_it_is_to_be_had():
+    assert isinstance(choose_runner(make_model(), 2, "float32"), NativeRunner)
+
+
+def test_a_shape_that_it_does_not_know_is_left_to_torch():
+    model = GPT(GPTConfig(vocab_size=257, block_size=16, n_layer=1, n_head=4, n_embd=32)).init_weights(1)  # heads of 8
+    assert type(choose_runner(model, 2, "float32")) is EagerRunner
+
+
+def test_without_a_compiler_torch_computes_and_the_log_says_so(monkeypatch, tmp_path, caplog):
+    monkeypatch.setattr(build, "COMPILED", tmp_path)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with caplog.at_level(logging.WARNING):
+        runner = choose_runner(make_model(), 2, "float32")
+    assert type(runner) is EagerRunner
+    assert runner.prefill(0, [1, 2, 3], 0, every=False).isfinite().all()
+    assert [record.problem for record in caplog.records] == ["there is no g++ to compile it"]
+
+
+def test_what_the_compiler_complains_of_is_told(monkeypatch, tmp_path):
+    monkeypatch.setattr(build, "COMPILED", tmp_path / "compiled")
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    (tmp_path / "g++").write_text("#!/bin/sh\necho 'no such option' >&2\nexit 1\n")
+    (tmp_path / "g++").chmod(0o755)
+    with pytest.raises(NotCompiled, match="no such option"):
+        build.library("float32")
+    assert list((tmp_path / "compiled").iterdir()) == []
+
+
+def test_a_library_that_is_none_is_told(monkeypatch, tmp_path):
+    monkeypatch.setattr(build, "COMPILED", tmp_path)
+    name = build.library("float32").name
+    (tmp_path / name).write_text("not a library")
+    with pytest.raises(NotCompiled, match="does not load"):
+        NativeRunner(make_model(), 2)
+
+
+def test_a_folder_that_cannot_be_written_is_told(monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(build, "COMPILED", tmp_path / "file" / "compiled")
+    with pytest.raises(NotCompiled, match="cannot be written"):
+        build.library("float32")
