@@ -9,6 +9,7 @@
 #include <omp.h>
 #include <sched.h>
 
+#include <algorithm>
 #include <atomic>
 
 struct Norm {
@@ -55,6 +56,7 @@ class Meeting {
         const int now = round.load(std::memory_order_relaxed);
         if (arrived.fetch_add(1, std::memory_order_acq_rel) == threads - 1) {
             arrived.store(0, std::memory_order_relaxed);
+            taken.store(0, std::memory_order_relaxed);
             round.store(now + 1, std::memory_order_release);
             return;
         }
@@ -62,7 +64,12 @@ class Meeting {
             spin < 4000 ? _mm_pause() : (void)sched_yield();
     }
 
+    // The next of the pieces that lie between two meetings: whoever is fast takes more of them, so that a processor
+    // with a neighbour on it does not hold up the others.
+    int64_t take() { return taken.fetch_add(1, std::memory_order_relaxed); }
+
   private:
+    alignas(64) std::atomic<int64_t> taken{0};
     alignas(64) std::atomic<int> arrived{0};
     alignas(64) std::atomic<int> round{0};
 };
@@ -102,7 +109,7 @@ struct Worker {
             remember(heads, qkv + width, qkv + 2 * width, of.keys, of.values, tokens.rows[i], tokens.positions[i]);
         });
         meet();
-        for (int64_t item = part; item < count * heads.heads; item += parts) {
+        for (int64_t item; (item = meeting.take()) < count * heads.heads;) {
             const int64_t i = item % count, head = item / count, at = head * heads.width;
             const Stored *keys = head_of(of.keys, heads, tokens.rows[i], head);
             const Stored *values = head_of(of.values, heads, tokens.rows[i], head);
@@ -139,7 +146,9 @@ struct Worker {
 
     template <typename Put>
     void product(const Matrix &matrix, int64_t count, const Put &put) {
-        multiply(matrix, room.inputs, count, part, parts, put);
+        const int64_t panels = panels_of(matrix), pieces = std::min(panels, (int64_t)parts * 8);
+        for (int64_t piece; (piece = meeting.take()) < pieces;)
+            multiply(matrix, room.inputs, count, panels * piece / pieces, panels * (piece + 1) / pieces, put);
     }
 
     struct Store {

@@ -134,12 +134,14 @@ inline void multiply_tile(int tokens, const Matrix &m, int64_t panel, const Inpu
     if constexpr (TOKENS > 1) multiply_tile<TOKENS - 1>(tokens, m, panel, inputs, token, y);
 }
 
-// All tokens times this thread's share of the panels. put(token, first output, which of 16 there are, 16 values)
+inline int64_t panels_of(const Matrix &matrix) { return (matrix.out + PANEL - 1) / PANEL; }
+
+// All tokens times some panels. put(token, first output, which of 16 there are, 16 values)
 template <typename Put>
-inline void multiply(const Matrix &matrix, const Inputs &inputs, int64_t tokens, int part, int parts, const Put &put) {
-    const int64_t panels = (matrix.out + PANEL - 1) / PANEL, tiles = (tokens + MOST_TOKENS - 1) / MOST_TOKENS;
+inline void multiply(const Matrix &matrix, const Inputs &inputs, int64_t tokens, int64_t panel, int64_t end, const Put &put) {
+    const int64_t tiles = (tokens + MOST_TOKENS - 1) / MOST_TOKENS;
     alignas(64) float y[MOST_TOKENS * PANEL];
-    for (int64_t panel = panels * part / parts; panel < panels * (part + 1) / parts; panel++)
+    for (; panel < end; panel++)
         for (int64_t tile = 0; tile < tiles; tile++) {
             const int64_t first = tokens * tile / tiles, last = tokens * (tile + 1) / tiles;
             multiply_tile<MOST_TOKENS>((int)(last - first), matrix, panel, inputs, first, y);
