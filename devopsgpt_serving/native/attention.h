@@ -37,10 +37,17 @@ inline void attend(const float *q, const Stored *keys, const Stored *values, int
     __m512 largest = _mm512_set1_ps(-__builtin_inff());
     for (int64_t at = 0; at < length; at += LANES, keys += WIDTH * LANES) {
         __m512 sums[4] = {};
-        for (int d = 0; d < WIDTH; d += 4)
+        for (int d = 0; d < WIDTH; d += 4) {
+            // heads are too short for the processor to notice the pattern: ask for the keys of two panels further,
+            // and for the values of these positions
+            for (int line = 0; line < 4 * (int)sizeof(Stored) * LANES; line += 64) {
+                _mm_prefetch((const char *)(keys + (2 * WIDTH + d) * LANES) + line, _MM_HINT_T0);
+                _mm_prefetch((const char *)(values + at * WIDTH + d * LANES) + line, _MM_HINT_T0);
+            }
 #pragma GCC unroll 4
             for (int i = 0; i < 4; i++)
                 sums[i] = _mm512_fmadd_ps(load_stored(keys + (d + i) * LANES), _mm512_set1_ps(q[d + i]), sums[i]);
+        }
         __m512 score = _mm512_add_ps(_mm512_add_ps(sums[0], sums[1]), _mm512_add_ps(sums[2], sums[3]));
         score = _mm512_mul_ps(score, _mm512_set1_ps(root));
         score = _mm512_mask_blend_ps(first_lanes(length - at), _mm512_set1_ps(-__builtin_inff()), score);

@@ -146,7 +146,7 @@ struct Worker {
 
     template <typename Put>
     void product(const Matrix &matrix, int64_t count, const Put &put) {
-        const int64_t panels = panels_of(matrix), pieces = std::min(panels, (int64_t)parts * 8);
+        const int64_t panels = panels_of(matrix), pieces = std::min(panels, (int64_t)parts * 2);
         for (int64_t piece; (piece = meeting.take()) < pieces;)
             multiply(matrix, room.inputs, count, panels * piece / pieces, panels * (piece + 1) / pieces, put);
     }

@@ -1,5 +1,6 @@
 """How gpt.cpp finds the model in memory: its structures, and weights laid out for its products."""
 
+import contextlib
 import ctypes
 import mmap
 from ctypes import POINTER, Structure, c_int64, c_void_p
@@ -116,9 +117,10 @@ class Weights:
 
 
 def _in_large_pages(tensor: Tensor) -> Tensor:
-    """A contiguous copy, in pages of 2 MB where Linux gives them: int8 decodes 5 to 10% faster, prompts 25%."""
+    """A contiguous copy, in pages of 2 MB where Linux gives them: fewer addresses to look up while it is read."""
     memory = mmap.mmap(-1, tensor.nbytes)
-    memory.madvise(mmap.MADV_HUGEPAGE)
+    with contextlib.suppress(OSError):  # a kernel that has only small ones
+        memory.madvise(mmap.MADV_HUGEPAGE)
     return torch.frombuffer(memory, dtype=tensor.dtype).view(tensor.shape).copy_(tensor)
 
 

@@ -4,6 +4,9 @@ import copy
 import logging
 import os
 import queue
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -161,3 +164,9 @@ def test_a_folder_that_cannot_be_written_is_told(monkeypatch, tmp_path):
     monkeypatch.setattr(build, "COMPILED", tmp_path / "file" / "compiled")
     with pytest.raises(NotCompiled, match="cannot be written"):
         build.library("float32")
+
+
+def test_the_image_compiles_every_format_without_our_packages():
+    command = [sys.executable, "-I", build.__file__]
+    made = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    assert [Path(path) for path in made] == [build.library(precision) for precision in build.FORMATS]
