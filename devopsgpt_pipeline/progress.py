@@ -5,12 +5,13 @@ Dagster captures a step's stdout and stderr, so this writes to a copy of the ter
 
 import os
 import time
-from typing import Any
+from typing import Any, Literal
 
 import dagster as dg
 from rich.console import Console
 from rich.status import Status
 
+PIPE_WIDTH = 1000  # columns: enough for every table
 PLAIN_LINE_EVERY_S = 10.0  # where the output is no terminal, a moving line becomes a line now and then
 
 
@@ -60,12 +61,19 @@ class ChainProgress:
 
 
 def table(rows: list[dict[str, Any]]) -> None:
-    """Print rows of numbers for a person to compare. A head as val_loss/sre takes two lines: numbers are narrow."""
+    """Print rows of numbers for a person to compare. A head as val_loss/sre takes two lines: numbers are narrow.
+
+    Nothing is cut off: a narrow terminal folds, and what reads a pipe has no width.
+    """
     from rich.table import Table
 
     shown = Table()
-    for key in rows[0]:
-        shown.add_column(key.replace("/", "/\n"), justify="left" if isinstance(rows[0][key], str) else "right")
+    for key, value in rows[0].items():
+        justify: Literal["left", "right"] = "left" if isinstance(value, str) else "right"
+        shown.add_column(key.replace("/", "/\n"), justify=justify, overflow="fold")
     for row in rows:
         shown.add_row(*(f"{value:.4f}" if isinstance(value, float) else str(value) for value in row.values()))
-    Console().print(shown)
+    console = Console()
+    if not console.is_terminal:
+        console.width = PIPE_WIDTH
+    console.print(shown)
