@@ -34,8 +34,8 @@ def parameters(config: GPTConfig) -> int:
     return config.vocab_size * config.n_embd + config.n_layer * 12 * config.n_embd**2
 
 
-def measure(name: str, case: Case) -> tuple[int, float]:
-    """Print one case. returns: its layers, and the seconds that a cold compilation took"""
+def measure(name: str, case: Case) -> None:
+    """Print one case."""
     with tempfile.TemporaryDirectory() as cache:
         eager_start, eager = run(name, "ours", cache)
         cold, compiled = run(name, "ours-compiled", cache)
@@ -45,18 +45,15 @@ def measure(name: str, case: Case) -> tuple[int, float]:
     print(
         f"{name}: first step after {eager_start:.1f} s eager, {cold:.1f} s compiled, {warm:.1f} s from the cache; "
         f"a step {eager:.3f} s eager ({flops / 1e9:.0f} GFLOP/s), {compiled:.3f} s compiled: "
-        f"{1 - compiled / eager:.0%} saved",
+        f"{1 - compiled / eager:.0%} saved; a cold compilation: {cold - eager_start:.1f} s",
         flush=True,
     )
-    return case.config.n_layer, cold - eager_start
 
 
 def main() -> None:
-    """Every case of this machine, and the line through their compilations."""
-    costs = [measure(name, case) for name, case in cases().items()]
-    layers, seconds = zip(*costs, strict=True)
-    slope, base = statistics.linear_regression(layers, seconds)
-    print(f"a cold compilation: {base:.1f} s + {slope:.2f} s a layer")
+    """Every case of this machine."""
+    for name, case in cases().items():
+        measure(name, case)
 
 
 if __name__ == "__main__":

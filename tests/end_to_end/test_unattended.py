@@ -56,7 +56,7 @@ class Up:
         return int(answer.json()["version"])
 
     def made(self, since):
-        """Assets that were materialized after a time, in order, but for the leaderboard, which follows any measurement."""
+        """Assets that were materialized after a time, in order. The leaderboard follows any measurement: left out."""
         events = []
         for key in set(self.instance.all_asset_keys()) - {dg.AssetKey("leaderboard")}:
             for record in self.instance.fetch_materializations(
