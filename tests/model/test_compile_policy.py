@@ -48,7 +48,7 @@ def test_compiled_code_is_kept_where_the_environment_says_else_in_the_folder(tmp
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # torch's own, in tracing
 @pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated")  # the same
-@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize("autocast", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_compiled_step_is_two_graphs_without_a_break_and_has_the_same_gradients(tiny_gpt, autocast):
     idx = torch.randint(257, (2, 64), generator=torch.Generator().manual_seed(1))
     eager, compiled = tiny_gpt.eval(), copy.deepcopy(tiny_gpt)

@@ -92,7 +92,9 @@ def test_metrics_are_reported_at_the_configured_steps(job):
     assert [line["step"] for line in lines if "train_loss" in line] == [4, 8, 10, 12, 16, 20, 24, 28, 30]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGKILL]
+)
 def test_a_killed_run_ends_with_the_losses_of_one_that_never_was(job, tmp_path, number):
     job = dataclasses.replace(job, config=dataclasses.replace(CONFIG, max_steps=300, eval_interval=25))
     whole = dataclasses.replace(job, out=tmp_path / "whole")

@@ -103,6 +103,7 @@ def nothing_left_behind(tmp_path):
             process.kill()
 
 
+@pytest.mark.slow
 def test_two_ranks_report_once_and_give_the_losses_of_one_process(job, tmp_path):
     alone = dataclasses.replace(job, out=tmp_path / "alone")
     alone.out.mkdir()

@@ -136,6 +136,7 @@ def run_load(shelf, tmp_path, clients, seconds, moves, **settings):
     return seen
 
 
+@pytest.mark.slow
 def test_answers_are_whole_and_from_one_version_while_the_alias_moves(shelf, tmp_path):
     seen = run_load(shelf, tmp_path, clients=8, seconds=3, moves=2)
     assert seen.answers > 20
