@@ -23,8 +23,9 @@ class Measured:
 
 
 # `make bench NAME=compiling` and `NAME=training`, docs/performance.md. cpu: 2 cores with avx512_bf16, 12 layers of 768,
-# where it saves less than with 6 of 384. cuda: one H200, 12 layers of 768.
-MEASURED = {"cpu": Measured(400e9, 0.2, 15.0), "cuda": Measured(315e12, 0.18, 7.1)}
+# where it saves less than with 6 of 384; its seconds are those of no layers on a line through two whole networks, since
+# blocks were not measured on a quiet machine yet. cuda: one H200, 12 layers of 768.
+MEASURED = {"cpu": Measured(400e9, 0.2, 14.6), "cuda": Measured(315e12, 0.18, 7.1)}
 
 
 def compile_pays(config: TrainingConfig, model: GPT, device: torch.device) -> bool:

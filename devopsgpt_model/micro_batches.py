@@ -14,7 +14,7 @@ ENOUGH_TOKENS = 32_768  # of a pass; more made an H200 no faster
 # bfloat16: 27 to 36 and 4; docs/performance.md. Left free is what the allocator loses between its pieces.
 CHANNEL_BYTES, HEAD_BYTES = 40, 4
 USED_SHARE = 0.85
-OPTIMIZER_BYTES = 12  # of each parameter: gradient and AdamW's two moments, float32
+STATE_BYTES = 16  # of each parameter: gradient, AdamW's two moments and the best weights so far, float32
 
 
 def micro_batches_at_once(config: TrainingConfig, model: GPT, device: torch.device, mine: int) -> int:
@@ -25,7 +25,7 @@ def micro_batches_at_once(config: TrainingConfig, model: GPT, device: torch.devi
     if device.type != "cuda":
         return 1
     free, _ = torch.cuda.mem_get_info(device)
-    room = USED_SHARE * free - OPTIMIZER_BYTES * sum(parameter.numel() for parameter in model.parameters())
+    room = USED_SHARE * free - STATE_BYTES * sum(parameter.numel() for parameter in model.parameters())
     return most_that_fit(config, model.config, room, mine)
 
 
