@@ -1,8 +1,9 @@
 """Training steps of ours and of nanoGPT's recipe, alternating, on the same shapes.
 
-`python -m benchmarks.training --case 6x384` prints tokens/s, MFU against the bfloat16 matrix rate measured in the same
-run, and peak memory of each, with ratios to nanoGPT eager. Every contender is a process of its own that waits while
-the others run, so that each has its own peak of memory.
+`python -m benchmarks.training --case 6x384` prints tokens/s, peak memory and MFU of each, with ratios to nanoGPT eager.
+MFU is against the matrix rate measured in the same run, in the number format of our steps: bfloat16 where the processor
+has it, else float32. Every contender is a process of its own that waits while the others run, so that each has its own
+peak of memory.
 """
 
 import argparse
@@ -104,7 +105,7 @@ def _peak_bytes() -> int:
 
 
 def matrix_rate(case: Case) -> float:
-    """FLOP/s of bfloat16 matrix products, the best of four turns.
+    """FLOP/s of matrix products in the number format of our steps, the best of four turns.
 
     On a CPU of the case's own largest shapes. On a GPU of 8192 x 8192 x 8192, ten at a time: more than it keeps up once
     it is warm.
@@ -113,8 +114,9 @@ def matrix_rate(case: Case) -> float:
     rows, inner, columns = case.batch_size * case.config.block_size, case.config.n_embd, 4 * case.config.n_embd
     if device == "cuda":
         rows = inner = columns = 8192
-    a = torch.randn(rows, inner, device=device, dtype=torch.bfloat16)
-    b = torch.randn(inner, columns, device=device, dtype=torch.bfloat16)
+    dtype = matrix_format(device)
+    a = torch.randn(rows, inner, device=device, dtype=dtype)
+    b = torch.randn(inner, columns, device=device, dtype=dtype)
     turns, best = 10 if device == "cuda" else 50, 0.0
     for _ in range(4):
         started = time.monotonic()
@@ -123,6 +125,13 @@ def matrix_rate(case: Case) -> float:
         float(c[0, 0])
         best = max(best, 2 * rows * inner * columns * turns / (time.monotonic() - started))
     return best
+
+
+def matrix_format(device: str) -> torch.dtype:
+    """What our steps multiply in."""
+    from devopsgpt_model.device import choose_autocast
+
+    return choose_autocast("auto", torch.device(device)) or torch.float32
 
 
 def flops_per_token(config: GPTConfig) -> float:
@@ -161,7 +170,8 @@ def measure(name: str, case: Case, contenders: list[str], turns: int) -> list[di
                 "start_seconds": starts[contender]["start_seconds"],
             }
         )
-    print(f"{name}: {tokens} tokens/step, bfloat16 matrix rate {rate / 1e12:.2f} TFLOP/s")
+    format = matrix_format("cuda" if torch.cuda.is_available() else "cpu")
+    print(f"{name}: {tokens} tokens/step, {str(format).removeprefix('torch.')} matrix rate {rate / 1e12:.3f} TFLOP/s")
     return rows
 
 

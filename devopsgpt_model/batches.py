@@ -1,6 +1,5 @@
 """Token bins to batches: shuffled windows for training, one full pass for evaluation."""
 
-import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -47,23 +46,20 @@ class ShuffledWindows:
 
 
 def full_pass(
-    tokens: NDArray[np.uint16], block_size: int, batch_size: int, ignored: int
+    tokens: NDArray[np.uint16], block_size: int, batch_size: int, ignored: int, every: int = 1
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Consecutive windows in which every token but the first is a target exactly once.
+    """Consecutive windows in which every token but the first is a target exactly once, or each every-th of them.
 
     yields: inputs and targets, int64 (up to batch_size, block_size); the last window is filled with `ignored`
     raises: ValueError for fewer than two tokens
     """
     if len(tokens) < 2:
         raise ValueError(f"an evaluation needs at least 2 tokens, got {len(tokens)}")
-    windows = math.ceil((len(tokens) - 1) / block_size)
-    for first in range(0, windows, batch_size):
-        span = tokens[first * block_size : min(first + batch_size, windows) * block_size + 1].astype(np.int64)
-        rows = math.ceil((len(span) - 1) / block_size)
-        idx = np.zeros(rows * block_size, dtype=np.int64)
-        targets = np.full(rows * block_size, ignored, dtype=np.int64)
-        idx[: len(span) - 1], targets[: len(span) - 1] = span[:-1], span[1:]
-        yield (
-            torch.from_numpy(idx.reshape(rows, block_size)),
-            torch.from_numpy(targets.reshape(rows, block_size)),
-        )
+    starts = range(0, len(tokens) - 1, block_size)[::every]
+    for first in range(0, len(starts), batch_size):
+        spans = [tokens[start : start + block_size + 1] for start in starts[first : first + batch_size]]
+        idx = np.zeros((len(spans), block_size), dtype=np.int64)
+        targets = np.full((len(spans), block_size), ignored, dtype=np.int64)
+        for row, span in enumerate(spans):
+            idx[row, : len(span) - 1], targets[row, : len(span) - 1] = span[:-1], span[1:]
+        yield torch.from_numpy(idx), torch.from_numpy(targets)

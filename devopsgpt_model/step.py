@@ -85,7 +85,7 @@ class TrainingStep:
         if self.sharded:
             ranks.shard(model, device)
         self.optimizer = make_optimizer(model, config)
-        self.compiled = compile_pays(config, model, device)
+        self.compiled = compile_pays(config, model, device, autocast)
         self.at_once = micro_batches_at_once(config, model, device, config.grad_accum_steps // ranks.size)
         loss_of = LossOf(model, self.compiled)
         self.loss_of: Any = ranks.replicate(loss_of, device) if ranks.size > 1 and not self.sharded else loss_of

@@ -2,14 +2,18 @@
 
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from filelock import FileLock
+
 from devopsgpt_model.config import GPT2_SIZES, GPTConfig, TrainingConfig
 from devopsgpt_model.folders import write_json
 from devopsgpt_model.job import TrainingJob
-from devopsgpt_model.token_bins import read_meta
+from devopsgpt_model.token_bins import TokenBinsMeta, read_meta
 from devopsgpt_pipeline.home import Home
 from devopsgpt_pipeline.lineage import lineage_of_training
 from devopsgpt_pipeline.measure import model_size, parameter_count
@@ -24,33 +28,50 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 
-def prepare_job(
+@contextmanager
+def training_job(
     home: Home,
     client: "MlflowClient",
     config: TrainingConfig,
     dataset: str,
     code_version: str,
     tags: dict[str, str],
-) -> TrainingJob:
+) -> Iterator[TrainingJob]:
     """The training job for these settings and this data.
 
-    The same settings and data lead to the same folder: a job that was cut short goes on there, in its MLflow run.
+    The same settings and data lead to the same folder: a job that was cut short goes on there, in its MLflow run. Who
+    comes while another process is in the block waits: a run that Dagster gave up may have begun all the same.
     tags: of that run, dagster_run_id and git_commit among them
     raises: ValueError for initial weights that cannot be found, PretrainedUnavailable for a hub that does not answer
     """
-    bins = home.tokens / dataset
-    meta = read_meta(bins)
+    meta = read_meta(home.tokens / dataset)
     init = initial_checkpoint(home, client, config.init_from)
     facts = {"config": asdict(config), "data": meta.data_version, "code": code_version}
     facts["init"] = checkpoint_sha256(init.folder) if init.folder else init.source
     name = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
-    out = home.training / name
-    out.mkdir(parents=True, exist_ok=True)
+    home.training.mkdir(parents=True, exist_ok=True)
+    with FileLock(home.training / f".{name}.lock"):
+        yield _prepare(client, config, home.tokens / dataset, meta, init, home.training / name, code_version, tags)
+
+
+def _prepare(
+    client: "MlflowClient",
+    config: TrainingConfig,
+    bins: Path,
+    meta: TokenBinsMeta,
+    init: "Initial",
+    out: Path,
+    code_version: str,
+    tags: dict[str, str],
+) -> TrainingJob:
+    """The folder with its MLflow run and the lineage in it, new or as it was left."""
+    dataset = bins.name
+    out.mkdir(exist_ok=True)
     run_file = out / "run.json"
     if not run_file.exists():
         source = {"name": dataset, "digest": meta.data_version, "source": str(bins)}
         params = asdict(config) | {"tokenizer": meta.tokenizer, "vocab_size": meta.vocab_size}
-        run_name = f"{config.init_from}-{dataset}-{name[:6]}"
+        run_name = f"{config.init_from}-{dataset}-{out.name[:6]}"
         tags = tags | {"dataset": dataset, "data_version": meta.data_version, "init_from": config.init_from}
         tags |= {"init_source": init.source, f"data_version/{dataset}": meta.data_version}
         parameters = parameter_count(_shape(config, init.folder, meta.vocab_size))

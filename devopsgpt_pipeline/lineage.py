@@ -52,7 +52,7 @@ def initial_weights(init_from: str, init: Path | None) -> dict[str, str]:
         source = PRETRAINED[init_from]
         facts |= {"repository": source.repository, "revision": source.revision}
     if init_from == CHAMPION:
-        facts["version"] = init.parent.name.rpartition("-")[2]  # prepare_job keeps it in champion-<version>/model
+        facts["version"] = init.parent.name.rpartition("-")[2]  # training_job keeps it in champion-<version>/model
     return facts
 
 

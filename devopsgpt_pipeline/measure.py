@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from devopsgpt_model.checkpoint import Checkpoint
 
-TRAIN_TOKENS = 5_000_000  # of the train split, for train_loss: as many as OpenWebText's held-out 4.4M, about
+ENCODED_TOKENS = 5_000_000  # most of a split that are encoded anew: more than OpenWebText's held-out 4.4M
 NANOGPT_BATCHES, NANOGPT_BATCH_SIZE, NANOGPT_BLOCK_SIZE = 500, 8, 1024
 TOLERANCE = 0.03  # nats/token between our value and the published one
 
@@ -25,6 +25,7 @@ TOLERANCE = 0.03  # nats/token between our value and the published one
 class Measurement:
     """A model on a dataset. Losses in nats/token; perplexity, bits_per_byte and tokens are of the full held-out pass.
 
+    train_loss: of windows spread evenly over the train split, about as many as the held-out split has;
     nanogpt_*: by nanoGPT's protocol, NaN where it was left out; left_out: why, empty where it was not
     """
 
@@ -141,7 +142,7 @@ def measure(name: str, checkpoint: "Checkpoint", bins: Path, batches: int = NANO
         dataset=meta.dataset,
         data_version=meta.data_version,
         val_loss=full.loss,
-        train_loss=mean_loss(model, train[:TRAIN_TOKENS]),
+        train_loss=mean_loss(model, train, every=max(1, len(train) // len(val))),
         perplexity=full.perplexity,
         bits_per_byte=full.bits_per_byte,
         tokens=full.tokens,
@@ -175,13 +176,13 @@ def _nanogpt_loss(checkpoint: "Checkpoint", tokens: "NDArray[np.uint16]", batche
 
 
 def tokens_in(tokenizer: Tokenizer, bins: Path, split: str) -> "NDArray[np.uint16]":
-    """A split in a model's own vocabulary: memory-mapped as it is, or its first TRAIN_TOKENS encoded anew."""
+    """A split in a model's own vocabulary: memory-mapped as it is, or its first ENCODED_TOKENS encoded anew."""
     from devopsgpt_model.evaluate import encode_again
 
     tokens, written_in = read_tokens(bins, split), Tokenizer.load(bins)
     if written_in.ranks == tokenizer.ranks:
         return tokens
-    return encode_again(tokens[:TRAIN_TOKENS], written_in, tokenizer)
+    return encode_again(tokens[:ENCODED_TOKENS], written_in, tokenizer)
 
 
 def datasets_at_hand(tokens: Path) -> list[Path]:

@@ -40,8 +40,12 @@ class Asked:
         state, post, deadline = request.state, service.mailbox.post, service.deadline()
 
         def sequence(index: int, prompt: list[int], sampling: Sampling) -> Sequence:
+            begun = False
+
             def report(what: Report) -> None:
-                post(self.reports, index, what)
+                nonlocal begun
+                post(self.reports, index, what, at_once=not begun or not isinstance(what, Progress))
+                begun = True
 
             return Sequence(prompt, sampling, report, deadline, state.request_id, state.version, state.span)
 
@@ -58,28 +62,36 @@ class Asked:
                 service.backlog.drop(sequence)
             raise from_engine(error, service.backlog.retry_after_s()) from error
 
-    async def stream(self) -> AsyncIterator[tuple[int, Progress | Finished]]:
-        """Reports until every sequence has ended. raises: ApiError where one failed"""
+    async def stream(self) -> AsyncIterator[list[tuple[int, Progress | Finished]]]:
+        """Reports until every sequence has ended, in lists as they came. raises: ApiError where one failed"""
         running = len(self.sequences)
         try:
             while running:
-                index, report = await self.reports.get()
-                if isinstance(report, Failed):
-                    raise from_engine(report.error)
-                running -= isinstance(report, Finished)
-                yield index, report
+                came, ready, failed = [await self.reports.get()], [], None
+                while not self.reports.empty():
+                    came.append(self.reports.get_nowait())
+                for index, report in came:
+                    if isinstance(report, Failed):
+                        failed = report.error
+                        break
+                    running -= isinstance(report, Finished)
+                    ready.append((index, report))
+                yield ready
+                if failed:
+                    raise from_engine(failed)
         finally:
             self.cancel()
 
     async def collect(self) -> list[Answer]:
         """Every answer, whole. raises: ApiError where one failed"""
         answers = [Answer() for _ in self.sequences]
-        async for index, report in self.stream():
-            if isinstance(report, Finished):
-                answers[index].finish_reason = report.reason
-            else:
-                answers[index].text += report.text
-                answers[index].scored += report.scored
+        async for reports in self.stream():
+            for index, report in reports:
+                if isinstance(report, Finished):
+                    answers[index].finish_reason = report.reason
+                else:
+                    answers[index].text += report.text
+                    answers[index].scored += report.scored
         return answers
 
     async def whole(self, request: Request) -> list[Answer]:

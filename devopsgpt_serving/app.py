@@ -20,6 +20,7 @@ from devopsgpt_serving.follower import Follower
 from devopsgpt_serving.keys import Keys
 from devopsgpt_serving.lane import Lane, LoadedModel
 from devopsgpt_serving.loading import loader
+from devopsgpt_serving.mailbox import Mailbox
 from devopsgpt_serving.metrics import Metrics
 from devopsgpt_serving.pages import install_pages
 from devopsgpt_serving.registry import Registry
@@ -113,7 +114,7 @@ def build_service(settings: Settings) -> Service:
         tracing=tracing,
     )
     metrics.watch(engine, follower)
-    return Service(settings, engine, follower, metrics, backlog, tracing)
+    return Service(settings, engine, follower, metrics, backlog, tracing, Mailbox(settings.stream_interval_s))
 
 
 def _loader(settings: Settings) -> Callable[[Version, Path], LoadedModel]:

@@ -10,9 +10,9 @@ from starlette.types import Receive, Scope, Send
 
 from devopsgpt_serving.answers import Asked
 from devopsgpt_serving.api import Usage
-from devopsgpt_serving.completion_text import CompletionAnswer, Style, choice_of
+from devopsgpt_serving.completion_text import Choice, CompletionAnswer, Style, choice_of
 from devopsgpt_serving.errors import ApiError
-from devopsgpt_serving.sequence import Finished
+from devopsgpt_serving.sequence import Finished, Progress
 
 log = logging.getLogger(__name__)
 
@@ -50,12 +50,8 @@ class CompletionStream(StreamingResponse):
             for index, echo in enumerate(self.echoes):
                 if echo:
                     yield self._chunk(choice_of(self.style, index, echo, [], 0, None))
-            async for index, report in self.asked.stream():
-                echoed = len(self.echoes[index])
-                if isinstance(report, Finished):
-                    yield self._chunk(choice_of(self.style, index, "", [], echoed, report.reason))
-                else:
-                    yield self._chunk(choice_of(self.style, index, report.text, list(report.scored), echoed, None))
+            async for reports in self.asked.stream():
+                yield "".join(self._chunk(self._choice(index, report)) for index, report in reports)
             if self.include_usage:
                 usage = Usage(**self.asked.usage(self.prompts))
                 yield _event(CompletionAnswer(**self.head, choices=[], usage=usage).model_dump())
@@ -64,7 +60,13 @@ class CompletionStream(StreamingResponse):
             yield _event(error.body)
         yield "data: [DONE]\n\n"
 
-    def _chunk(self, choice: Any) -> str:
+    def _choice(self, index: int, report: Progress | Finished) -> Choice:
+        echoed = len(self.echoes[index])
+        if isinstance(report, Finished):
+            return choice_of(self.style, index, "", [], echoed, report.reason)
+        return choice_of(self.style, index, report.text, list(report.scored), echoed, None)
+
+    def _chunk(self, choice: Choice) -> str:
         content = CompletionAnswer.model_construct(**self.head, object="text_completion", choices=[choice], usage=None)
         unsaid = None if self.include_usage else {"usage"}
         return f"data: {content.model_dump_json(exclude=unsaid)}\n\n"

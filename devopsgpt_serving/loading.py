@@ -14,7 +14,7 @@ from devopsgpt_serving.captured import CapturedRunner
 from devopsgpt_serving.lane import LoadedModel
 from devopsgpt_serving.native.build import NotCompiled
 from devopsgpt_serving.native.runner import NativeRunner, able
-from devopsgpt_serving.precision import Precision, choose_precision
+from devopsgpt_serving.precision import Precision, choose_precision, of_torch
 from devopsgpt_serving.runner import EagerRunner, Runner
 from devopsgpt_serving.version_cache import Version
 
@@ -54,9 +54,12 @@ def choose_runner(model: GPT, rows: int, precision: Precision) -> Runner:
             return NativeRunner(model, rows, precision)
         except NotCompiled as problem:
             log.warning(
-                "the processor has AVX-512 and no compiled code for it is here: half as fast as it could be",
+                "no compiled code for this processor is here: half as fast as it could be",
                 extra={"problem": str(problem), "remedy": "install g++, or run devopsgpt_serving/native/build.py"},
             )
+    if precision not in of_torch(device):
+        log.warning("only compiled code has this format here, and not for this shape", extra={"precision": precision})
+        precision = "float32"
     return (CapturedRunner if device.type == "cuda" else EagerRunner)(model, rows, precision)
 
 

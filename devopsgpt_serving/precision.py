@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from devopsgpt_model.gpt import GPT
+from devopsgpt_serving.native.processor import has_code
 
 Precision = Literal["float32", "bfloat16", "int8"]
 
@@ -83,6 +84,14 @@ def choose_precision(wanted: str, device: torch.device) -> Precision:
 
 def available(device: torch.device) -> list[Precision]:
     """Formats that are fast here, the one that auto takes first."""
+    able = of_torch(device)
+    if device.type == "cpu" and "int8" not in able and has_code("int8"):
+        able.insert(0, "int8")
+    return able
+
+
+def of_torch(device: torch.device) -> list[Precision]:
+    """Formats that torch's own operators have here."""
     if device.type == "cuda":
         return ["bfloat16", "float32"] if torch.cuda.is_bf16_supported() else ["float32"]
     able: list[Precision] = ["float32"]

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from fastapi import Request
 
@@ -29,7 +29,7 @@ class Service:
     metrics: Metrics
     backlog: Backlog
     tracing: Tracing
-    mailbox: Mailbox = field(default_factory=Mailbox)
+    mailbox: Mailbox
     draining: bool = False
 
     def lane(self) -> Lane:

@@ -7,7 +7,7 @@ import dagster as dg
 from devopsgpt_pipeline.assets.datasets import DATASET
 from devopsgpt_pipeline.assets.training import CODE_VERSION, Progress
 from devopsgpt_pipeline.assets.training_settings import settings_of, training_run_config
-from devopsgpt_pipeline.finetune import prepare_job
+from devopsgpt_pipeline.finetune import training_job
 from devopsgpt_pipeline.launcher import Launcher
 from devopsgpt_pipeline.profiles import Profile
 from devopsgpt_pipeline.registry.runs import PARENT_TAG, git_commit, log_final, run_status
@@ -33,14 +33,14 @@ def build_sweep_trial(profile: Profile) -> dg.JobDefinition:
         family = {TRIAL_TAG: run.tags[TRIAL_TAG], PARENT_TAG: run.tags[PARENT_TAG]}
         tags = {"dagster_run_id": run.run_id, "git_commit": git_commit(), "kind": "finetune"}
         settings, dataset = settings_of(config)
-        job = prepare_job(home.folders, client, settings, dataset, CODE_VERSION, tags)
-        for key, value in {FOLDER_TAG: job.out.name, **family}.items():  # one that began outside the sweep joins it
-            client.set_tag(job.mlflow_run_id, key, value)
-        with run_status(client, job.mlflow_run_id):
-            launcher.train(context, job, Progress(context))
-            facts = json.loads((job.out / "result.json").read_text())
-            log_final(client, job.mlflow_run_id, {"best_val_loss": facts["val_loss"]}, facts["step"])
-        return float(facts["val_loss"])
+        with training_job(home.folders, client, settings, dataset, CODE_VERSION, tags) as job:
+            for key, value in {FOLDER_TAG: job.out.name, **family}.items():  # one that began outside the sweep joins it
+                client.set_tag(job.mlflow_run_id, key, value)
+            with run_status(client, job.mlflow_run_id):
+                launcher.train(context, job, Progress(context))
+                facts = json.loads((job.out / "result.json").read_text())
+                log_final(client, job.mlflow_run_id, {"best_val_loss": facts["val_loss"]}, facts["step"])
+            return float(facts["val_loss"])
 
     @dg.job(name="sweep_trial", description="One trial of `devopsgpt finetune --sweep`, which launches it.")
     def sweep_trial() -> None:

@@ -18,7 +18,7 @@ from devopsgpt_pipeline import pictures
 from devopsgpt_pipeline.assets import OWNERS
 from devopsgpt_pipeline.assets.datasets import DATASET, TOKEN_BINS
 from devopsgpt_pipeline.assets.training_settings import settings_of, training_run_config
-from devopsgpt_pipeline.finetune import prepare_job
+from devopsgpt_pipeline.finetune import training_job
 from devopsgpt_pipeline.home import Home
 from devopsgpt_pipeline.launcher import Context, Launcher
 from devopsgpt_pipeline.profiles import Profile
@@ -57,12 +57,12 @@ def build_finetuned_checkpoint(profile: Profile) -> dg.AssetsDefinition:
         client = mlflow.client()
         tags = {"dagster_run_id": context.run.run_id, "git_commit": git_commit(), "kind": "finetune"}
         settings, dataset = settings_of(config)
-        job = prepare_job(home.folders, client, settings, dataset, CODE_VERSION, tags)
-        with run_status(client, job.mlflow_run_id):
-            launcher.train(context, job, Progress(context, context.asset_key))
-            png = pictures.loss_curve(read_metrics(job.out / "metrics.jsonl"), f"GPT on {dataset}")
-            log_bytes(client, job.mlflow_run_id, "loss_curve.png", png)
-        return _keep(job, home.folders, mlflow, client, png)
+        with training_job(home.folders, client, settings, dataset, CODE_VERSION, tags) as job:
+            with run_status(client, job.mlflow_run_id):
+                launcher.train(context, job, Progress(context, context.asset_key))
+                png = pictures.loss_curve(read_metrics(job.out / "metrics.jsonl"), f"GPT on {dataset}")
+                log_bytes(client, job.mlflow_run_id, "loss_curve.png", png)
+            return _keep(job, home.folders, mlflow, client, png)
 
     return finetuned_checkpoint
 

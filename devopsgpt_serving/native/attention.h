@@ -22,9 +22,9 @@ inline void remember(const Heads &of, const float *k, const float *v, Stored *ke
         Stored *value = head_of(values, of, row, head) + at * of.width;
         for (int64_t d = 0; d < of.width; d += LANES) {
             Stored halves[LANES];
-            store(halves, _mm512_loadu_ps(k + head * of.width + d));
+            store(halves, load(k + head * of.width + d));
             for (int i = 0; i < LANES; i++) panel[(d + i) * LANES] = halves[i];
-            store(value + d, _mm512_loadu_ps(v + head * of.width + d));
+            store(value + d, load(v + head * of.width + d));
         }
     }
 }
@@ -34,9 +34,9 @@ template <int VECTORS>
 inline void attend(const float *q, const Stored *keys, const Stored *values, int64_t length, float *scores, float *y) {
     constexpr int WIDTH = VECTORS * LANES;
     const float root = 1.0f / __builtin_sqrtf((float)WIDTH);
-    __m512 largest = _mm512_set1_ps(-__builtin_inff());
+    Floats most = spread(-__builtin_inff());
     for (int64_t at = 0; at < length; at += LANES, keys += WIDTH * LANES) {
-        __m512 sums[4] = {};
+        Floats sums[4] = {};
         for (int d = 0; d < WIDTH; d += 4) {
             // heads are too short for the processor to notice the pattern: ask for the keys of two panels further,
             // and for the values of these positions
@@ -46,28 +46,27 @@ inline void attend(const float *q, const Stored *keys, const Stored *values, int
             }
 #pragma GCC unroll 4
             for (int i = 0; i < 4; i++)
-                sums[i] = _mm512_fmadd_ps(load_stored(keys + (d + i) * LANES), _mm512_set1_ps(q[d + i]), sums[i]);
+                sums[i] = multiply_add(load(keys + (d + i) * LANES), spread(q[d + i]), sums[i]);
         }
-        __m512 score = _mm512_add_ps(_mm512_add_ps(sums[0], sums[1]), _mm512_add_ps(sums[2], sums[3]));
-        score = _mm512_mul_ps(score, _mm512_set1_ps(root));
-        score = _mm512_mask_blend_ps(first_lanes(length - at), _mm512_set1_ps(-__builtin_inff()), score);
-        largest = _mm512_max_ps(largest, score);
-        store(scores + at, score);
+        const Floats score = ((sums[0] + sums[1]) + (sums[2] + sums[3])) * spread(root);
+        const Floats seen = first_or(score, length - at, spread(-__builtin_inff()));
+        most = larger(most, seen);
+        store(scores + at, seen);
     }
-    const __m512 most = _mm512_set1_ps(_mm512_reduce_max_ps(largest));
-    __m512 total = _mm512_setzero_ps();
+    const Floats highest = spread(largest(most));
+    Floats total = spread(0.0f);
     for (int64_t at = 0; at < length; at += LANES) {
-        const __m512 share = exponential(_mm512_sub_ps(_mm512_loadu_ps(scores + at), most));
-        total = _mm512_add_ps(total, _mm512_maskz_mov_ps(first_lanes(length - at), share));
+        const Floats share = exponential(load(scores + at) - highest);
+        total = total + first_or(share, length - at, spread(0.0f));
         store(scores + at, share);
     }
-    const __m512 whole = _mm512_set1_ps(1.0f / _mm512_reduce_add_ps(total));
-    __m512 values_sum[VECTORS] = {};
+    const Floats whole = spread(1.0f / sum(total));
+    Floats values_sum[VECTORS] = {};
     for (int64_t at = 0; at < length; at++, values += WIDTH)
 #pragma GCC unroll 8
         for (int i = 0; i < VECTORS; i++)
-            values_sum[i] = _mm512_fmadd_ps(load_stored(values + i * LANES), _mm512_set1_ps(scores[at]), values_sum[i]);
-    for (int i = 0; i < VECTORS; i++) store(y + i * LANES, _mm512_mul_ps(values_sum[i], whole));
+            values_sum[i] = multiply_add(load(values + i * LANES), spread(scores[at]), values_sum[i]);
+    for (int i = 0; i < VECTORS; i++) store(y + i * LANES, values_sum[i] * whole);
 }
 
 template <int VECTORS = 8>

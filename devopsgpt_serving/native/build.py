@@ -1,6 +1,6 @@
-"""Compiles the C++ beside this file, once for each number format, and finds what was compiled before.
+"""Compiles the C++ beside this file, once for each number format and processor, and finds what was compiled before.
 
-    python devopsgpt_serving/native/build.py      every format, as the image of the service does; needs g++ alone
+    python devopsgpt_serving/native/build.py      everything, as the image of the service does; needs g++ alone
 
 Compiled code lies beside its source, as Python's own does, under a name that changes with the source.
 """
@@ -19,10 +19,15 @@ log = logging.getLogger(__name__)
 
 SOURCES = Path(__file__).parent
 COMPILED = SOURCES / "compiled"
-FORMATS = {"float32": (), "bfloat16": ("-mavx512bf16",), "int8": ("-mavx512vnni",)}
+# what a processor has, from the widest, and the number formats that there is code for, with the compiler's options
+INSTRUCTIONS: dict[str, dict[str, tuple[str, ...]]] = {
+    "avx512": {"float32": (), "bfloat16": ("-mavx512bf16",), "int8": ("-mavx512vnni",)},
+    "avx2": {"float32": (), "int8": ()},
+}
+LEVEL = {"avx512": "-march=x86-64-v4", "avx2": "-march=x86-64-v3"}
 # contracting a multiplication and an addition as the compiler likes would make a token's numbers depend on how many
 # others stand beside it
-FLAGS = ("-std=c++17", "-O3", "-march=x86-64-v4", "-fPIC", "-ffp-contract=off", "-fopenmp")
+FLAGS = ("-std=c++17", "-O3", "-fPIC", "-ffp-contract=off", "-fopenmp")
 TIMEOUT_S = 120.0
 
 
@@ -30,25 +35,26 @@ class NotCompiled(Exception):
     """No compiled code for this machine; says why."""
 
 
-def library(precision: str) -> Path:
+def library(instructions: str, precision: str) -> Path:
     """The compiled code for a number format, compiled now where it was not before (2 s).
 
     raises: NotCompiled
     """
-    path = COMPILED / f"{precision}-{_fingerprint(precision)}.so"
+    options = (*FLAGS, LEVEL[instructions], *INSTRUCTIONS[instructions][precision], f"-DFORMAT_{precision.upper()}")
+    path = COMPILED / f"{precision}-{instructions}-{_fingerprint(options)}.so"
     if not path.exists():
-        _compile(precision, path)
+        _compile(options, path)
     return path
 
 
-def _fingerprint(precision: str) -> str:
-    content = hashlib.sha256(repr((FLAGS, FORMATS[precision])).encode())
+def _fingerprint(options: tuple[str, ...]) -> str:
+    content = hashlib.sha256(repr(options).encode())
     for source in sorted([*SOURCES.glob("*.cpp"), *SOURCES.glob("*.h")]):
         content.update(source.read_bytes())
     return content.hexdigest()[:12]
 
 
-def _compile(precision: str, path: Path) -> None:
+def _compile(options: tuple[str, ...], path: Path) -> None:
     if sys.platform != "linux" or platform.machine() != "x86_64":
         raise NotCompiled(f"it is written for Linux on x86-64, and this is {sys.platform} on {platform.machine()}")
     compiler = shutil.which("g++")
@@ -58,8 +64,7 @@ def _compile(precision: str, path: Path) -> None:
         path.parent.mkdir(exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent) as place:
             half, whole = f"{place}/half.o", f"{place}/whole.so"
-            format = f"-DFORMAT_{precision.upper()}"
-            _run(compiler, *FLAGS, *FORMATS[precision], format, "-c", str(SOURCES / "gpt.cpp"), "-o", half)
+            _run(compiler, *options, "-c", str(SOURCES / "gpt.cpp"), "-o", half)
             # linked without OpenMP: torch's is in the process already, and a second one would be a second team
             _run(compiler, "-shared", half, "-o", whole)
             os.replace(whole, path)
@@ -79,7 +84,8 @@ def _run(*command: str) -> None:
 
 if __name__ == "__main__":
     try:
-        for each in FORMATS:
-            print(library(each))
+        for instructions, formats in INSTRUCTIONS.items():
+            for precision in formats:
+                print(library(instructions, precision))
     except NotCompiled as problem:
         sys.exit(f"nothing was compiled: {problem}")

@@ -1,4 +1,4 @@
-// GPT-2's arithmetic for the engine on a processor with AVX-512: one call computes some new tokens of some rows of
+// GPT-2's arithmetic for the engine on a processor with AVX-512 or AVX2: one call computes some new tokens of some rows of
 // the cache, all layers of it, on one team of threads. Compiled once for each number format, see build.py.
 //
 // No torch in here: pointers and sizes come from runner.py, which owns the memory.
@@ -87,7 +87,7 @@ struct Worker {
         mine(tokens.count, [&](int64_t i) {
             const float *token = model.wte + tokens.ids[i] * width, *place = model.wpe + tokens.positions[i] * width;
             for (int64_t d = 0; d < width; d += LANES)
-                store(room.x + i * width + d, _mm512_add_ps(_mm512_loadu_ps(token + d), _mm512_loadu_ps(place + d)));
+                store(room.x + i * width + d, load(token + d) + load(place + d));
         });
         for (int64_t i = 0; i < model.layers; i++) layer(model.layer[i]);
         mine(tokens.asked, [&](int64_t i) { normalize(room.x + tokens.which[i] * width, model.ln_f, i); });
@@ -154,23 +154,23 @@ struct Worker {
     struct Store {
         float *to;
         int64_t width;
-        void operator()(int64_t token, int64_t output, __mmask16 real, __m512 y) const {
-            _mm512_mask_storeu_ps(to + token * width + output, real, y);
+        void operator()(int64_t token, int64_t output, int64_t count, Floats y) const {
+            store_first(to + token * width + output, count, y);
         }
     };
     struct StoreGelu {
         float *to;
         int64_t width;
-        void operator()(int64_t token, int64_t output, __mmask16 real, __m512 y) const {
-            _mm512_mask_storeu_ps(to + token * width + output, real, gelu(y));
+        void operator()(int64_t token, int64_t output, int64_t count, Floats y) const {
+            store_first(to + token * width + output, count, gelu(y));
         }
     };
     struct Add {
         float *to;
         int64_t width;
-        void operator()(int64_t token, int64_t output, __mmask16 real, __m512 y) const {
+        void operator()(int64_t token, int64_t output, int64_t count, Floats y) const {
             float *x = to + token * width + output;
-            _mm512_mask_storeu_ps(x, real, _mm512_add_ps(_mm512_maskz_loadu_ps(real, x), y));
+            store_first(x, count, load_first(x, count) + y);
         }
     };
 };

@@ -8,8 +8,12 @@ from ctypes import POINTER, Structure, c_int64, c_void_p
 import torch
 from torch import Tensor, nn
 
-LANES, PANEL = 16, 32  # floats of a vector; outputs of a panel of weights
-GROUP = {"float32": 1, "bfloat16": 2, "int8": 4}  # inputs of one output that lie together, 4 bytes in each format
+LANES = 16  # floats of a vector
+PANEL = {"avx512": 32, "avx2": 16}  # outputs of a panel of weights
+GROUP = {  # inputs of one output that lie together
+    "avx512": {"float32": 1, "bfloat16": 2, "int8": 4},
+    "avx2": {"float32": 1, "int8": 2},
+}
 
 
 class Norm(Structure):
@@ -85,8 +89,8 @@ class Tokens(Structure):
 class Weights:
     """Everything that a model's structures point to, kept as long as this is."""
 
-    def __init__(self, precision: str) -> None:
-        self.precision = precision
+    def __init__(self, instructions: str, precision: str) -> None:
+        self.instructions, self.precision = instructions, precision
         self._kept: list[Tensor] = []
 
     def keep(self, tensor: Tensor) -> int:
@@ -102,16 +106,17 @@ class Weights:
     def matrix(self, weight: Tensor, bias: Tensor | None) -> Matrix:
         """A linear layer's weights in panels. weight: (out, in), in a multiple of 16; bias: (out,)"""
         outputs, inputs = weight.shape
-        padding, scale = -outputs % PANEL, None
+        panel, group, scale = PANEL[self.instructions], GROUP[self.instructions][self.precision], None
+        padding = -outputs % panel
         weight = nn.functional.pad(weight.detach().float(), (0, 0, 0, padding))
         bias = torch.zeros(len(weight)) if bias is None else nn.functional.pad(bias.detach().float(), (0, padding))
         if self.precision == "int8":
             scale = weight.abs().amax(1).clamp_min(1e-12) / 127  # (out,)
-            weight = ((weight / scale[:, None]).round_() + 128).to(torch.uint8)
+            weight = (weight / scale[:, None]).round_()
+            weight = (weight + 128).to(torch.uint8) if self.instructions == "avx512" else weight.to(torch.int8)
         else:
             weight = weight.to(getattr(torch, self.precision))
-        group = GROUP[self.precision]
-        panels = weight.view(-1, PANEL, inputs // group, group).transpose(1, 2)  # (panels, in / group, 32, group)
+        panels = weight.view(-1, panel, inputs // group, group).transpose(1, 2)  # (panels, in / group, panel, group)
         packed = _in_large_pages(panels)
         return Matrix(self.keep(packed), None if scale is None else self.keep(scale), self.keep(bias), inputs, outputs)
 

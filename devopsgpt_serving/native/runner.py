@@ -1,9 +1,10 @@
-"""The engine's runner on a processor with AVX-512: one call into gpt.cpp computes a step of the model.
+"""The engine's runner on a processor with AVX-512 or AVX2: one call into gpt.cpp computes a step of the model.
 
 Keys and values are kept in half precision (float32 where the model is), keys in panels of 16 positions.
 """
 
 import ctypes
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ from devopsgpt_model.config import GPTConfig
 from devopsgpt_model.gpt import GPT
 from devopsgpt_serving.native.build import NotCompiled, library
 from devopsgpt_serving.native.layout import LANES, Layer, Model, Room, Tokens, Weights, numbers
+from devopsgpt_serving.native.processor import instructions_for
 from devopsgpt_serving.precision import Precision
 
 MOST_HEAD_DIM = 128
@@ -20,11 +22,7 @@ MOST_HEAD_DIM = 128
 def able(config: GPTConfig, precision: Precision, device: torch.device) -> bool:
     """Whether this processor and this shape of model are what gpt.cpp is written for."""
     shaped = config.n_embd % LANES == 0 and config.head_dim % LANES == 0 and config.head_dim <= MOST_HEAD_DIM
-    if device.type != "cpu" or not shaped or not torch.cpu._is_avx512_supported():
-        return False
-    if precision == "int8":
-        return torch.cpu._is_vnni_supported()
-    return precision == "float32" or torch.cpu._is_avx512_bf16_supported()
+    return device.type == "cpu" and shaped and instructions_for(precision) is not None
 
 
 class NativeRunner:
@@ -32,9 +30,12 @@ class NativeRunner:
 
     def __init__(self, model: GPT, rows: int, precision: Precision = "float32") -> None:
         """raises: NotCompiled where there is no compiled code for this machine"""
+        instructions = instructions_for(precision)
+        if instructions is None:
+            raise NotCompiled(f"this processor has no instructions that {precision} is written for")
         self.config = config = model.config
         self.rows, self.block_size, self.device = rows, config.block_size, torch.device("cpu")
-        self._extend = _function(precision)
+        self._extend = _function(library(instructions, precision))
         self._places = -(-config.block_size // LANES) * LANES  # positions of a row, in whole panels
         dtype = torch.float32 if precision == "float32" else torch.float16
         heads, panels = (rows, config.n_head), self._places // LANES
@@ -44,7 +45,7 @@ class NativeRunner:
 
         self.keys, self.values = empty(panels, config.head_dim, LANES), empty(self._places, config.head_dim)
         self._threads = torch.get_num_threads()
-        self._weights = Weights(precision)
+        self._weights = Weights(instructions, precision)
         self._model = self._describe(model)
         self._room_for(rows)
 
@@ -115,9 +116,9 @@ class NativeRunner:
         )
 
 
-def _function(precision: Precision) -> "ctypes._FuncPointer":
+def _function(compiled: Path) -> "ctypes._FuncPointer":
     try:
-        extend = ctypes.CDLL(str(library(precision))).extend
+        extend = ctypes.CDLL(str(compiled)).extend
     except OSError as error:
         raise NotCompiled(f"it does not load: {error}") from error
     extend.argtypes, extend.restype = [ctypes.POINTER(Model), ctypes.POINTER(Tokens), ctypes.POINTER(Room)], None

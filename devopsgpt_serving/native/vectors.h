@@ -1,10 +1,27 @@
-// Vectors of 16 floats: what the other files compute with.
+// Vectors of 16 floats: what the other files compute with, and the functions that a layer needs of them.
+//
+// avx512.h and avx2.h have the type Floats, + - * / on it, and these:
+//   spread(x)                     x in every lane
+//   load(from), store(to, x)      floats, or half precision in memory
+//   load_first(from, count)       the first lanes from memory, 0 in the others; store_first(to, count, x) alike
+//   first_or(x, count, other)     the first lanes of x, the others of `other`
+//   multiply_add(a, b, c)         a * b + c, rounded once
+//   smaller, larger(a, b)         lane by lane; b where a is not a number
+//   magnitude(x), nearest(x)      |x|; the nearest whole number
+//   times_power_of_2(x, power)    x * 2^power, power a whole number from -126 to 127
+//   sum(x), largest(x)            over the lanes
+// and Register, what one instruction takes, with spread_register, spread_bits (of a float as an
+// int32), load_register, store_register and multiply_add.
 #pragma once
-
-#include <immintrin.h>
 
 #include <cstdint>
 #include <initializer_list>
+
+#if defined(__AVX512F__)
+#include "avx512.h"
+#else
+#include "avx2.h"
+#endif
 
 constexpr int LANES = 16;
 
@@ -14,50 +31,53 @@ using Stored = float;  // what keys and values are kept as
 using Stored = uint16_t;  // IEEE half precision: 11 bits are more than bfloat16's 8, in the same memory
 #endif
 
-inline __m512 load_stored(const float *from) { return _mm512_loadu_ps(from); }
-inline __m512 load_stored(const uint16_t *from) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)from)); }
-
-inline void store(float *to, __m512 x) { _mm512_storeu_ps(to, x); }
-inline void store(uint16_t *to, __m512 x) {
-    _mm256_storeu_si256((__m256i *)to, _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
-}
-
-inline __mmask16 first_lanes(int64_t count) { return count >= LANES ? 0xffff : (__mmask16)((1u << count) - 1); }
-
 // e^x to 2 units in the last place: 2^whole * a polynomial of the rest, |rest| <= ln 2 / 2. Cephes' coefficients.
-inline __m512 exponential(__m512 x) {
-    x = _mm512_max_ps(_mm512_min_ps(x, _mm512_set1_ps(88.0f)), _mm512_set1_ps(-87.0f));
-    const __m512 whole = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(1.44269504f)), 0);
-    __m512 rest = _mm512_fnmadd_ps(whole, _mm512_set1_ps(0.693359375f), x);
-    rest = _mm512_fnmadd_ps(whole, _mm512_set1_ps(-2.12194440e-4f), rest);
-    __m512 sum = _mm512_set1_ps(1.9875691500e-4f);
+inline Floats exponential(Floats x) {
+    x = larger(smaller(x, spread(88.0f)), spread(-87.0f));
+    const Floats whole = nearest(x * spread(1.44269504f));
+    Floats rest = multiply_add(whole, spread(-0.693359375f), x);
+    rest = multiply_add(whole, spread(2.12194440e-4f), rest);
+    Floats sum = spread(1.9875691500e-4f);
     for (float coefficient : {1.3981999507e-3f, 8.3334519073e-3f, 4.1665795894e-2f, 1.6666665459e-1f, 5.0000001201e-1f})
-        sum = _mm512_fmadd_ps(sum, rest, _mm512_set1_ps(coefficient));
-    sum = _mm512_fmadd_ps(_mm512_mul_ps(rest, rest), sum, _mm512_add_ps(rest, _mm512_set1_ps(1.0f)));
-    return _mm512_scalef_ps(sum, whole);
+        sum = multiply_add(sum, rest, spread(coefficient));
+    sum = multiply_add(rest * rest, sum, rest + spread(1.0f));
+    return times_power_of_2(sum, whole);
 }
 
 // GPT-2's GELU: x * (1 + tanh(u)) / 2 = x / (1 + e^(-2u)), u = sqrt(2 / pi) * (x + 0.044715 x^3)
-inline __m512 gelu(__m512 x) {
-    const __m512 one = _mm512_set1_ps(1.0f);
-    const __m512 cubic = _mm512_fmadd_ps(_mm512_mul_ps(x, x), _mm512_set1_ps(0.044715f), one);
-    const __m512 u = _mm512_mul_ps(_mm512_mul_ps(x, _mm512_set1_ps(-1.5957691216f)), cubic);
-    return _mm512_div_ps(x, _mm512_add_ps(one, exponential(u)));
+inline Floats gelu(Floats x) {
+    const Floats one = spread(1.0f);
+    const Floats cubic = multiply_add(x * x, spread(0.044715f), one);
+    const Floats u = x * spread(-1.5957691216f) * cubic;
+    return x / (one + exponential(u));
 }
 
 // Layer norm of one token. x, weight, bias, y: (width,)
 inline void layer_norm(const float *x, const float *weight, const float *bias, int64_t width, float *y) {
-    __m512 sum = _mm512_setzero_ps(), squares = _mm512_setzero_ps();
-    for (int64_t i = 0; i < width; i += LANES) sum = _mm512_add_ps(sum, _mm512_loadu_ps(x + i));
-    const __m512 mean = _mm512_set1_ps(_mm512_reduce_add_ps(sum) / width);
+    Floats total = spread(0.0f), squares = spread(0.0f);
+    for (int64_t i = 0; i < width; i += LANES) total = total + load(x + i);
+    const Floats mean = spread(sum(total) / width);
     for (int64_t i = 0; i < width; i += LANES) {
-        const __m512 off = _mm512_sub_ps(_mm512_loadu_ps(x + i), mean);
-        squares = _mm512_fmadd_ps(off, off, squares);
+        const Floats off = load(x + i) - mean;
+        squares = multiply_add(off, off, squares);
     }
-    const float variance = _mm512_reduce_add_ps(squares) / width;
-    const __m512 steep = _mm512_set1_ps(1.0f / __builtin_sqrtf(variance + 1e-5f));
-    for (int64_t i = 0; i < width; i += LANES) {
-        const __m512 normal = _mm512_mul_ps(_mm512_sub_ps(_mm512_loadu_ps(x + i), mean), steep);
-        store(y + i, _mm512_fmadd_ps(normal, _mm512_loadu_ps(weight + i), _mm512_loadu_ps(bias + i)));
+    const float variance = sum(squares) / width;
+    const Floats steep = spread(1.0f / __builtin_sqrtf(variance + 1e-5f));
+    for (int64_t i = 0; i < width; i += LANES)
+        store(y + i, multiply_add((load(x + i) - mean) * steep, load(weight + i), load(bias + i)));
+}
+
+struct Magnitude {
+    float largest, strange;  // strange: not a number where some x is not finite, else 0
+};
+
+// The largest |x|, at least 1e-12. x: (count,)
+inline Magnitude largest_magnitude(const float *x, int64_t count) {
+    Floats most = spread(1e-12f), strange = spread(0.0f);
+    for (int64_t i = 0; i < count; i += LANES) {
+        const Floats each = load(x + i);
+        most = larger(most, magnitude(each));
+        strange = multiply_add(each, spread(0.0f), strange);
     }
+    return {largest(most), sum(strange)};
 }

@@ -13,6 +13,7 @@ from devopsgpt_model.gpt import GPT
 from devopsgpt_model.step import LossOf
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+BFLOAT16 = torch.bfloat16
 
 
 @pytest.fixture
@@ -23,16 +24,18 @@ def gpt2():
 
 def test_a_long_run_is_compiled_and_a_short_one_is_not(gpt2, tiny_gpt):
     config = PRESETS["finetune_sre_small"]
-    assert compile_pays(config, gpt2, CPU)
-    assert not compile_pays(dataclasses.replace(config, max_steps=1), gpt2, CPU)
-    assert not compile_pays(config, gpt2, CUDA)  # 8 s of steps there
-    assert compile_pays(dataclasses.replace(config, max_steps=1000), gpt2, CUDA)
-    assert not compile_pays(PRESETS["sample"], tiny_gpt, CPU)
+    assert compile_pays(config, gpt2, CPU, BFLOAT16)
+    assert not compile_pays(dataclasses.replace(config, max_steps=1), gpt2, CPU, BFLOAT16)
+    assert not compile_pays(config, gpt2, CUDA, BFLOAT16)  # 8 s of steps there
+    assert compile_pays(dataclasses.replace(config, max_steps=1000), gpt2, CUDA, BFLOAT16)
+    assert not compile_pays(PRESETS["sample"], tiny_gpt, CPU, BFLOAT16)
+    assert not compile_pays(config, gpt2, CPU, None)  # in float32 it saves nothing
+    assert compile_pays(dataclasses.replace(config, max_steps=1000), gpt2, CUDA, None)
 
 
 def test_the_setting_decides_where_it_says_on_or_off(gpt2, tiny_gpt):
-    assert compile_pays(dataclasses.replace(PRESETS["sample"], compile="on"), tiny_gpt, CPU)
-    assert not compile_pays(dataclasses.replace(PRESETS["finetune_sre_small"], compile="off"), gpt2, CPU)
+    assert compile_pays(dataclasses.replace(PRESETS["sample"], compile="on"), tiny_gpt, CPU, BFLOAT16)
+    assert not compile_pays(dataclasses.replace(PRESETS["finetune_sre_small"], compile="off"), gpt2, CPU, BFLOAT16)
     with pytest.raises(ValueError, match="compile must be one of auto, on, off, got 'yes'"):
         TrainingConfig(compile="yes")
 

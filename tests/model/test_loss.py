@@ -54,9 +54,12 @@ def test_the_float32_logits_of_all_tokens_are_never_held():
     assert largest < 1.1 * 4096 * 4096 * 2  # the logits once, in bfloat16
 
 
-def test_losses_token_by_token_equal_those_of_one_call():
-    logits, targets = torch.randn(2 * ROWS + 3, 50), torch.randint(50, (2 * ROWS + 3,))
-    targets[5] = IGNORED
-    expected = F.cross_entropy(logits, targets, ignore_index=IGNORED, reduction="none")
-    assert torch.equal(token_losses(logits, targets), expected)
-    assert expected[5] == 0
+def test_losses_token_by_token_are_those_of_whole_logits(tiny_gpt, batch):
+    assert batch[0].numel() > 2 * ROWS
+    with torch.no_grad():
+        logits, mean = tiny_gpt(*batch)
+        losses = tiny_gpt.loss(*batch, token_losses)
+    expected = F.cross_entropy(logits.flatten(0, 1), batch[1].flatten(), ignore_index=IGNORED, reduction="none")
+    torch.testing.assert_close(losses, expected, atol=1e-5, rtol=0)
+    assert losses[batch[1].flatten() == IGNORED].eq(0).all()
+    assert losses.sum() / (batch[1] != IGNORED).sum() == pytest.approx(mean.item(), abs=1e-5)

@@ -17,7 +17,7 @@ from devopsgpt_pipeline.assets.evaluation import evaluation
 from devopsgpt_pipeline.assets.leaderboard import leaderboard
 from devopsgpt_pipeline.automation import ON_MEASURED
 from devopsgpt_pipeline.cli import main
-from devopsgpt_pipeline.finetune import prepare_job
+from devopsgpt_pipeline.finetune import training_job
 from devopsgpt_pipeline.home import Home
 from devopsgpt_pipeline.leaderboard import (
     BENCHMARKS,
@@ -65,8 +65,8 @@ class World:
     def finetune(self, model, **settings):
         """A finished run and its evaluation, as training leaves them."""
         config = TrainingConfig(init_from="gpt2", device="cpu", **settings)
-        job = prepare_job(self.home, self.client, config, "sre", "1", TAGS)
-        with run_status(self.client, job.mlflow_run_id):
+        prepared = training_job(self.home, self.client, config, "sre", "1", TAGS)
+        with prepared as job, run_status(self.client, job.mlflow_run_id):
             facts = {"config": vars(config), "init_checkpoint": str(job.init_checkpoint), "dataset": "sre", "step": 7}
             facts["mlflow_run_id"] = job.mlflow_run_id
             save_checkpoint(self.home.finetuned, model, Tokenizer.plain_bytes(), facts)
@@ -105,7 +105,8 @@ def world(tmp_path_factory):
 
 def test_a_training_is_found_by_its_size_and_data_before_it_was_evaluated(world):
     config = TrainingConfig(init_from="scratch", n_layer=1, n_head=2, n_embd=16, block_size=64, device="cpu")
-    run = world.client.get_run(prepare_job(world.home, world.client, config, "sre", "1", TAGS).mlflow_run_id)
+    with training_job(world.home, world.client, config, "sre", "1", TAGS) as job:
+        run = world.client.get_run(job.mlflow_run_id)
     world.client.delete_run(run.info.run_id)
     assert run.data.tags["model_size"] == in_millions(int(run.data.metrics["parameters"]))
     assert run.data.tags["data_version/sre"] == run.data.tags["data_version"]

@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import shutil
+import threading
+import time
 
 import pytest
 from click.testing import CliRunner
@@ -13,7 +15,7 @@ from devopsgpt_model.token_bins import read_meta
 from devopsgpt_model.tokenizer import Tokenizer
 from devopsgpt_pipeline.cli import main
 from devopsgpt_pipeline.datasets.books import DatasetError, origin_of, split_chapters, write_books
-from devopsgpt_pipeline.finetune import prepare_job
+from devopsgpt_pipeline.finetune import training_job
 from devopsgpt_pipeline.home import Home
 from devopsgpt_pipeline.lineage import as_text, completed, initial_weights
 from devopsgpt_pipeline.registry.ancestry import LINEAGE_FILE, NoSuchModel, all_lineages, lineage_of
@@ -52,13 +54,34 @@ def register(registry, home, checkpoint_folder):
     """Register a version as the assets do: a prepared job's lineage, carried by the checkpoint."""
 
     def make(**settings):
-        job = prepare_job(home, registry, TrainingConfig(device="cpu", **settings), "sre", "1", TAGS)
-        shutil.copy(job.out / LINEAGE_FILE, checkpoint_folder)
+        config = TrainingConfig(device="cpu", **settings)
+        with training_job(home, registry, config, "sre", "1", TAGS) as job:
+            shutil.copy(job.out / LINEAGE_FILE, checkpoint_folder)
         lineage = completed(checkpoint_folder, {"registered_model": "dagster-2"})
         documents = {LINEAGE_FILE: as_text(lineage)}
         return publish(registry, checkpoint_folder, job.mlflow_run_id, {"val_loss": "1.5"}, "a test", documents)
 
     return make
+
+
+def test_a_run_that_begins_late_waits_until_the_other_has_left_the_folder(registry, home, corpus):
+    corpus()
+    config, begun, seen = TrainingConfig(device="cpu", seed=91), threading.Event(), []
+
+    def late():
+        begun.set()
+        with training_job(home, registry, config, "sre", "1", TAGS) as job:
+            seen.append((job.out / "run.json").exists())
+
+    with training_job(home, registry, config, "sre", "1", TAGS) as first:
+        other = threading.Thread(target=late)
+        other.start()
+        assert begun.wait(5)
+        time.sleep(0.5)
+        assert seen == []
+        shutil.rmtree(first.out)  # as a run does that has kept its checkpoint
+    other.join(20)
+    assert seen == [True]
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from devopsgpt_pipeline.measure import Measurement, in_millions, measure
 from devopsgpt_pipeline.published import LOSSES
 from devopsgpt_pipeline.resources import HomeResource, MlflowResource
 
-DOCUMENTS = {"train": [("a", "a steady service answers. " * 40)], "val": [("b", "a slow answer is an answer. " * 20)]}
+DOCUMENTS = {"train": [("a", "a steady service answers. " * 120)], "val": [("b", "a slow answer is an answer. " * 20)]}
 
 
 @pytest.fixture
@@ -27,7 +27,9 @@ def test_a_full_pass_and_random_batches_agree(checkpoint_folder, bins):
     measured = measure("tiny", load_checkpoint(checkpoint_folder), bins, batches=50)
     model = load_checkpoint(checkpoint_folder).model
     assert measured.val_loss == mean_loss(model, read_tokens(bins, "val"))
-    assert measured.train_loss == mean_loss(model, read_tokens(bins, "train"))
+    train, val = read_tokens(bins, "train"), read_tokens(bins, "val")
+    assert measured.train_loss == mean_loss(model, train, every=len(train) // len(val)) != mean_loss(model, train)
+    assert measured.train_loss == pytest.approx(mean_loss(model, train), abs=0.1)
     assert measured.nanogpt_val_loss == pytest.approx(measured.val_loss, abs=0.1)
     assert measured.perplexity == pytest.approx(math.exp(measured.val_loss))
     assert measured.tokens == len(read_tokens(bins, "val")) - 1

@@ -18,9 +18,9 @@ from devopsgpt_model.tokenizer import Tokenizer
 from devopsgpt_serving.engine import Engine
 from devopsgpt_serving.lane import LoadedModel
 from devopsgpt_serving.loading import choose_runner, warm_up
-from devopsgpt_serving.native import build
+from devopsgpt_serving.native import build, processor
 from devopsgpt_serving.native.build import NotCompiled
-from devopsgpt_serving.native.runner import NativeRunner, able
+from devopsgpt_serving.native.runner import NativeRunner
 from devopsgpt_serving.runner import EagerRunner
 from devopsgpt_serving.sampling import Sampling
 from devopsgpt_serving.sequence import Sequence
@@ -30,14 +30,21 @@ from serving.conftest import BLOCK_SIZE, make_model
 CPU = torch.device("cpu")
 PROMPT = list(range(3, 90))
 
-precisions = pytest.mark.parametrize("precision", ["float32", "bfloat16", "int8"])
+WIDEST = {precision: processor.instructions_for(precision) for precision in ("float32", "bfloat16", "int8")}
+KINDS = [(instructions, precision) for instructions, formats in build.INSTRUCTIONS.items() for precision in formats]
+
+kinds = pytest.mark.parametrize(("instructions", "precision"), KINDS, indirect=["instructions"])
+needs_code = pytest.mark.skipif(WIDEST["float32"] is None, reason="this processor has neither AVX-512 nor AVX2")
 
 
-@pytest.fixture(autouse=True)
-def _processor(request):
-    precision = request.node.callspec.params.get("precision") if hasattr(request.node, "callspec") else None
-    if not able(make_model().config, precision or "float32", CPU):
-        pytest.skip("this processor has no AVX-512, or not with this number format")
+@pytest.fixture
+def instructions(request, monkeypatch):
+    """The narrower ones are tried on a processor that has wider ones, too."""
+    precision = request.node.callspec.params["precision"]
+    if request.param != WIDEST[precision] and not (request.param == "avx2" and WIDEST["float32"]):
+        pytest.skip(f"this processor has no {request.param}, or not with {precision}")
+    monkeypatch.setattr("devopsgpt_serving.native.runner.instructions_for", lambda _: request.param)
+    return request.param
 
 
 def fill(runner, row, ids, chunk=1000):
@@ -46,8 +53,10 @@ def fill(runner, row, ids, chunk=1000):
     return torch.cat(chunks)
 
 
+@pytest.mark.parametrize("precision", ["float32"])
+@pytest.mark.parametrize("instructions", build.INSTRUCTIONS, indirect=True)
 @pytest.mark.parametrize("n_head", [1, 2, 4, 8])
-def test_every_width_of_head_gives_what_torch_does(n_head):
+def test_every_width_of_head_gives_what_torch_does(n_head, instructions, precision):
     config = GPTConfig(vocab_size=300, block_size=100, n_layer=2, n_head=n_head, n_embd=128)
     model = GPT(config).init_weights(2).eval()
     eager, native = EagerRunner(copy.deepcopy(model), 2), NativeRunner(model, 2)
@@ -57,8 +66,8 @@ def test_every_width_of_head_gives_what_torch_does(n_head):
     torch.testing.assert_close(got, expected, atol=1e-5, rtol=0)
 
 
-@precisions
-def test_a_rows_numbers_are_the_same_in_any_company(precision):
+@kinds
+def test_a_rows_numbers_are_the_same_in_any_company(instructions, precision):
     model, rows = make_model(3, n_embd=64), 30  # past two tiles of tokens
     together, alone = NativeRunner(copy.deepcopy(model), rows, precision), NativeRunner(model, 1, precision)
     lengths = [1 + 3 * row % BLOCK_SIZE for row in range(rows)]
@@ -71,14 +80,14 @@ def test_a_rows_numbers_are_the_same_in_any_company(precision):
             assert torch.equal(alone.decode([row], [lengths[row]])[0], logits[row]), (count, row)
 
 
-@precisions
-def test_a_prompt_in_chunks_is_the_whole_prompt(precision):
+@kinds
+def test_a_prompt_in_chunks_is_the_whole_prompt(instructions, precision):
     runner = NativeRunner(make_model(4), 2, precision)
     assert torch.equal(fill(runner, 0, PROMPT), fill(runner, 1, PROMPT, chunk=7))
 
 
-@precisions
-def test_a_copied_beginning_is_the_computed_one(precision):
+@kinds
+def test_a_copied_beginning_is_the_computed_one(instructions, precision):
     runner = NativeRunner(make_model(5), 2, precision)
     whole = fill(runner, 0, PROMPT)
     fill(runner, 1, [200] * 90)
@@ -86,8 +95,8 @@ def test_a_copied_beginning_is_the_computed_one(precision):
     assert torch.equal(runner.prefill(1, PROMPT[41:], 41, every=True), whole[41:])
 
 
-@precisions
-def test_weights_that_are_no_numbers_are_refused(precision):
+@kinds
+def test_weights_that_are_no_numbers_are_refused(instructions, precision):
     model = make_model(6)
     with torch.no_grad():
         model.h[1].mlp.c_fc.weight[5, 7] = float("nan")
@@ -96,11 +105,12 @@ def test_weights_that_are_no_numbers_are_refused(precision):
         warm_up(loaded)
 
 
+@needs_code
 def test_a_seed_gives_the_same_text_in_any_company():
     tokenizer = Tokenizer.plain_bytes()
     engine = Engine(max_running=8, max_queue=8, prefill_chunk=16)
     engine.start()
-    precision = "int8" if able(make_model().config, "int8", CPU) else "float32"
+    precision = "int8" if WIDEST["int8"] else "float32"
     engine.install(LoadedModel(Version("m", "1", "", 0), NativeRunner(make_model(7), 8, precision), tokenizer))
 
     def ask(jobs):
@@ -122,6 +132,7 @@ def test_a_seed_gives_the_same_text_in_any_company():
         engine.stop()
 
 
+@needs_code
 def test_loading_takes_it_where_it_is_to_be_had():
     assert isinstance(choose_runner(make_model(), 2, "float32"), NativeRunner)
 
@@ -131,6 +142,19 @@ def test_a_shape_that_it_does_not_know_is_left_to_torch():
     assert type(choose_runner(model, 2, "float32")) is EagerRunner
 
 
+def test_a_format_that_only_compiled_code_has_becomes_float32_for_such_a_shape(monkeypatch, caplog):
+    monkeypatch.setattr("devopsgpt_serving.loading.of_torch", lambda device: ["float32"])
+    config = GPTConfig(vocab_size=257, block_size=16, n_layer=1, n_head=4, n_embd=32)  # heads of 8
+    model = GPT(config).init_weights(1).eval()
+    with torch.no_grad():
+        expected = model(torch.tensor([[1, 2, 3]]))[0][0]
+    with caplog.at_level(logging.WARNING):
+        runner = choose_runner(model, 2, "int8")
+    torch.testing.assert_close(runner.prefill(0, [1, 2, 3], 0, every=True), expected, atol=1e-5, rtol=0)
+    assert [record.precision for record in caplog.records] == ["int8"]
+
+
+@needs_code
 def test_without_a_compiler_torch_computes_and_the_log_says_so(monkeypatch, tmp_path, caplog):
     monkeypatch.setattr(build, "COMPILED", tmp_path)
     monkeypatch.setenv("PATH", str(tmp_path))
@@ -141,32 +165,36 @@ def test_without_a_compiler_torch_computes_and_the_log_says_so(monkeypatch, tmp_
     assert [record.problem for record in caplog.records] == ["there is no g++ to compile it"]
 
 
+@needs_code
 def test_what_the_compiler_complains_of_is_told(monkeypatch, tmp_path):
     monkeypatch.setattr(build, "COMPILED", tmp_path / "compiled")
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     (tmp_path / "g++").write_text("#!/bin/sh\necho 'no such option' >&2\nexit 1\n")
     (tmp_path / "g++").chmod(0o755)
     with pytest.raises(NotCompiled, match="no such option"):
-        build.library("float32")
+        build.library(WIDEST["float32"], "float32")
     assert list((tmp_path / "compiled").iterdir()) == []
 
 
+@needs_code
 def test_a_library_that_is_none_is_told(monkeypatch, tmp_path):
     monkeypatch.setattr(build, "COMPILED", tmp_path)
-    name = build.library("float32").name
+    name = build.library(WIDEST["float32"], "float32").name
     (tmp_path / name).write_text("not a library")
     with pytest.raises(NotCompiled, match="does not load"):
         NativeRunner(make_model(), 2)
 
 
+@needs_code
 def test_a_folder_that_cannot_be_written_is_told(monkeypatch, tmp_path):
     (tmp_path / "file").write_text("")
     monkeypatch.setattr(build, "COMPILED", tmp_path / "file" / "compiled")
     with pytest.raises(NotCompiled, match="cannot be written"):
-        build.library("float32")
+        build.library(WIDEST["float32"], "float32")
 
 
+@needs_code
 def test_the_image_compiles_every_format_without_our_packages():
     command = [sys.executable, "-I", build.__file__]
     made = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
-    assert [Path(path) for path in made] == [build.library(precision) for precision in build.FORMATS]
+    assert [Path(path) for path in made] == [build.library(*kind) for kind in KINDS]
