@@ -12,7 +12,10 @@ inline Weights load_weights(const uint8_t *from) { return _mm256_cvtepi8_epi16(_
 inline Word spread_word(int32_t word) { return _mm256_set1_epi32(word); }
 inline Sum first_sum(const Inputs &, int64_t) { return _mm256_setzero_si256(); }
 inline Sum add_products(Sum sum, Weights weights, Word inputs) {
-    return _mm256_add_epi32(sum, _mm256_madd_epi16(weights, inputs));
+    // with the intrinsics GCC 12 multiplies for all tokens first, and has no registers left for their sums
+    __m256i products;
+    asm("vpmaddwd %3, %2, %1\n\tvpaddd %1, %0, %0" : "+x"(sum), "=&x"(products) : "x"(weights), "x"(inputs));
+    return sum;
 }
 
 inline Register total(const Matrix &matrix, const Inputs &inputs, int64_t output, int64_t token, const Sum (*rows)[2], int half) {
