@@ -35,6 +35,10 @@ class CompletionStream(StreamingResponse):
         self.echoes = echoes
         self.prompts = prompts
         self.include_usage = include_usage
+        # all chunks are alike but for their choice
+        chunk = CompletionAnswer(**head, choices=[]).model_dump_json(exclude=None if include_usage else {"usage"})
+        before, _, after = chunk.rpartition("[]")
+        self.before, self.after = f"{before}[", f"]{after}"
         headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
         super().__init__(self._events(), media_type="text/event-stream", headers=headers)
 
@@ -67,9 +71,7 @@ class CompletionStream(StreamingResponse):
         return choice_of(self.style, index, report.text, list(report.scored), echoed, None)
 
     def _chunk(self, choice: Choice) -> str:
-        content = CompletionAnswer.model_construct(**self.head, object="text_completion", choices=[choice], usage=None)
-        unsaid = None if self.include_usage else {"usage"}
-        return f"data: {content.model_dump_json(exclude=unsaid)}\n\n"
+        return f"data: {self.before}{choice.model_dump_json()}{self.after}\n\n"
 
 
 def _event(content: dict[str, Any]) -> str:

@@ -81,7 +81,7 @@ class Settings(BaseSettings):
     prefill_chunk: int = Field(default=128, ge=1)
     """Prompt tokens computed between two decode steps of the others."""
 
-    stream_interval_s: float = Field(default=0.03, ge=0)
+    stream_interval_s: float = Field(default=0.05, ge=0)
     """Seconds between two deliveries of streamed text, first and last of an answer at once; 0 sends token by token."""
 
     max_tokens: int = Field(default=4096, ge=1)
