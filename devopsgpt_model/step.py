@@ -9,6 +9,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from devopsgpt_model.adamw import AdamW
 from devopsgpt_model.batches import ShuffledWindows
 from devopsgpt_model.compile_policy import compile_pays
 from devopsgpt_model.config import TrainingConfig
@@ -55,15 +56,15 @@ def learning_rate_at(step: int, config: TrainingConfig) -> float:
     return config.min_learning_rate + (config.learning_rate - config.min_learning_rate) * left
 
 
-def make_optimizer(model: GPT, config: TrainingConfig) -> torch.optim.AdamW:
-    """AdamW, fused; weight decay on matrices only, not on biases and norms."""
+def make_optimizer(model: GPT, config: TrainingConfig) -> AdamW:
+    """AdamW; weight decay on matrices only, not on biases and norms."""
     matrices = [p for p in model.parameters() if p.dim() >= 2]
     vectors = [p for p in model.parameters() if p.dim() < 2]
     groups = [
-        {"params": matrices, "weight_decay": config.weight_decay},
-        {"params": vectors, "weight_decay": 0.0},
+        {"params": matrices, "lr": config.learning_rate, "weight_decay": config.weight_decay},
+        {"params": vectors, "lr": config.learning_rate, "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(config.beta1, config.beta2), fused=True)
+    return AdamW(groups, (config.beta1, config.beta2))
 
 
 class TrainingStep:
@@ -105,7 +106,7 @@ class TrainingStep:
         if self.config.grad_clip:
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.grad_clip)
         self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad()
         return total
 
     def _backward(self, numbers: list[int], data: ShuffledWindows, parts: int, last: bool) -> Tensor:

@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from devopsgpt_model.adamw import AdamW
 from devopsgpt_model.gpt import GPT
 from devopsgpt_model.ranks import fill, whole
 
@@ -54,7 +55,7 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str
         shutil.rmtree(staging, ignore_errors=True)
 
 
-def state_tensors(model: GPT, optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, Tensor]]:
+def state_tensors(model: GPT, optimizer: AdamW) -> Iterator[tuple[str, Tensor]]:
     """Weights and optimizer state, whole, one at a time; every rank must go through all of them."""
     for name, parameter in model.named_parameters():
         yield f"{MODEL}{name}", whole(parameter.detach())
@@ -73,7 +74,7 @@ def state_metadata(progress: Progress, job: str) -> dict[str, str]:
     return {"progress": json.dumps(asdict(progress)), "job": job}
 
 
-def load_state(path: Path, model: GPT, optimizer: torch.optim.Optimizer, job: str) -> Progress | None:
+def load_state(path: Path, model: GPT, optimizer: AdamW, job: str) -> Progress | None:
     """Restore a run; None where there is no state of this job. A finished run's state has no weights to restore."""
     if not path.exists():
         return None
@@ -89,6 +90,7 @@ def load_state(path: Path, model: GPT, optimizer: torch.optim.Optimizer, job: st
             state = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
             if state:
                 optimizer.state[parameter] = {
-                    key: value if key == "step" else fill(parameter, value) for key, value in state.items()
+                    key: value.to(parameter.device) if key == "step" else fill(parameter, value)
+                    for key, value in state.items()
                 }
     return Progress(**json.loads(metadata["progress"]))
