@@ -93,7 +93,8 @@ def test_metrics_are_reported_at_the_configured_steps(job):
 
 
 @pytest.mark.parametrize(
-    "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGKILL]
+    "number",
+    [*(pytest.param(each, marks=pytest.mark.slow) for each in (signal.SIGINT, signal.SIGTERM)), signal.SIGKILL],
 )
 def test_a_killed_run_ends_with_the_losses_of_one_that_never_was(job, tmp_path, number):
     job = dataclasses.replace(job, config=dataclasses.replace(CONFIG, max_steps=300, eval_interval=25))

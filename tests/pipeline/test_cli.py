@@ -174,6 +174,7 @@ def test_up_starts_all_three_and_one_ctrl_c_stops_them(tmp_path):
     assert alive == []
 
 
+@pytest.mark.slow
 def test_a_run_that_waits_for_another_ones_slot_ends_when_it_is_asked_to(tmp_path):
     home = Home(tmp_path / "home").prepare()
     shutil.copyfile(REPOSITORY / "dagster.yaml", home.dagster / "dagster.yaml")

@@ -99,6 +99,7 @@ def test_several_gpus_are_asked_for_and_shared_by_torchrun(job):  # noqa: F811
     assert "torch.distributed.run" not in alone["command"]
 
 
+@pytest.mark.slow
 def test_two_ranks_in_a_pod_report_once(cluster, job):  # noqa: F811
     heard = train(job, cluster, processes=2)
     assert [step for step, _ in losses([message for message, _ in heard])] == [0, 3, 6, 6, 9, 12, 12]
@@ -115,6 +116,7 @@ def test_terminating_deletes_the_pod_after_it_has_saved(cluster, job):  # noqa: 
     assert (job.out / "state.safetensors").exists()
 
 
+@pytest.mark.slow
 def test_a_pod_whose_launcher_was_killed_saves_and_ends_and_the_next_one_goes_on(cluster, job):  # noqa: F811
     worker = start_worker(dataclasses.replace(job, config=ENDLESS))
     worker.kill()
