@@ -324,7 +324,7 @@ def test_finetuning_the_champion_starts_from_its_loss(copied):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(570)
+@pytest.mark.timeout(300)
 def test_the_sre_profile_finetunes_pretrained_weights(mlflow_server, tmp_path, gpt2_tokenizer):
     """The chain of the profile `sre` on the sample books, from a small checkpoint in place of OpenAI's."""
     from devopsgpt_model.checkpoint import save_checkpoint
