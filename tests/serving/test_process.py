@@ -7,7 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from contextlib import ExitStack, contextmanager
 
@@ -51,34 +50,21 @@ def status(url):
 
 def test_it_drains_on_sigterm(common_shelf, tmp_path):
     where = dict(tracking_uri=common_shelf.url, model_name=common_shelf.name)
-    with process(tmp_path, **where) as (running, url, log):
+    # the delay keeps the service draining long enough to be looked at, however fast it answers
+    with process(tmp_path, **where, max_batch_size=1, shutdown_delay_s=2) as (running, url, log):
         until(lambda: status(f"{url}/api/readyz") == 200, say=log.read_text)
         body = {"model": common_shelf.name, "prompt": "x", "max_tokens": 120, "n": 8, "stream": True}
-        later = {"json": body | {"stream": False}, "timeout": 30}
-        texts = []
-
-        def ask():
-            with httpx.stream("POST", f"{url}/v1/completions", json=body, timeout=30) as answer:
-                for line in answer.iter_lines():
-                    texts.append(line)
-
-        thread = threading.Thread(target=ask)
-        thread.start()
-        # what waits behind it keeps the service draining long enough to be looked at
-        waiting = [threading.Thread(target=httpx.post, args=[f"{url}/v1/completions"], kwargs=later) for _ in range(6)]
-        for other in waiting:
-            other.start()
-        until(lambda: texts)
-        running.send_signal(signal.SIGTERM)
-        until(lambda: status(f"{url}/api/readyz") == 503, seconds=1)
-        assert status(f"{url}/api/healthz") == 200
-        assert httpx.post(f"{url}/api/generate", json={"prompt": "x"}).json()["error"]["code"] == "draining"
-        for each in (thread, *waiting):
-            each.join()
-        assert texts[-2:] == ["data: [DONE]", ""]
+        with httpx.stream("POST", f"{url}/v1/completions", json=body, timeout=30) as answer:
+            lines = answer.iter_lines()
+            next(lines)
+            running.send_signal(signal.SIGTERM)
+            until(lambda: status(f"{url}/api/readyz") == 503, seconds=1)
+            assert status(f"{url}/api/healthz") == 200
+            assert httpx.post(f"{url}/api/generate", json={"prompt": "x"}).json()["error"]["code"] == "draining"
+            assert list(lines)[-2:] == ["data: [DONE]", ""]
         assert running.wait(10) == 0
-        lines = [json.loads(line) for line in log.read_text().splitlines()]
-        requests = [line for line in lines if line["message"] == "request" and line["path"] == "/v1/completions"]
+        logged = [json.loads(line) for line in log.read_text().splitlines()]
+        requests = [line for line in logged if line["message"] == "request" and line["path"] == "/v1/completions"]
         assert requests[0]["version"] == "1"
         assert requests[0]["request_id"]
 
