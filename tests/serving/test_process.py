@@ -51,7 +51,8 @@ def status(url):
 def test_it_drains_on_sigterm(common_shelf, tmp_path):
     where = dict(tracking_uri=common_shelf.url, model_name=common_shelf.name)
     # the delay keeps the service draining long enough to be looked at, however fast it answers
-    with process(tmp_path, **where, max_batch_size=1, shutdown_delay_s=2) as (running, url, log):
+    calm = dict(max_batch_size=1, shutdown_delay_s=2, poll_interval_s=60)
+    with process(tmp_path, **where, **calm) as (running, url, log):
         until(lambda: status(f"{url}/api/readyz") == 200, say=log.read_text)
         body = {"model": common_shelf.name, "prompt": "x", "max_tokens": 120, "n": 8, "stream": True}
         with httpx.stream("POST", f"{url}/v1/completions", json=body, timeout=30) as answer:
