@@ -24,6 +24,16 @@ def shared_file(name: str) -> Path:
     return path
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _environment_ends_with_the_module():
+    """What a service or a trainer set in this process (MLflow's patience) is not for the next file's tests."""
+    before = dict(os.environ)
+    yield
+    for name in os.environ.keys() - before.keys():
+        del os.environ[name]
+    os.environ.update(before)
+
+
 @pytest.fixture(scope="session")
 def gpt2_tokenizer():
     from devopsgpt_model.tokenizer import Tokenizer, TokenizerError

@@ -1,5 +1,6 @@
 import copy
 import dataclasses
+import functools
 import os
 
 import pytest
@@ -51,8 +52,12 @@ def test_compiled_code_is_kept_where_the_environment_says_else_in_the_folder(tmp
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # torch's own, in tracing
 @pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated")  # the same
-@pytest.mark.parametrize("autocast", [pytest.param(False, marks=pytest.mark.slow), True])
-def test_a_compiled_step_is_two_graphs_without_a_break_and_has_the_same_gradients(tiny_gpt, autocast):
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize("backend", [pytest.param("inductor", marks=pytest.mark.slow), "aot_eager"])
+def test_a_compiled_step_is_two_graphs_without_a_break_and_has_the_same_gradients(
+    tiny_gpt, autocast, backend, monkeypatch
+):
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=backend))
     idx = torch.randint(257, (2, 64), generator=torch.Generator().manual_seed(1))
     eager, compiled = tiny_gpt.eval(), copy.deepcopy(tiny_gpt)
     torch._dynamo.reset()

@@ -10,9 +10,6 @@ import uuid
 from contextlib import contextmanager
 from pathlib import Path
 
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-
 import httpx
 import pytest
 import torch
@@ -30,6 +27,12 @@ from devopsgpt_serving.settings import Settings
 from serving.trouble import Proxy
 
 BLOCK_SIZE = 128
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _little_patience(_environment_ends_with_the_module):
+    """Services of these tests give a registry in trouble up after a second."""
+    os.environ |= {"MLFLOW_HTTP_REQUEST_TIMEOUT": "1", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
 
 
 def make_model(seed=1, block_size=BLOCK_SIZE, endless=True, n_embd=32):

@@ -132,12 +132,12 @@ def test_nothing_is_imported_where_no_collector_is_named(tmp_path, monkeypatch):
     monkeypatch.delenv(ENDPOINT, raising=False)
     monkeypatch.delenv("OTEL_SDK_DISABLED", raising=False)
     monkeypatch.setenv("DEVOPSGPT_HOME", str(tmp_path))
-    start = "from devopsgpt_serving.app import create_app; create_app()"
-    assert imported_by(start) == "[]"
+    assert imported_by("from devopsgpt_serving.app import create_app; create_app()") == "[]"
+    opening = "from devopsgpt_serving.tracing import open_tracing; open_tracing()"
     monkeypatch.setenv(ENDPOINT, "http://127.0.0.1:9")
-    assert "exporter" in imported_by(start)
+    assert "exporter" in imported_by(opening)
     monkeypatch.setenv("OTEL_SDK_DISABLED", "true")
-    assert imported_by(start) == "[]"
+    assert imported_by(opening) == "[]"
 
 
 def test_a_missing_package_is_told_and_the_service_starts(monkeypatch, caplog):
