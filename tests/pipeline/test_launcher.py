@@ -135,6 +135,7 @@ def test_no_trainer_outlives_a_worker_that_was_killed(job, processes):
     assert (job.out / "state.safetensors").exists()
 
 
+@pytest.mark.slow
 def test_micro_batches_that_several_processes_cannot_share_are_told(job):
     with pytest.raises(Exception, match="must be a multiple of the 3 processes, got 4"):
         train(job, processes=3)

@@ -187,7 +187,10 @@ def peaks_mb(tmp_path, shards, shard_mb):
     return [int(peak) / 1000 for peak in answer.stdout.split()]
 
 
-@pytest.mark.parametrize(("sizes", "shard_mb"), [((1, 8), 5), pytest.param((1, 4, 16, 32), 25, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("sizes", "shard_mb"),
+    [((1, 8), 5), pytest.param((1, 4, 16, 32), 25, marks=[pytest.mark.slow, pytest.mark.timeout(400)])],
+)
 def test_memory_does_not_grow_with_the_data(tmp_path, sizes, shard_mb):
     peaks = {shards: peaks_mb(tmp_path, shards, shard_mb) for shards in sizes}
     for shards, (run, encoder) in peaks.items():
