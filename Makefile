@@ -34,7 +34,7 @@ up: $(RUNTIME)  ## Dagster on :3000, MLflow on :5000, the service on :8000; Ctrl
 env:  ## a .env with random secrets for docker-compose.yml
 	$(PYTHON) -m devopsgpt_pipeline.deploy_env
 
-test: $(DEVELOPMENT)  ## every test that fits in five minutes on two cores, no network
+test: $(DEVELOPMENT)  ## all but the slow tests, no network
 	$(BIN)/python -m pytest
 
 test-slow: $(DEVELOPMENT)  ## load, soak and whole-chain tests that take longer

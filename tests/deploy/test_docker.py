@@ -149,18 +149,8 @@ def look_inside(containers):
         touched = "touch /x 2>/dev/null || echo refused"
         assert containers.compose("exec", "-T", name, "sh", "-c", touched).strip() == "refused", name
     program = "import torch; print(torch.compile(lambda x: (2 * x + 1).sin())(torch.zeros(9)).shape)"
-    run = [
-        "exec",
-        "-T",
-        "-e",
-        "TORCHINDUCTOR_CACHE_DIR=/data/compiled",
-        "code",
-        "python",
-        "-W",
-        "ignore",
-        "-c",
-        program,
-    ]
+    cache = "TORCHINDUCTOR_CACHE_DIR=/data/compiled"
+    run = ["exec", "-T", "-e", cache, "code", "python", "-W", "ignore", "-c", program]
     assert "9" in containers.compose(*run)
     states = containers.compose("ps", "--format", "json").splitlines()
     healthy = {state["Service"]: state["Health"] for state in map(json.loads, states)}

@@ -149,6 +149,7 @@ def test_kill_9_during_a_download_leaves_the_last_good_version(shelf, tmp_path, 
     assert list(cache.glob(".download-*")) == []
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_up_during_a_download_leaves_the_last_good_version(shelf, tmp_path):
     where = dict(tracking_uri=shelf.url, model_name=shelf.name)
     shelf.publish(seed=1)
