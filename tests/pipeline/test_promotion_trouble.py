@@ -231,8 +231,9 @@ class Watch:
         self._thread = threading.Thread(target=self._look, args=(url,))
 
     def _look(self, url):
-        client = connect(url)
-        while not self._ended.wait(0.005):
+        client, ended = connect(url), False
+        while not ended:
+            ended = self._ended.wait(0.005)  # and one look more, which no change before the end escapes
             now = version_of_alias(client, CHAMPION)
             if [now] != self.seen[-1:]:
                 self.seen.append(now)
@@ -322,9 +323,9 @@ def test_of_two_gates_that_decided_against_the_same_champion_the_second_decides_
         ends = [first(), second()]
     assert version_of_alias(registry, CHAMPION) == three  # whoever came first
     assert watch.seen in ([one, three], [one, two, three])
-    assert aliases(registry)[1] == watch.seen[-2]
     assert ends[1] == (three, three)
     assert ends[0] in ((two, two), (three, three))
+    assert aliases(registry)[1] == (two if ends[0] == (two, two) else one)
     whole.check()
 
 
