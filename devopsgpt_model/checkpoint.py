@@ -5,7 +5,7 @@ which tells how the weights came to be. Data only: nothing in a folder is ever e
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -47,13 +47,14 @@ def save_checkpoint(folder: Path, model: GPT, tokenizer: Tokenizer, training: di
         write_json(staging / "training.json", training)
 
 
-def load_checkpoint(folder: Path, device: str = "cpu") -> Checkpoint:
+def load_checkpoint(folder: Path, device: str = "cpu", dropout: float = 0.0) -> Checkpoint:
     """Model (float32, in evaluation mode) and tokenizer of a checkpoint folder.
 
+    dropout: for training on; what the checkpoint was trained with does not count
     raises: CheckpointError where a file is missing or damaged, or config and tensors disagree
     """
     tokenizer = Tokenizer.load(folder)
-    config = read_config(folder)
+    config = replace(read_config(folder), dropout=dropout)
     if tokenizer.vocab_size != config.vocab_size:
         raise CheckpointError(
             f"{folder}: config.json has vocab_size {config.vocab_size}, the tokenizer {tokenizer.vocab_size}"

@@ -63,7 +63,7 @@ def initial_model(config: TrainingConfig, init_checkpoint: Path | None, vocab_si
             dropout=config.dropout,
         )
         return GPT(shape).init_weights(config.seed).eval()
-    model = load_checkpoint(init_checkpoint).model
+    model = load_checkpoint(init_checkpoint, dropout=config.dropout).model
     if model.config.vocab_size != vocab_size:
         raise ValueError(
             f"the token bins have a vocabulary of {vocab_size:,} and {init_checkpoint} one of "

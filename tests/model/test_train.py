@@ -148,6 +148,19 @@ def test_training_starts_from_a_checkpoint(job, tmp_path):
     assert train(second)["start_val_loss"] == pytest.approx(first["val_loss"], abs=1e-6)
 
 
+def test_dropout_is_the_settings_whatever_the_checkpoint_was_trained_with(job, checkpoint_folder):
+    def hidden(dropout):
+        config = dataclasses.replace(CONFIG, init_from=str(checkpoint_folder), dropout=dropout)
+        torch.manual_seed(1)
+        return initial_model(config, checkpoint_folder, 257).train().hidden(torch.arange(32)[None])
+
+    assert torch.equal(hidden(0.0), hidden(0.0))
+    assert not torch.allclose(hidden(0.5), hidden(0.0), atol=0.1)
+    model = initial_model(dataclasses.replace(CONFIG, dropout=0.3), checkpoint_folder, 257)
+    places = [model.config.dropout, *(part.dropout for block in model.h for part in (block.attn, block.mlp))]
+    assert places == [0.3] * 5
+
+
 def test_a_checkpoint_of_another_vocabulary_is_refused(job, tmp_path, bpe_tokenizer):
     train(job)
     documents = {"train": [("t", TEXT)], "val": [("v", TEXT)]}
