@@ -125,13 +125,16 @@ def hugging_face_config(config: GPTConfig, eot_id: int) -> dict[str, object]:
 
 
 def export_weights(model: GPT) -> dict[str, Tensor]:
-    """Weights under Hugging Face's names: (in, out) matrices, the vocabulary's padding cut off."""
+    """Weights under Hugging Face's names: (in, out) matrices, the vocabulary's padding cut off.
+
+    On a CPU some share the model's memory.
+    """
     tensors = {}
     for name, parameter in model.named_parameters():
         tensor = parameter.detach().float().cpu()
         if name == "wte.weight":
             tensor = tensor[: model.config.vocab_size]
-        tensors[PREFIX + name] = (tensor.t() if name.endswith(CONV1D) else tensor).contiguous().clone()
+        tensors[PREFIX + name] = (tensor.t() if name.endswith(CONV1D) else tensor).contiguous()
     return tensors
 
 

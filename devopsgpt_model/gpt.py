@@ -52,6 +52,20 @@ class Places:
         return cls(positions, rows, seen)
 
 
+class Linear(nn.Linear):
+    """A linear layer without numbers of its own choice, as torch would draw them: a second for 124M, unused."""
+
+    def reset_parameters(self) -> None:
+        """Nothing: GPT.init_weights or a checkpoint fills it."""
+
+
+class Embedding(nn.Embedding):
+    """An embedding, empty as Linear is."""
+
+    def reset_parameters(self) -> None:
+        """Nothing, as Linear's."""
+
+
 class Attention(nn.Module):
     """Causal self-attention over H heads.
 
@@ -62,8 +76,8 @@ class Attention(nn.Module):
         super().__init__()
         self.n_head = config.n_head
         self.dropout = config.dropout
-        self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd)
-        self.c_proj = nn.Linear(config.n_embd, config.n_embd)
+        self.c_attn = Linear(config.n_embd, 3 * config.n_embd)
+        self.c_proj = Linear(config.n_embd, config.n_embd)
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (B, T, C) -> (B, T, C)"""
@@ -112,8 +126,8 @@ class MLP(nn.Module):
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
         self.dropout = config.dropout
-        self.c_fc = nn.Linear(config.n_embd, 4 * config.n_embd)
-        self.c_proj = nn.Linear(4 * config.n_embd, config.n_embd)
+        self.c_fc = Linear(config.n_embd, 4 * config.n_embd)
+        self.c_proj = Linear(4 * config.n_embd, config.n_embd)
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (B, T, C) -> (B, T, C)"""
@@ -146,13 +160,14 @@ class GPT(nn.Module):
     """GPT-2. Parameter names are Hugging Face's; matrices are (out, in), as nn.Linear keeps them.
 
     Embedding and output head share one matrix of padded_vocab_size rows; logits have vocab_size columns.
+    A new one is empty: init_weights, import_weights or load_state_dict fills it.
     """
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
         self.config = config
-        self.wte = nn.Embedding(config.padded_vocab_size, config.n_embd)
-        self.wpe = nn.Embedding(config.block_size, config.n_embd)
+        self.wte = Embedding(config.padded_vocab_size, config.n_embd)
+        self.wpe = Embedding(config.block_size, config.n_embd)
         self.h: list[Block] = nn.ModuleList(Block(config) for _ in range(config.n_layer))  # type: ignore[assignment]
         self.ln_f = nn.LayerNorm(config.n_embd)
 
