@@ -37,9 +37,15 @@ class Checkpoint:
 
 
 def save_checkpoint(folder: Path, model: GPT, tokenizer: Tokenizer, training: dict[str, object]) -> None:
-    """Write a checkpoint folder whole: a complete one takes the place of what was there."""
+    """Write a checkpoint folder whole: a complete one takes the place of what was there.
+
+    raises: OSError on a full disk, what was there untouched
+    """
     with whole_folder(folder) as staging:
-        save_file(export_weights(model), staging / "model.safetensors", metadata={"format": "pt"})
+        try:
+            save_file(export_weights(model), staging / "model.safetensors", metadata={"format": "pt"})
+        except SafetensorError as error:
+            raise OSError(f"{folder} could not be written: {error}; make room and start again") from error
         tokenizer.save(staging, model.config.block_size)
         write_json(staging / "config.json", hugging_face_config(model.config, tokenizer.eot_id))
         ends = dict(bos_token_id=tokenizer.eot_id, eos_token_id=tokenizer.eot_id, pad_token_id=tokenizer.eot_id)

@@ -16,6 +16,7 @@ from torch import Tensor
 from devopsgpt_model.batches import full_pass
 from devopsgpt_model.gpt import GPT
 from devopsgpt_model.loss import IGNORED, token_losses
+from devopsgpt_model.stop import NEVER, StopRequest
 from devopsgpt_model.token_bins import read_tokens
 from devopsgpt_model.tokenizer import Tokenizer
 
@@ -60,10 +61,12 @@ def summed_loss(
     rank: int = 0,
     ranks: int = 1,
     every: int = 1,
+    stop: StopRequest = NEVER,
 ) -> tuple[float, int]:
     """Sum of the losses in nats, and how many tokens were predicted, over one rank's share of the windows.
 
     Every rank makes the same number of passes, the last ones for nothing: sharded weights are gathered in step.
+    stop: once made, what is left is left out
     """
     block_size = block_size or model.config.block_size
     device = model.wte.weight.device
@@ -72,6 +75,8 @@ def summed_loss(
     total, count, number = 0.0, 0, -1
     passes = full_pass(tokens, block_size, _rows(block_size, device), IGNORED, every)
     for number, (idx, targets) in enumerate(passes):
+        if stop.made:
+            break
         if number % ranks == rank:
             losses = _losses(model, idx.to(device), targets.to(device), autocast)
             total += float(losses.double().sum())

@@ -17,15 +17,15 @@ USED_SHARE = 0.85
 STATE_BYTES = 16  # of each parameter: gradient, AdamW's two moments and the best weights so far, float32
 
 
-def micro_batches_at_once(config: TrainingConfig, model: GPT, device: torch.device, mine: int) -> int:
+def micro_batches_at_once(config: TrainingConfig, model: GPT, device: torch.device, mine: int, shards: int = 1) -> int:
     """The most that divide a process's share of a step and fit its GPU; 1 on a CPU, which gains nothing.
 
-    mine: micro-batches of this process in a step
+    mine: micro-batches of this process in a step; shards: processes that the optimizer's state is split over
     """
     if device.type != "cuda":
         return 1
     free, _ = torch.cuda.mem_get_info(device)
-    room = USED_SHARE * free - STATE_BYTES * sum(parameter.numel() for parameter in model.parameters())
+    room = USED_SHARE * free - STATE_BYTES * sum(parameter.numel() for parameter in model.parameters()) / shards
     return most_that_fit(config, model.config, room, mine)
 
 

@@ -40,11 +40,13 @@ class Ranks:
         return self.rank == 0
 
     def place(self, device: torch.device) -> torch.device:
-        """This rank's own GPU where the run is on GPUs, else the device as it is."""
-        if self.size == 1 or device.type != "cuda":
+        """This rank's own GPU where several are on GPUs, else the device as it is; a GPU becomes the current one."""
+        if device.type != "cuda":
             return device
-        device = torch.device("cuda", self.local_rank)
-        torch.cuda.set_device(device)
+        if self.size > 1:
+            device = torch.device("cuda", self.local_rank)
+        if device.index is not None:  # kernels of our own and events of streams go to the current one
+            torch.cuda.set_device(device)
         return device
 
     def shard(self, model: GPT, device: torch.device) -> None:
@@ -72,6 +74,13 @@ class Ranks:
     def any(self, flag: bool) -> bool:
         """Whether the flag is set on any rank; goes over the CPU, so that no GPU is waited for."""
         return bool(self.sum(torch.tensor(int(flag))).item())
+
+    def least(self, number: int) -> int:
+        """The smallest of the ranks' numbers."""
+        smallest = torch.tensor(number)
+        if self.size > 1:
+            dist.all_reduce(smallest, dist.ReduceOp.MIN)
+        return int(smallest.item())
 
     def meet(self) -> None:
         """Wait until every rank is here."""

@@ -13,6 +13,8 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+from devopsgpt_model.folders import write_whole
+
 DELIVERY_DEADLINE_S = 60.0  # how long the end of a run waits for a tracking server that does not answer
 
 
@@ -23,11 +25,14 @@ class ReportError(RuntimeError):
 class Report(AbstractContextManager["Report"]):
     """Metrics of one run. Entering it connects; leaving it delivers what is still under way."""
 
-    def __init__(self, metrics_file: Path, tracking_uri: str, run_id: str, keep_to_step: int) -> None:
-        """keep_to_step: lines after this step belong to work that a kill undid, and are dropped"""
-        self.path = metrics_file
-        lines = [line for line in read_metrics(metrics_file) if line["step"] <= keep_to_step]
-        self.path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    def __init__(self, metrics_file: Path, tracking_uri: str, run_id: str, trained_to: int, evaluated_at: int) -> None:
+        """Lines of work that a kill undid are dropped: it is done again.
+
+        trained_to, evaluated_at: the steps that the run goes on from, and that it evaluated last
+        """
+        self.path, ends = metrics_file, {"train_loss": trained_to, "val_loss": evaluated_at}
+        lines = [line for line in read_metrics(metrics_file) if line["step"] <= ends[_kind(line)]]
+        write_whole(self.path, "".join(json.dumps(line) + "\n" for line in lines).encode())
         self._mlflow = _MlflowSender(tracking_uri, run_id, lines) if tracking_uri else None
         self._pipes = _open_pipes()
 

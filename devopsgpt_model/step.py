@@ -17,6 +17,7 @@ from devopsgpt_model.gpt import GPT, Block
 from devopsgpt_model.loss import HeadLoss, next_token_loss
 from devopsgpt_model.micro_batches import micro_batches_at_once
 from devopsgpt_model.ranks import Ranks
+from devopsgpt_model.stop import NEVER, Stopped, StopRequest
 
 Layer = Callable[[Tensor], Tensor]
 
@@ -87,12 +88,17 @@ class TrainingStep:
             ranks.shard(model, device)
         self.optimizer = make_optimizer(model, config)
         self.compiled = compile_pays(config, model, device, autocast)
-        self.at_once = micro_batches_at_once(config, model, device, config.grad_accum_steps // ranks.size)
+        shards = ranks.size if self.sharded else 1
+        at_once = micro_batches_at_once(config, model, device, config.grad_accum_steps // ranks.size, shards)
+        self.at_once = ranks.least(at_once)  # shards are gathered in step: every rank makes the same passes
         loss_of = LossOf(model, self.compiled)
         self.loss_of: Any = ranks.replicate(loss_of, device) if ranks.size > 1 and not self.sharded else loss_of
 
-    def __call__(self, step: int, data: ShuffledWindows) -> Tensor:
-        """One optimizer step. returns: this rank's mean loss, still on the device"""
+    def __call__(self, step: int, data: ShuffledWindows, stop: StopRequest = NEVER) -> Tensor:
+        """One optimizer step. returns: this rank's mean loss, still on the device
+
+        raises: Stopped where a rank was told to, between two passes: weights and moments are as before the step
+        """
         self.model.train()
         rate = learning_rate_at(step, self.config)
         for group in self.optimizer.param_groups:
@@ -102,6 +108,8 @@ class TrainingStep:
         passes = [mine[i : i + self.at_once] for i in range(0, len(mine), self.at_once)]
         total = torch.zeros((), device=self.device)
         for numbers in passes:
+            if self.ranks.any(stop.made):
+                raise Stopped
             total += self._backward(numbers, data, len(passes), numbers is passes[-1])
         if self.config.grad_clip:
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.grad_clip)

@@ -6,46 +6,70 @@ state.
 """
 
 import argparse
+import fcntl
 import os
-import signal
 import sys
-import threading
 import time
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from types import FrameType
+from typing import IO
 
 from devopsgpt_model.compile_policy import keep_compiled_code
 from devopsgpt_model.folders import write_whole
 from devopsgpt_model.job import FAILURE_FILE, HEARTBEAT_FILE, TrainingJob
 from devopsgpt_model.ranks import Ranks
 from devopsgpt_model.report import Report, ReportError, Silence
-from devopsgpt_model.trainer import Stopped, Trainer, TrainingDiverged
+from devopsgpt_model.stop import Stopped, StopRequest
+from devopsgpt_model.trainer import Trainer, TrainingDiverged
 
 STOPPED = 75  # exit status of a run that was told to stop and can be resumed (EX_TEMPFAIL)
 FAILED = 1
+LOCK_FILE = ".lock"  # in the job's out folder, locked by the trainer that works there
 
 
-def train(job: TrainingJob) -> dict[str, object]:
+def train(job: TrainingJob, stop: StopRequest | None = None) -> dict[str, object]:
     """Run a job to its end and return its facts; one that ended before only delivers its report again.
 
+    stop: who tells it to stop before its end, beside the launcher that the job names
     raises: ValueError for settings and data that do not fit; Stopped; TrainingDiverged; ReportError
     """
     job.out.mkdir(parents=True, exist_ok=True)
-    with Ranks() as ranks:
-        trainer = Trainer(job, ranks)
-        _stop_on_signals(trainer)
-        _stop_without(trainer, job.parent_pid)
-        _stop_without_heartbeat(trainer, job.out / HEARTBEAT_FILE, job.heartbeat_s)
-        if ranks.size > 1:
-            _stop_without(trainer, os.getppid())  # torchrun's agent on this machine
+    stop = stop or StopRequest()
+    stop.without(job.parent_pid)
+    stop.without_heartbeat(job.out / HEARTBEAT_FILE, job.heartbeat_s)
+    with Ranks() as ranks, _only_trainer(job.out, ranks, stop):
+        trainer = Trainer(job, ranks, stop)
         try:
             with _report(job, trainer) as report:
                 trainer.run(report)
-        except Stopped:
+        except (Stopped, TrainingDiverged):
             ranks.meet()  # torchrun kills the others soon after the first that ends: rank 0 may still be saving
             raise
     return trainer.facts()
+
+
+@contextmanager
+def _only_trainer(folder: Path, ranks: Ranks, stop: StopRequest) -> Iterator[None]:
+    """Wait for a trainer that works in the folder still: a killed launcher's saves its state before it ends."""
+    with (folder / LOCK_FILE).open("w") as lock:
+        if ranks.first and not _locked(lock):
+            print(f"another trainer works in {folder} still, waiting for its end", flush=True)
+            while not _locked(lock):
+                if stop.made:
+                    raise Stopped(f"stopped while another trainer worked in {folder}")
+                time.sleep(0.1)
+        ranks.meet()
+        yield
+
+
+def _locked(file: IO[str]) -> bool:
+    """Lock a file for this process's life, where no other has it. returns: whether it is ours"""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _report(job: TrainingJob, trainer: Trainer) -> AbstractContextManager[Report | Silence]:
@@ -53,67 +77,16 @@ def _report(job: TrainingJob, trainer: Trainer) -> AbstractContextManager[Report
     if not trainer.ranks.first:
         return nullcontext(Silence())
     metrics_file = job.out / "metrics.jsonl"
-    return Report(metrics_file, job.mlflow_tracking_uri, job.mlflow_run_id, trainer.progress.step)
-
-
-def _stop_on_signals(trainer: Trainer) -> None:
-    def request_stop(signal_number: int, frame: FrameType | None) -> None:
-        trainer.stop_requested = True
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, request_stop)
-
-
-def _stop_without(trainer: Trainer, parent_pid: int) -> None:
-    """Watch the launching process: a killed launcher must not leave a trainer behind."""
-
-    def watch() -> None:
-        while _alive(parent_pid):
-            time.sleep(1.0)
-        trainer.stop_requested = True
-
-    if parent_pid:
-        threading.Thread(target=watch, daemon=True, name="parent-watch").start()
-
-
-def _stop_without_heartbeat(trainer: Trainer, path: Path, patience_s: float) -> None:
-    """Watch a launcher on another machine, by our own clock: only that the file's time changes counts."""
-
-    def watch() -> None:
-        seen, since = -1, time.monotonic()
-        while time.monotonic() - since < patience_s:
-            touched = path.stat().st_mtime_ns if path.exists() else -1
-            if touched != seen:
-                seen, since = touched, time.monotonic()
-            time.sleep(min(1.0, patience_s / 4))
-        trainer.stop_requested = True
-
-    if patience_s:
-        threading.Thread(target=watch, daemon=True, name="heartbeat-watch").start()
-
-
-def _alive(pid: int) -> bool:
-    if os.getppid() == pid:
-        return True
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return not _defunct(pid)
-
-
-def _defunct(pid: int) -> bool:
-    """Whether a process is dead and only its entry is left, which in a container may stay for ever. Linux only."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in ("Z", "X")
-    except OSError:
-        return False
+    progress = trainer.progress
+    return Report(metrics_file, job.mlflow_tracking_uri, job.mlflow_run_id, progress.step, progress.evaluated_step)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Command line. returns: 0, 1 for an error told in one line, 75 for a run that was stopped and can go on"""
+    stop = StopRequest()
+    stop.on_signals()
+    if "RANK" in os.environ:
+        stop.without(os.getppid())  # torchrun's agent on this machine
     parser = argparse.ArgumentParser(prog="devopsgpt_model.train", description=__doc__)
     parser.add_argument("--config", type=Path, required=True, help="training job, a JSON file")
     options = parser.parse_args(arguments)
@@ -124,7 +97,7 @@ def main(arguments: list[str] | None = None) -> int:
         return FAILED
     keep_compiled_code(job.out.parent / "compiled")
     try:
-        train(job)
+        train(job, stop)
     except Stopped as stopped:
         return _end(job, str(stopped), STOPPED)
     except (ValueError, TrainingDiverged, ReportError, OSError) as error:

@@ -74,14 +74,20 @@ def state_metadata(progress: Progress, job: str) -> dict[str, str]:
     return {"progress": json.dumps(asdict(progress)), "job": job}
 
 
-def load_state(path: Path, model: GPT, optimizer: AdamW, job: str) -> Progress | None:
-    """Restore a run; None where there is no state of this job. A finished run's state has no weights to restore."""
+def read_progress(path: Path, job: str) -> Progress | None:
+    """Where a run stands; None where there is no state of this job. raises: ValueError for a damaged file"""
     if not path.exists():
         return None
-    with safe_open(path, "pt") as file:
-        metadata = file.metadata() or {}
-    if metadata.get("job") != job:
-        return None
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged ({error}); remove it to start this training from its beginning") from error
+    return Progress(**json.loads(metadata["progress"])) if metadata.get("job") == job else None
+
+
+def restore(path: Path, model: GPT, optimizer: AdamW) -> None:
+    """Weights and moments of a state, in place; a finished run's state has none. With shards every rank must ask."""
     tensors = load_file(path)
     with torch.no_grad():
         for name, parameter in model.named_parameters() if tensors else ():
@@ -93,4 +99,3 @@ def load_state(path: Path, model: GPT, optimizer: AdamW, job: str) -> Progress |
                     key: value.to(parameter.device) if key == "step" else fill(parameter, value)
                     for key, value in state.items()
                 }
-    return Progress(**json.loads(metadata["progress"]))

@@ -26,13 +26,15 @@ from devopsgpt_model.job import TrainingJob
 from devopsgpt_model.ranks import Ranks, whole
 from devopsgpt_model.saver import Saver, Snapshot
 from devopsgpt_model.step import TrainingStep, learning_rate_at
+from devopsgpt_model.stop import NEVER, Stopped, StopRequest
 from devopsgpt_model.token_bins import read_meta, read_tokens
 from devopsgpt_model.tokenizer import Tokenizer
 from devopsgpt_model.train_state import (
     BEST,
     MODEL,
     Progress,
-    load_state,
+    read_progress,
+    restore,
     save_best,
     save_tensors,
     state_metadata,
@@ -42,10 +44,6 @@ from devopsgpt_model.train_state import (
 
 class TrainingDiverged(ArithmeticError):
     """A loss that is not finite."""
-
-
-class Stopped(Exception):
-    """The run was told to stop, and has saved its state."""
 
 
 def initial_model(config: TrainingConfig, init_checkpoint: Path | None, vocab_size: int) -> GPT:
@@ -89,9 +87,18 @@ class Listener(Protocol):
 class Trainer:
     """One run: model, optimizer and data, and the way from step to step."""
 
-    def __init__(self, job: TrainingJob, ranks: Ranks) -> None:
-        """raises: ValueError for settings and data that do not fit each other"""
-        self.job, self.config, self.ranks = job, job.config, ranks
+    def __init__(self, job: TrainingJob, ranks: Ranks, stop: StopRequest = NEVER) -> None:
+        """raises: ValueError for settings, data and a state that do not fit each other"""
+        self.job, self.config, self.ranks, self.stop = job, job.config, ranks, stop
+        self.fingerprint = _fingerprint(job)
+        state = job.out / "state.safetensors"
+        earlier = read_progress(state, self.fingerprint)
+        self.progress = earlier or Progress()
+        if not ranks.agree(self.progress.step):
+            raise ValueError(
+                f"rank {ranks.rank} stands at step {self.progress.step}, others elsewhere: {job.out} must "
+                "be a folder that every machine sees"
+            )
         self.device = ranks.place(choose_device(self.config.device))
         self.autocast = choose_autocast(self.config.dtype, self.device)
         self.tokenizer = Tokenizer.load(job.bins)
@@ -101,18 +108,11 @@ class Trainer:
         )
         self.model = initial_model(self.config, job.init_checkpoint, read_meta(job.bins).vocab_size).to(self.device)
         self.step = TrainingStep(self.model, self.config, self.device, self.autocast, ranks)
-        self.fingerprint = _fingerprint(job)
+        if earlier:
+            restore(state, self.model, self.step.optimizer)
         self.saver = Saver(self.device)
-        state = load_state(job.out / "state.safetensors", self.model, self.step.optimizer, self.fingerprint)
-        self.progress = state or Progress()
         self.best: dict[str, Tensor] = {}  # on the device: keeping them waits for nobody
-        self.best_on_disk = self.progress.best_step if state else -1
-        if not ranks.agree(self.progress.step):
-            raise ValueError(
-                f"rank {ranks.rank} stands at step {self.progress.step}, others elsewhere: {job.out} must "
-                "be a folder that every machine sees"
-            )
-        self.stop_requested = False
+        self.best_on_disk = self.progress.best_step if earlier else -1
 
     @property
     def tokens_per_step(self) -> int:
@@ -126,15 +126,23 @@ class Trainer:
         began = time.monotonic() - self.progress.seconds
         report.say(self._opening_line())
         with self.saver:
-            while not self._finished():
-                if self.progress.step % self.config.eval_interval == 0:
-                    self._evaluate(report, began)
-                    if self._save_is_due():
-                        self._save()
-                self._train_steps(report, began)
-            self._evaluate(report, began)
+            try:
+                self._train(report, began)
+            except Stopped:
+                self._save()
+                self.saver.wait()
+                raise Stopped(f"stopped after step {self.progress.step}; start it again to go on from there") from None
             self._save(finished=True)
         self._finish(report)
+
+    def _train(self, report: Listener, began: float) -> None:
+        while not self._finished():
+            if self.progress.step % self.config.eval_interval == 0:
+                self._evaluate(report, began)
+                if self._save_is_due():
+                    self._save()
+            self._train_steps(report, began)
+        self._evaluate(report, began)
 
     def _finished(self) -> bool:
         too_long = 0 < self.config.patience <= self.progress.evaluations_without_gain
@@ -144,21 +152,21 @@ class Trainer:
         """Train to the next step that is reported; losses are looked at once, there, so that a GPU never waits."""
         losses: list[Tensor] = []
         started, wanted = time.monotonic(), self._steps_to_report()
-        stop = self.ranks.any(self.stop_requested)
-        while len(losses) < wanted and not stop:
-            losses.append(self.step(self.progress.step, self.data))
-            self.progress.step += 1
-            stop = self.ranks.any(self.stop_requested)
+        try:
+            while len(losses) < wanted:
+                losses.append(self.step(self.progress.step, self.data, self.stop))
+                self.progress.step += 1
+        except Stopped:
+            self._keep(losses, began)
+            raise
         seconds = time.monotonic() - started
+        self._keep(losses, began)
+        self._report_steps(report, seconds / wanted)
+
+    def _keep(self, losses: list[Tensor], began: float) -> None:
+        """Note what was trained and not yet reported."""
         self.progress.seconds = time.monotonic() - began
         self.progress.pending_losses += self._over_ranks(losses)
-        if len(losses) == wanted:
-            self._report_steps(report, seconds / wanted)
-        if stop:
-            self._save()
-            self.saver.wait()
-            self.ranks.any(False)  # the others stay until rank 0 has written: torchrun ends all when one ends
-            raise Stopped(f"stopped after step {self.progress.step}; start it again to go on from there")
 
     def _over_ranks(self, losses: list[Tensor]) -> list[float]:
         means: list[float] = (self.ranks.sum(torch.stack(losses)) / self.ranks.size).tolist() if losses else []
@@ -172,11 +180,7 @@ class Trainer:
         losses, self.progress.pending_losses = self.progress.pending_losses, []
         first = self.progress.step - len(losses)
         if bad := [first + i for i, loss in enumerate(losses) if not math.isfinite(loss)]:
-            self._save_best()
-            raise TrainingDiverged(
-                f"the loss is not finite at step {bad[0]}; the best checkpoint is of step {self.progress.best_step}. "
-                "Try a lower learning_rate or a longer warmup"
-            )
+            raise self._diverged(f"the loss is not finite at step {bad[0]}")
         values = {
             "train_loss": sum(losses) / len(losses),
             "learning_rate": learning_rate_at(self.progress.step - 1, self.config),
@@ -185,15 +189,29 @@ class Trainer:
         }
         self._report(report, values, (self.config.max_steps - self.progress.step) * step_seconds)
 
+    def _diverged(self, what: str) -> TrainingDiverged:
+        """The error to raise, once the best weights are being written."""
+        progress = self.progress
+        best = "no checkpoint was good"
+        if math.isfinite(progress.best_val_loss):
+            self._save_best()
+            best = f"the best checkpoint is of step {progress.best_step}"
+        return TrainingDiverged(f"{what}; {best}. Try a lower learning_rate or a longer warmup")
+
     def _report(self, report: Listener, values: dict[str, float], seconds_left: float) -> None:
         note = {"max_steps": self.config.max_steps, "seconds_left": seconds_left}
         report.metrics(self.progress.step, values, note)
 
     def _evaluate(self, report: Listener, began: float) -> None:
-        """Exact val_loss; it is reported before it is saved: no state on disk stands for a value that nobody heard."""
+        """Exact val_loss; it is reported before it is saved: no state on disk stands for a value that nobody heard.
+
+        raises: TrainingDiverged; Stopped
+        """
         if self.progress.evaluated_step == self.progress.step:
             return  # a resumed run stands where it was last evaluated
         progress, loss = self.progress, self._val_loss()
+        if not math.isfinite(loss):
+            raise self._diverged(f"val_loss is not finite at step {progress.step}")
         if progress.step == 0:
             progress.start_val_loss = loss
         gained = loss < progress.best_val_loss
@@ -216,9 +234,15 @@ class Trainer:
     def _val_loss(self) -> float:
         """val_loss of every held-out token, in the steps' number format; the ranks share the windows out."""
         total, count = summed_loss(
-            *(self.model, self.val_tokens, self.config.block_size, self.autocast), self.ranks.rank, self.ranks.size
+            *(self.model, self.val_tokens, self.config.block_size, self.autocast),
+            self.ranks.rank,
+            self.ranks.size,
+            stop=NEVER if self.step.sharded else self.stop,  # shards are gathered in step, to the last pass
         )
-        total, count = self.ranks.sum(torch.tensor([total, count], dtype=torch.float64)).tolist()
+        sums = torch.tensor([total, count, self.stop.made], dtype=torch.float64)
+        total, count, stopped = self.ranks.sum(sums).tolist()
+        if stopped:
+            raise Stopped
         return total / count
 
     def _save_is_due(self) -> bool:

@@ -19,14 +19,18 @@ from devopsgpt_model.checkpoint import load_checkpoint
 from devopsgpt_model.ranks import Ranks
 from devopsgpt_model.step import TrainingStep
 from devopsgpt_model.train import train
+from devopsgpt_pipeline.processes import free_port
 
 FOUR_MICRO_BATCHES = dataclasses.replace(CONFIG, batch_size=2, grad_accum_steps=4, max_steps=20)
 
 
-def torchrun(job, python=sys.executable, environment=os.environ):  # noqa: F811
+ONE_MACHINE = ("--standalone", "--nproc-per-node=2")
+
+
+def torchrun(job, python=sys.executable, environment=os.environ, where=ONE_MACHINE):  # noqa: F811
     job.out.mkdir(parents=True, exist_ok=True)
     job.write(job.out / "train.json")
-    start = [python, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    start = [python, "-m", "torch.distributed.run", *where]
     return subprocess.Popen(
         [*start, "-m", "devopsgpt_model.train", "--config", str(job.out / "train.json")],
         env={**environment, "OMP_NUM_THREADS": "1"},
@@ -94,6 +98,19 @@ def test_two_ranks_on_a_bare_machine_give_the_losses_of_one(job, tmp_path, paral
 
 
 @pytest.mark.slow
+def test_two_machines_give_the_losses_of_one(job, tmp_path):  # noqa: F811
+    """Two agents of torchrun that meet at an address, as docs/operations.md starts them."""
+    job = dataclasses.replace(job, config=FOUR_MICRO_BATCHES)
+    meeting = ["--nnodes=2", "--nproc-per-node=1", "--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{free_port()}"]
+    agents = [torchrun(job, where=meeting) for _ in range(2)]
+    outputs = [finish(agent) for agent in agents]
+    assert sorted(output.count("2 processes (ddp)") for output in outputs) == [0, 1]
+    alone = dataclasses.replace(job, out=tmp_path / "alone")
+    train(alone)
+    assert_close(losses(job), losses(alone))
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
 def test_two_ranks_go_on_where_they_were_stopped(job, tmp_path, parallel):  # noqa: F811
     config = dataclasses.replace(FOUR_MICRO_BATCHES, max_steps=120, eval_interval=30, parallel=parallel)
@@ -115,3 +132,13 @@ def test_micro_batches_that_cannot_be_dealt_out_are_refused(tiny_gpt, monkeypatc
     config = dataclasses.replace(CONFIG, grad_accum_steps=3)
     with pytest.raises(ValueError, match="must be a multiple of the 2 processes, got 3"):
         TrainingStep(tiny_gpt, config, torch.device("cpu"), None, Ranks())
+
+
+def test_a_gpu_of_its_own_number_becomes_the_current_one(monkeypatch):
+    current = []
+    monkeypatch.setattr("torch.cuda.set_device", current.append)
+    assert Ranks().place(torch.device("cuda", 1)) == torch.device("cuda", 1)
+    assert current == [torch.device("cuda", 1)]
+    for device in ("cuda", "cpu"):
+        assert Ranks().place(torch.device(device)) == torch.device(device)
+    assert len(current) == 1

@@ -10,13 +10,17 @@ import time
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
+from devopsgpt_model import evaluate
+from devopsgpt_model.batches import ShuffledWindows
 from devopsgpt_model.checkpoint import load_checkpoint
 from devopsgpt_model.config import TrainingConfig
 from devopsgpt_model.evaluate import mean_loss
 from devopsgpt_model.job import TrainingJob
 from devopsgpt_model.report import read_metrics
 from devopsgpt_model.step import learning_rate_at
+from devopsgpt_model.stop import Stopped, StopRequest
 from devopsgpt_model.token_bins import read_tokens, write_token_bins
 from devopsgpt_model.tokenizer import Tokenizer
 from devopsgpt_model.train import FAILED, STOPPED, main, train
@@ -128,11 +132,96 @@ def test_the_trainer_does_not_outlive_its_parent(job):
     parent.wait()
 
 
+def test_a_trainer_waits_for_one_that_works_in_its_folder_still(job):
+    endless = dataclasses.replace(CONFIG, max_steps=1_000_000, eval_interval=1_000_000)
+    first = launch(dataclasses.replace(job, config=endless))
+    wait_for_step(job, 4)
+    second = launch(job)
+    assert "another trainer works in" in second.stdout.readline()
+    before = read_metrics(job.out / "metrics.jsonl")[-1]["step"]
+    wait_for_step(job, before + 8)  # undisturbed
+    first.send_signal(signal.SIGTERM)
+    first.communicate(timeout=30)
+    assert first.returncode == STOPPED
+    _, errors = second.communicate(timeout=60)
+    assert second.returncode == 0, errors
+    assert [line["step"] for line in losses(job) if "val_loss" in line] == [0, 10, 20, 30]
+
+
+def test_a_stop_is_heard_between_two_passes_of_a_step(job, monkeypatch):
+    accumulating = dataclasses.replace(CONFIG, grad_accum_steps=4, max_steps=6, eval_interval=3)
+    job = dataclasses.replace(job, config=accumulating)
+    whole = dataclasses.replace(job, out=job.out.parent / "whole")
+    train(whole)
+    stop, batch, drawn = StopRequest(), ShuffledWindows.batch, []
+
+    def stop_in_the_fifth_step(self, number):
+        drawn.append(number)
+        stop.made = number == 4 * 4 + 1
+        return batch(self, number)
+
+    monkeypatch.setattr(ShuffledWindows, "batch", stop_in_the_fifth_step)
+    with pytest.raises(Stopped, match="stopped after step 4; start it again"):
+        train(job, stop)
+    assert drawn[-1] == 4 * 4 + 1
+    assert train(job)["steps_trained"] == 6
+    assert losses(job) == losses(whole)
+
+
+def test_a_stop_is_heard_between_two_passes_of_an_evaluation(job, monkeypatch):
+    whole = dataclasses.replace(job, out=job.out.parent / "whole")
+    train(whole)
+    stop, look = StopRequest(), evaluate._losses
+    monkeypatch.setattr("devopsgpt_model.evaluate.EVALUATION_TOKENS", {"cpu": CONFIG.block_size})
+
+    def stop_in_the_second_evaluation(*arguments):
+        stop.made = bool(read_metrics(job.out / "metrics.jsonl"))
+        return look(*arguments)
+
+    monkeypatch.setattr("devopsgpt_model.evaluate._losses", stop_in_the_second_evaluation)
+    with pytest.raises(Stopped, match="stopped after step 10; start it again"):
+        train(job, stop)
+    assert [line["step"] for line in losses(job) if "val_loss" in line] == [0]
+    assert train(job)["steps_trained"] == 30
+    assert [line["step"] for line in losses(job)] == [line["step"] for line in losses(whole)]
+
+
+def test_a_run_killed_before_its_first_save_reports_each_step_once(job):
+    config = dataclasses.replace(CONFIG, max_steps=300, eval_interval=100)
+    process = launch(dataclasses.replace(job, config=config))
+    wait_for_step(job, 20)
+    process.kill()
+    process.communicate()
+    assert not (job.out / "state.safetensors").exists()
+    train(dataclasses.replace(job, config=dataclasses.replace(config, max_steps=20)))
+    lines = losses(job)
+    assert [line["step"] for line in lines if "val_loss" in line] == [0, 20]
+    assert [line["step"] for line in lines if "train_loss" in line] == [4, 8, 12, 16, 20]
+
+
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_best(job):
     config = dataclasses.replace(CONFIG, learning_rate=1e30, min_learning_rate=1e30, grad_clip=0.0)
     with pytest.raises(TrainingDiverged, match=r"not finite at step \d+; the best checkpoint is of step 0"):
         train(dataclasses.replace(job, config=config))
     assert (job.out / "best.safetensors").exists()
+
+
+def test_a_last_step_that_breaks_the_weights_is_noticed_by_the_evaluation_after_it(job):
+    config = dataclasses.replace(CONFIG, max_steps=1, learning_rate=1e30, min_learning_rate=1e30, warmup_steps=0)
+    with pytest.raises(TrainingDiverged, match="val_loss is not finite at step 1; the best checkpoint is of step 0"):
+        train(dataclasses.replace(job, config=config))
+    assert (job.out / "best.safetensors").exists()
+    assert not (job.out / "checkpoint").exists()
+
+
+def test_weights_that_are_broken_from_the_start_leave_no_checkpoint(job, checkpoint_folder):
+    weights = load_file(checkpoint_folder / "model.safetensors")
+    weights["transformer.ln_f.weight"][0] = float("nan")
+    save_file(weights, checkpoint_folder / "model.safetensors")
+    config = dataclasses.replace(CONFIG, init_from=str(checkpoint_folder))
+    with pytest.raises(TrainingDiverged, match="val_loss is not finite at step 0; no checkpoint was good"):
+        train(dataclasses.replace(job, config=config, init_checkpoint=checkpoint_folder))
+    assert not (job.out / "best.safetensors").exists()
 
 
 def test_early_stopping_ends_a_run_that_no_longer_gains(job):
