@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from devopsgpt_model import evaluate
 from devopsgpt_model.batches import ShuffledWindows
-from devopsgpt_model.checkpoint import load_checkpoint
+from devopsgpt_model.checkpoint import load_checkpoint, save_checkpoint
 from devopsgpt_model.config import TrainingConfig
 from devopsgpt_model.evaluate import mean_loss
 from devopsgpt_model.job import TrainingJob
@@ -292,21 +293,42 @@ def test_unknown_settings_in_a_job_are_refused(job):
         TrainingJob.read(path)
 
 
+@contextmanager
+def small_files_only():
+    """No file of over 1,000 bytes, as on a disk without room."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
 def test_a_state_that_cannot_be_saved_leaves_the_last_one(job):
     path = job.out / "state.safetensors"
     job.out.mkdir(parents=True)
     save_tensors(path, {"a": torch.ones(1)}, {})
     before = path.read_bytes()
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
-    try:
-        with pytest.raises(OSError, match=r"(?i)large.*the one before it is whole"):
-            save_tensors(path, {"a": torch.ones(100_000)}, {})
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    with small_files_only(), pytest.raises(OSError, match=r"(?i)large.*the one before it is whole"):
+        save_tensors(path, {"a": torch.ones(100_000)}, {})
     assert path.read_bytes() == before
     assert sorted(each.name for each in job.out.iterdir()) == ["state.safetensors"]
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_the_last_one(checkpoint_folder, tiny_gpt):
+    before = (checkpoint_folder / "model.safetensors").read_bytes()
+    with small_files_only(), pytest.raises(OSError, match=r"(?i)checkpoint could not be written.*large.*make room"):
+        save_checkpoint(checkpoint_folder, tiny_gpt, Tokenizer.plain_bytes(), {})
+    assert (checkpoint_folder / "model.safetensors").read_bytes() == before
+
+
+def test_a_damaged_state_is_told_and_left_to_a_person(job):
+    train(job)
+    state = job.out / "state.safetensors"
+    state.write_bytes(state.read_bytes()[:-20])
+    with pytest.raises(ValueError, match=r"state\.safetensors is damaged .* remove it to start this training from"):
+        train(job)
 
 
 def test_learning_rate_rises_then_falls_to_its_end():
