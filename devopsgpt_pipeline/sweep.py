@@ -56,7 +56,7 @@ class Outcome:
 def grid(preset_name: str, changes: Sequence[str], axes: Sequence[str]) -> list[Trial]:
     """Every combination of the axes, each on top of the preset and its changes. axes: as `max_steps=100,200`
 
-    raises: ValueError for a setting that is unknown, out of range, or named twice
+    raises: ValueError for a setting that is unknown, out of range, or named twice, and for two equal points
     """
     names = [axis.partition("=")[0] for axis in axes]
     if twice := [name for name in names if names.count(name) > 1]:
@@ -65,7 +65,11 @@ def grid(preset_name: str, changes: Sequence[str], axes: Sequence[str]) -> list[
         [f"{name}={value}" for value in axis.partition("=")[2].split(",")]
         for name, axis in zip(names, axes, strict=True)
     ]
-    return [Trial(" ".join(point), changed(preset_name, [*changes, *point])) for point in itertools.product(*choices)]
+    trials = [Trial(" ".join(point), changed(preset_name, [*changes, *point])) for point in itertools.product(*choices)]
+    for one, other in itertools.combinations(trials, 2):
+        if one.config == other.config:  # their trainings would share one folder and one run
+            raise ValueError(f"--sweep has the same settings twice: {one.name}, and {other.name}; leave one out")
+    return trials
 
 
 class Sweep:

@@ -91,6 +91,7 @@ def test_a_grid_is_every_combination_on_top_of_the_preset():
         (["max_steps=1,many"], "max_steps must be int, got 'many'"),
         (["max_steps=1,0"], "max_steps must be at least 1, got 0"),
         (["seed=1", "seed=2"], "--sweep seed is given twice; put all its values into one"),
+        (["learning_rate=1e-4,0.0001"], "twice: learning_rate=1e-4, and learning_rate=0.0001; leave one out"),
     ],
 )
 def test_a_grid_that_cannot_be_is_told_before_anything_starts(axes, told):
