@@ -53,7 +53,7 @@ PRETRAINED = {
 
 
 def fetch_pretrained(size: str, folder: Path) -> str:
-    """Fetch a size into a folder, going on with what is there already; files put there by hand are taken as they are.
+    """Fetch a size into a folder, going on with what is there already, be it put there by hand.
 
     returns: sha256 of model.safetensors
     raises: PretrainedUnavailable with no network, naming the files and the folder; ValueError for a wrong hash
@@ -62,7 +62,13 @@ def fetch_pretrained(size: str, folder: Path) -> str:
     if any(not (folder / name).exists() for name in FILES):
         fetch_or_say_what_to_do(source.model, FILES, folder, {WEIGHTS: source.sha256} if source.sha256 else {})
     with (folder / WEIGHTS).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if source.sha256 not in ("", found):
+        raise ValueError(
+            f"{folder / WEIGHTS} has the sha256 {found}, and {size}'s is {source.sha256}: put {source.model}'s file "
+            "there, or remove it to have it fetched; to start from other weights, set init_from to their folder"
+        )
+    return found
 
 
 def fetch_from_hub(name: str, root: Path) -> tuple[HubModel, Path]:

@@ -19,6 +19,7 @@ from devopsgpt_pipeline.home import Home
 from devopsgpt_pipeline.profiles import PROFILES
 from devopsgpt_pipeline.registry.tracking import CHALLENGER, CHAMPION, MODEL_NAME, version_of_alias
 from devopsgpt_pipeline.sources.books import books_of_profile
+from devopsgpt_pipeline.sources.pretrained import PRETRAINED
 
 TINY = TrainingConfig(
     **dict(n_layer=1, n_head=2, n_embd=32, block_size=64, batch_size=4, max_steps=20, warmup_steps=2),
@@ -325,7 +326,7 @@ def test_finetuning_the_champion_starts_from_its_loss(copied):
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_the_sre_profile_finetunes_pretrained_weights(mlflow_server, tmp_path, gpt2_tokenizer):
+def test_the_sre_profile_finetunes_pretrained_weights(mlflow_server, tmp_path, gpt2_tokenizer, monkeypatch):
     """The chain of the profile `sre` on the sample books, from a small checkpoint in place of OpenAI's."""
     from devopsgpt_model.checkpoint import save_checkpoint
     from devopsgpt_model.config import GPTConfig
@@ -334,6 +335,7 @@ def test_the_sre_profile_finetunes_pretrained_weights(mlflow_server, tmp_path, g
     home = Home(tmp_path).prepare()
     small = GPTConfig(vocab_size=50257, block_size=128, n_layer=1, n_head=2, n_embd=16)
     save_checkpoint(home.pretrained / "gpt2", GPT(small).init_weights(1), gpt2_tokenizer, {})
+    monkeypatch.setitem(PRETRAINED, "gpt2", dataclasses.replace(PRETRAINED["gpt2"], sha256=""))
     with dg.DagsterInstance.ephemeral() as instance:
         definitions = build_definitions(
             PROFILES["sre"], books_of_profile("sample"), home, mlflow_server.url, mlflow_server.url

@@ -202,8 +202,10 @@ def test_without_a_network_the_files_and_the_folder_are_named(tmp_path):
 
 def test_files_put_there_by_hand_need_no_network(checkpoint_folder, monkeypatch):
     monkeypatch.setenv("HF_ENDPOINT", NOWHERE)
-    digest = fetch_pretrained("gpt2", checkpoint_folder)
+    digest = fetch_pretrained("gpt2-medium", checkpoint_folder)
     assert digest == hashlib.sha256((checkpoint_folder / WEIGHTS).read_bytes()).hexdigest()
+    with pytest.raises(ValueError, match=f"has the sha256 {digest}, and gpt2's is 248dfc.* set init_from to their"):
+        fetch_pretrained("gpt2", checkpoint_folder)
 
 
 def test_revisions_are_commits():
