@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from filelock import FileLock
@@ -142,8 +143,12 @@ def _champion(home: Home, client: "MlflowClient") -> Initial:
     if version is None:
         raise ValueError(f"init_from champion: {MODEL_NAME} has no champion yet; start from scratch or gpt2")
     folder = home.training / f"champion-{version}"
-    model = folder / "model" if folder.exists() else fetch_version(client, version, folder)
-    return Initial(model, f"{MODEL_NAME} version {version}")
+    if not folder.exists():
+        home.training.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(prefix=f".{folder.name}.", dir=home.training, ignore_cleanup_errors=True) as staging:
+            fetched = fetch_version(client, version, Path(staging) / folder.name)
+            fetched.parent.rename(folder)  # whole and checked, or not at all
+    return Initial(folder / "model", f"{MODEL_NAME} version {version}")
 
 
 def _existing(folder: Path, remedy: str) -> Path:

@@ -5,6 +5,8 @@ from mlflow.exceptions import MlflowException
 
 from devopsgpt_model.checkpoint import load_checkpoint
 from devopsgpt_pipeline import processes
+from devopsgpt_pipeline.finetune import initial_checkpoint
+from devopsgpt_pipeline.home import Home
 from devopsgpt_pipeline.registry import publish as publishing
 from devopsgpt_pipeline.registry.promote import decide
 from devopsgpt_pipeline.registry.publish import fetch_version, publish
@@ -66,6 +68,28 @@ def test_a_damaged_artifact_is_noticed(registry, checkpoint_folder, run_id, tmp_
     stored.write_bytes(stored.read_bytes()[:-1] + b"x")
     with pytest.raises(ValueError, match=r"model/model\.safetensors is missing or damaged"):
         fetch_version(registry, version, tmp_path / "fetched")
+
+
+def test_a_champion_to_start_from_is_taken_whole_or_not_at_all(
+    registry, checkpoint_folder, run_id, tmp_path, mlflow_server
+):
+    home, version = Home(tmp_path / "home"), publish_one(registry, checkpoint_folder, run_id)
+    registry.set_registered_model_alias(MODEL_NAME, CHAMPION, version)
+    model_id = registry.get_model_version(MODEL_NAME, version).source.rpartition("/")[2]
+    stored = next((mlflow_server.log.parent.parent / "mlflow" / "artifacts").rglob(f"{model_id}/**/model.safetensors"))
+    good = stored.read_bytes()
+    stored.write_bytes(good[:-1] + b"x")
+    for _ in range(2):  # what was fetched and found damaged is not taken for good the next time
+        with pytest.raises(ValueError, match=r"model/model\.safetensors is missing or damaged"):
+            initial_checkpoint(home, registry, CHAMPION)
+    assert list(home.training.iterdir()) == []
+    stored.write_bytes(good)
+    initial = initial_checkpoint(home, registry, CHAMPION)
+    assert initial.source == f"{MODEL_NAME} version {version}"
+    assert initial.folder == home.training / f"champion-{version}" / "model"
+    assert load_checkpoint(initial.folder).training == {"step": 1}
+    stored.unlink()
+    assert initial_checkpoint(home, registry, CHAMPION) == initial  # kept
 
 
 @pytest.mark.parametrize(
