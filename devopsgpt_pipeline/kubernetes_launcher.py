@@ -94,12 +94,15 @@ class KubernetesLauncher(Launcher):
         limits = {"cpu": self.cpu, "memory": self.memory}
         if device != "cpu":
             limits["nvidia.com/gpu"] = str(processes)
+        from kubernetes.utils import parse_quantity  # type: ignore[import-untyped]
+
+        environment = {"HOME": "/tmp", **self.for_torchrun(processes, int(parse_quantity(self.cpu)))}
         mounts = {"home": self.home_path, "tmp": "/tmp", "shm": "/dev/shm"}
         container = {
             "name": "training",
             "image": self.image,
             "command": command_of(job_file, processes, python="python"),
-            "env": [{"name": "HOME", "value": "/tmp"}],
+            "env": [{"name": name, "value": value} for name, value in environment.items()],
             "resources": {"requests": limits, "limits": limits},
             "securityContext": {
                 "readOnlyRootFilesystem": True,

@@ -18,6 +18,7 @@ from devopsgpt_model.job import FAILURE_FILE, TrainingJob
 
 POLL_S = 0.2
 AGENT_GRACE_S = 10.0  # for torchrun itself to end after its ranks
+DRIVERS = ("nvidia*", "dxg", "kfd")  # under /dev, where there is a GPU: NVIDIA's, Windows' under Linux, AMD's
 
 OnMetrics = Callable[[dict[str, Any]], None]
 Context = dg.OpExecutionContext | dg.AssetExecutionContext
@@ -43,6 +44,13 @@ class Launcher(dg.ConfigurableResource, ABC):  # type: ignore[type-arg]
         raises: TrainingFailed with the trainer's own words
         """
 
+    def for_torchrun(self, processes: int, cpus: int) -> dict[str, str]:
+        """Environment of several processes: torchrun kills who still saves after 30 s, and gives each one thread."""
+        if processes == 1:
+            return {}
+        patience, threads = int(self.termination_timeout_s), max(1, cpus // processes)
+        return {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(patience), "OMP_NUM_THREADS": str(threads)}
+
 
 class LocalLauncher(Launcher):
     """Runs trainings on this machine, on every GPU that is visible; without one, on the CPU in one process."""
@@ -56,7 +64,8 @@ class LocalLauncher(Launcher):
             context_injector=dg.PipesEnvContextInjector(),
             message_reader=dg.PipesTempFileMessageReader(),
         ) as session:
-            environment = self._environment(processes) | dict(session.get_bootstrap_env_vars())
+            environment = self.for_torchrun(processes, os.cpu_count() or 1) | os.environ
+            environment |= session.get_bootstrap_env_vars()
             # a session of its own: torchrun must hear of a Ctrl-C in the terminal once, from us
             process = subprocess.Popen(command_of(job_file, processes), env=environment, start_new_session=True)
             try:
@@ -66,14 +75,6 @@ class LocalLauncher(Launcher):
                 raise
         if process.returncode != 0:
             raise TrainingFailed(f"the trainer ended with status {process.returncode}: {words_of_failure(job)}")
-
-    def _environment(self, processes: int) -> dict[str, str]:
-        environment = dict(os.environ)
-        if processes > 1:
-            # torchrun kills ranks that are still saving after 30 s, and gives each one thread
-            environment.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(int(self.termination_timeout_s)))
-            environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
-        return environment
 
     def _listen(self, process: subprocess.Popen[bytes], session: Any, on_metrics: OnMetrics) -> None:
         seen, running = 0, True
@@ -127,6 +128,8 @@ def processes_for(config: TrainingConfig, gpus: int) -> int:
 
 def visible_gpus() -> int:
     """CUDA devices that this process may use; looking does not occupy them."""
+    if not any(any(Path("/dev").glob(name)) for name in DRIVERS):
+        return 0  # without importing torch, which takes seconds
     import torch
 
     return torch.cuda.device_count()

@@ -94,9 +94,12 @@ def test_several_gpus_are_asked_for_and_shared_by_torchrun(job):  # noqa: F811
     assert spec["volumes"][0] == {"name": "home", "persistentVolumeClaim": {"claimName": "devopsgpt-home"}}
     assert container["volumeMounts"][0] == {"name": "home", "mountPath": str(job.out.parent)}
     assert spec["terminationGracePeriodSeconds"] == 120
+    environment = {each["name"]: each["value"] for each in container["env"]}
+    assert environment == {"HOME": "/tmp", "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "120", "OMP_NUM_THREADS": "2"}
     alone = launcher_for(job).pod_spec(job.out / "train.json", "cpu")["containers"][0]
     assert "nvidia.com/gpu" not in alone["resources"]["limits"]
     assert "torch.distributed.run" not in alone["command"]
+    assert alone["env"] == [{"name": "HOME", "value": "/tmp"}]
 
 
 @pytest.mark.slow
