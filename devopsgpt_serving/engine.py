@@ -104,15 +104,25 @@ class Engine:
 
     def _work(self) -> None:
         while self._take_in():
-            for lane in self._lanes:
-                if not lane.idle:
-                    self._step(lane)
-            with self._wake:
-                busy = [lane for lane, _ in self._inbox]
-                keep = (lane for lane in self._lanes if not lane.idle or lane is self._current or lane in busy)
-                self._lanes = list(keep)
+            self._step_all()
+            self._let_go()
         for lane in self._lanes:
             lane.fail_all(Stopping("the service stopped"))
+
+    # Two functions for their variables to end with: a lane named by one of _work's own would keep a replaced model in
+    # memory for as long as nothing is asked.
+
+    def _step_all(self) -> None:
+        for lane in self._lanes:
+            if not lane.idle:
+                self._step(lane)
+
+    def _let_go(self) -> None:
+        """Forget the lanes that are done and are not the one for new prompts."""
+        with self._wake:
+            busy = [lane for lane, _ in self._inbox]
+            keep = (lane for lane in self._lanes if not lane.idle or lane is self._current or lane in busy)
+            self._lanes = list(keep)
 
     def _take_in(self) -> bool:
         """Sort newcomers into their lanes, sleeping while there is nothing to do. returns: False to stop"""
