@@ -10,6 +10,7 @@ import torch
 from devopsgpt_model.checkpoint import CheckpointError, load_checkpoint
 from devopsgpt_model.device import choose_device
 from devopsgpt_model.gpt import GPT
+from devopsgpt_model.threads import keep_to_quota
 from devopsgpt_serving.captured import CapturedRunner
 from devopsgpt_serving.lane import LoadedModel
 from devopsgpt_serving.native.build import NotCompiled
@@ -29,7 +30,8 @@ def loader(device: str, precision: str, rows: int) -> Callable[[Version, Path], 
     """
     chosen = str(choose_device(device))
     format = choose_precision(precision, torch.device(chosen))
-    log.info("computing", extra={"device": chosen, "precision": format})
+    keep_to_quota()  # before the threads that load and compute begin: they take the number over
+    log.info("computing", extra={"device": chosen, "precision": format, "threads": torch.get_num_threads()})
 
     def load(version: Version, folder: Path) -> LoadedModel:
         # OpenMP keeps a team of threads for each thread that ever computed. With more of them than processors they

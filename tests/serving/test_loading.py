@@ -1,16 +1,19 @@
 """Loading a model: what is left of it when it is done."""
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
 
+from devopsgpt_model import threads
 from devopsgpt_model.checkpoint import save_checkpoint
 from devopsgpt_model.config import GPTConfig
 from devopsgpt_model.gpt import GPT
 from devopsgpt_model.tokenizer import Tokenizer
 from devopsgpt_serving.loading import loader
+from devopsgpt_serving.native.runner import NativeRunner
 from devopsgpt_serving.version_cache import Version
 from serving.conftest import until
 
@@ -47,3 +50,23 @@ def test_loading_leaves_no_team_of_threads_behind(tmp_path):
     finally:
         leave.set()
         follower.join()
+
+
+@pytest.mark.parametrize(("quota", "expected"), [("100000 100000", 1), ("max 100000", 2)])
+def test_a_model_computes_with_no_more_threads_than_the_container_may_use(quota, expected, tmp_path, monkeypatch):
+    before = torch.get_num_threads()
+    monkeypatch.setattr(threads, "ROOT", tmp_path / "root")
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1})
+    for path, text in {"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": quota}.items():
+        (tmp_path / "root" / path).parent.mkdir(parents=True)
+        (tmp_path / "root" / path).write_text(text)
+    save_checkpoint(tmp_path / "model", GPT(WIDE).init_weights(1), Tokenizer.plain_bytes(), {})
+    torch.set_num_threads(2)
+    try:
+        loaded = loader("cpu", "float32", 2)(Version("m", "1", "", 0), tmp_path)
+        if isinstance(loaded.runner, NativeRunner):
+            assert loaded.runner._threads == expected
+        with ThreadPoolExecutor(1) as engine:  # and torch, on a thread that begins later, as the engine's does
+            assert engine.submit(torch.get_num_threads).result() == expected
+    finally:
+        torch.set_num_threads(before)
