@@ -149,7 +149,7 @@ async def generate(
 @router.post("/admin/reload", tags=["admin"], responses=responses(401))
 async def reload(service: Here) -> Readiness:
     """Look at the registry now instead of at the next turn, also at a version that was refused before."""
-    await asyncio.to_thread(service.follower.look, again=True)
+    await asyncio.wrap_future(service.follower.ask())
     return await readyz(service, Response())
 
 

@@ -5,10 +5,12 @@ Any failure leaves the model that is served in place, and is told by `state`.
 
 import gc
 import logging
+import queue
 import random
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -74,7 +76,7 @@ class Follower:
         self._refused: Refused | None = None
         self._stopping = False
         self._poke = threading.Event()
-        self._looking = threading.Lock()
+        self._asked: queue.SimpleQueue[Future[None]] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._follow, name="follower", daemon=True)
 
     def start(self) -> None:
@@ -86,23 +88,37 @@ class Follower:
         self._stopping = True
         self._poke.set()
 
-    def look(self, again: bool = False) -> State:
-        """Look at the alias now and bring the engine up to it. again: also a version that was refused before"""
-        with self._looking:
-            if again:
-                self._refused = None
-            try:
-                with self.tracing.step("registry.poll"):
-                    self._catch_up()
-            except Exception as error:  # the next look may do better; the thread must live to take it
-                log.exception("looking at the registry failed")
-                self._note(problem=f"looking at the registry failed: {error!r:.300}")
-            return self.state
+    def ask(self) -> "Future[None]":
+        """Have the thread look as soon as it can, also at a version that was refused before.
+
+        A look may take minutes. All who ask during one share the next, whose alias is as new as what they ask for.
+        returns: done after a look that began later than this call
+        """
+        asked: Future[None] = Future()
+        self._asked.put(asked)
+        self._poke.set()
+        return asked
 
     def _follow(self) -> None:
         while not self._stopping:
-            self.look()
+            asked = [self._asked.get() for _ in range(self._asked.qsize())]
+            asked = [one for one in asked if one.set_running_or_notify_cancel()]
+            self._look(again=bool(asked))
+            for one in asked:
+                one.set_result(None)
             self._poke.wait(self.poll_interval_s * (1 + random.uniform(-self.poll_jitter, self.poll_jitter)))
+            self._poke.clear()  # before the loop looks for what it tells of
+
+    def _look(self, again: bool) -> None:
+        """Look at the alias and bring the engine up to it. again: also a version that was refused before"""
+        if again:
+            self._refused = None
+        try:
+            with self.tracing.step("registry.poll"):
+                self._catch_up()
+        except Exception as error:  # the next look may do better; the thread must live to take it
+            log.exception("looking at the registry failed")
+            self._note(problem=f"looking at the registry failed: {error!r:.300}")
 
     def _catch_up(self) -> None:
         try:

@@ -5,7 +5,9 @@ import json
 import subprocess
 import sys
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 
+import httpx
 import pytest
 from safetensors.torch import load_file, save_file
 
@@ -271,6 +273,31 @@ def test_reload_looks_at_once(shelf, tmp_path):
         service.wait_for("1")
         shelf.publish(seed=2)
         assert service.http.post("/admin/reload").json()["version"] == "2"
+
+
+def test_reloads_during_a_download_share_a_look_and_hold_up_no_answer(shelf, tmp_path, proxy, monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "60")  # longer than the registry stands still
+    shelf.publish(seed=1)
+    with (
+        serving(tmp_path, tracking_uri=proxy.url, model_name=shelf.name, poll_interval_s=600) as service,
+        ThreadPoolExecutor(41) as people,
+        httpx.Client(base_url=service.url, timeout=60, limits=httpx.Limits(max_connections=None)) as http,
+    ):
+        service.wait_for("1")
+        proxy.mode = "stall"
+        shelf.publish(seed=2)
+        proxy.requests.clear()
+        first = people.submit(http.post, "/admin/reload")
+        until(lambda: any("safetensors" in path for path in proxy.requests))
+        # more than the 32 threads at most that asyncio lends to what blocks
+        others = [people.submit(http.post, "/admin/reload") for _ in range(40)]
+        until(lambda: service.service.follower._asked.qsize() == 40)
+        assert service.generate("x").json()["version"] == "1"
+        assert service.complete("x").status_code == 200
+        proxy.mode = "pass"  # the download under way ends early, and with it the look that the first one asked for
+        assert "version 2 cannot be served" in first.result().json()["problem"]
+        assert {other.result().json()["version"] for other in others} == {"2"}
+        assert sum("alias" in path for path in proxy.requests) == 2, proxy.requests
 
 
 SKINNY = """
