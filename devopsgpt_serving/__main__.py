@@ -1,12 +1,13 @@
 """`python -m devopsgpt_serving`: the service under uvicorn, which leaves calmly on SIGTERM."""
 
 import logging
+import os
 import signal
 import socket
 import sys
 import threading
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import uvicorn
 from pydantic import ValidationError
@@ -65,6 +66,16 @@ def main() -> None:
         sys.exit(f"devopsgpt_serving: {name + ': ' if name else ''}{first['msg']}")
     except (ValueError, OSError) as error:
         sys.exit(f"devopsgpt_serving: {error}")
+    leave()
+
+
+def leave() -> NoReturn:
+    """End the process now, with 0. Python would first wait for MLflow's threads, whose download may take minutes.
+
+    What is under way is lost: half a download, which the next start clears away. Answers were waited for before.
+    """
+    logging.shutdown()
+    os._exit(0)
 
 
 def serve(settings: Settings, listener: socket.socket) -> None:

@@ -17,6 +17,7 @@ Here = Annotated[Service, Depends(service_of)]
 
 DEFAULT_MAX_TOKEN_LEN = 100  # the original's
 DEFAULT_TEMPERATURE = 0.8  # nanoGPT's sample.py, which the original's users know
+DRAINING_CHECK_S = 0.2  # how soon a reload that waits sees that the service stops
 
 
 class GenerateRequest(SamplingFields):
@@ -149,7 +150,9 @@ async def generate(
 @router.post("/admin/reload", tags=["admin"], responses=responses(401))
 async def reload(service: Here) -> Readiness:
     """Look at the registry now instead of at the next turn, also at a version that was refused before."""
-    await asyncio.wrap_future(service.follower.ask())
+    looked = asyncio.wrap_future(service.follower.ask())
+    while not (looked.done() or service.draining):  # a look may take longer than a service that stops can wait
+        await asyncio.wait([looked], timeout=DRAINING_CHECK_S)
     return await readyz(service, Response())
 
 

@@ -98,6 +98,24 @@ def test_a_stream_that_does_not_end_is_cut_off_in_time(common_shelf, tmp_path):
             assert 1 < time.monotonic() - began < 8  # and not the 15 s that the answers would have taken
 
 
+def test_a_download_does_not_hold_up_the_end(common_shelf, tmp_path, proxy, monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "300")
+    proxy.mode = "stall"
+    where = dict(tracking_uri=proxy.url, model_name=common_shelf.name, drain_s=60)
+    with process(tmp_path, **where) as (running, url, log):
+        until(lambda: any("safetensors" in path for path in proxy.requests), say=log.read_text)
+        until(lambda: status(f"{url}/api/healthz") == 200, say=log.read_text)
+        reload = http.client.HTTPConnection("127.0.0.1", int(url.rpartition(":")[2]), timeout=60)
+        reload.request("POST", "/admin/reload")  # of a look that begins after this download
+        assert status(f"{url}/api/healthz") == 200
+        running.send_signal(signal.SIGTERM)
+        assert json.loads(reload.getresponse().read())["problem"] == "the service is stopping"
+        reload.close()
+        assert running.wait(30) == 0
+        assert '"Finished server process' in log.read_text()
+    assert list((tmp_path / "cache").glob(".download-*")), "the download was under way"
+
+
 def answer_of(url):
     answer = httpx.post(f"{url}/api/generate", json={"prompt": "hello", "seed": 1, "max_token_len": 20}, timeout=10)
     return answer.status_code, answer.json()
