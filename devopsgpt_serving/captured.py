@@ -24,14 +24,15 @@ class CapturedRunner(EagerRunner):
         self.replay: Callable[[], Tensor] | None = None
 
     @torch.inference_mode()
-    def decode(self, ids: list[int], starts: list[int]) -> Tensor:
-        """Add one token to each of the first len(ids) rows. returns: logits (len(ids), V), until the next call"""
+    def decode(self, ids: list[int], starts: list[int], asked: list[int] | None = None) -> Tensor:
+        """Add one token to each of the first len(ids) rows. returns: logits (len(asked), V), until the next call"""
         spare = self.rows - len(ids)
         self.ids[:, 0] = torch.tensor(ids + [0] * spare, device=self.device)
         self.starts[:] = torch.tensor(starts + [self.block_size - 1] * spare, device=self.device)
         if self.replay is None:
             self.replay = self.capture()
-        return self.replay()[: len(ids)]
+        logits = self.replay()
+        return logits[: len(ids)] if asked is None or len(asked) == len(ids) else logits[asked]
 
     def step(self) -> Tensor:
         """What the graph computes. returns: logits (rows, V) of the tokens in the buffers"""

@@ -1,9 +1,11 @@
 """The batch of one model: sequences that wait for a row, rows that prefill, rows that decode.
 
 Only the engine's thread touches a lane. A lane outlives its model's time as champion until its last sequence
-ends. A row keeps its tokens after a sequence ended: a later prompt that begins alike starts from there.
+ends. A row keeps its tokens after a sequence ended: a later prompt that begins alike starts from there. Rows forget in
+the order of their last use.
 """
 
+import itertools
 import time
 from collections import deque
 from collections.abc import Callable
@@ -47,6 +49,8 @@ class Row:
     index: int
     held: list[int] = field(default_factory=list)
     """Ids whose keys and values the row has."""
+    used: int = 0
+    """When a sequence last left it, in the lane's own count; 0 for never."""
     sequence: Sequence | None = None
     computing: bool = False
     """Whether the sequence's prompt has begun to take the row's place."""
@@ -65,6 +69,7 @@ class Lane:
         self.waiting: deque[Sequence] = deque()
         self.prefilling: deque[Row] = deque()
         self.rows = [Row(index) for index in range(loaded.runner.rows)]
+        self._uses = itertools.count(1)
 
     @property
     def running(self) -> int:
@@ -106,12 +111,15 @@ class Lane:
                 self._free(row)
 
     def _seat(self) -> None:
-        """Give free rows to who waits; the lowest rows first, since decoding computes all up to the highest."""
-        for row in self.rows:
-            if self.waiting and row.sequence is None:
-                row.sequence = sequence = self.waiting.popleft()
-                sequence.begin(self.loaded.tokenizer, Sampler(sequence.sampling, sequence.prompt, self.runner.device))
-                self.prefilling.append(row)
+        """Give free rows to who waits."""
+        free = [row for row in self.rows if row.sequence is None]
+        while self.waiting and free:
+            sequence = self.waiting.popleft()
+            row = _row_for(sequence.prompt, free)
+            free.remove(row)
+            row.sequence = sequence
+            sequence.begin(self.loaded.tokenizer, Sampler(sequence.sampling, sequence.prompt, self.runner.device))
+            self.prefilling.append(row)
 
     def _prefill(self, row: Row, room: int) -> int:
         """Compute the next chunk of a row's prompt; its first token once the prompt is complete.
@@ -168,7 +176,7 @@ class Lane:
         sequence.report(Progress("", tuple(scored)))
 
     def _decode(self) -> None:
-        """One token for each row that has one to compute. Rows between them are computed and not looked at.
+        """One token for each row that has one to compute. Rows between them may be computed and are not looked at.
 
         What is written for such a row lands behind what it holds, where its next token will be.
         """
@@ -177,10 +185,8 @@ class Lane:
             return
         last = self.runner.block_size - 1
         batch = self.rows[: decoding[-1].index + 1]
-        ids = [row.next_token or 0 for row in batch]
-        logits = self.runner.decode(ids, [min(len(row.held), last) for row in batch])
-        if len(decoding) < len(batch):
-            logits = logits[[row.index for row in decoding]]
+        starts = [min(len(row.held), last) for row in batch]
+        logits = self.runner.decode([row.next_token or 0 for row in batch], starts, [row.index for row in decoding])
         for row in decoding:
             row.held.append(row.next_token or 0)
         self._advance(decoding, logits)
@@ -218,6 +224,8 @@ class Lane:
     def _free(self, row: Row) -> None:
         if row in self.prefilling:
             self.prefilling.remove(row)
+        if row.computing:
+            row.used = next(self._uses)
         row.sequence, row.next_token, row.computing = None, None, False
         row.held = row.held[: self.runner.block_size - 1]  # see _decode: the last place may be written over
 
@@ -232,6 +240,15 @@ def _reason_to_drop(sequence: Sequence, now: float) -> Exception | None:
         allowed = sequence.deadline - sequence.arrived
         return DeadlinePassed(f"not finished within {allowed:.0f} s; ask for fewer tokens, or try again later")
     return None
+
+
+def _row_for(prompt: list[int], free: list[Row]) -> Row:
+    """The row that a prompt spoils least: one of which it goes on from half or more, else the one used longest ago."""
+    kept = {row.index: _common_prefix(row.held, prompt) for row in free}
+    best = max(free, key=lambda row: (kept[row.index], -len(row.held)))
+    if 0 < len(best.held) <= 2 * kept[best.index]:
+        return best
+    return min(free, key=lambda row: row.used)
 
 
 def _common_prefix(left: list[int], right: list[int]) -> int:

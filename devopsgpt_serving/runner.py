@@ -25,8 +25,12 @@ class Runner(Protocol):
         """Add ids to a row that holds `start` tokens. returns: logits after the last one, (1, V), or every, (t, V)"""
         ...
 
-    def decode(self, ids: list[int], starts: list[int]) -> Tensor:
-        """Add one token to each of the first len(ids) rows. returns: logits (len(ids), V)"""
+    def decode(self, ids: list[int], starts: list[int], asked: list[int] | None = None) -> Tensor:
+        """Add one token to each of the first len(ids) rows.
+
+        asked: the rows that it is for, ascending; the others may be left out. None for all
+        returns: logits (len(asked), V)
+        """
         ...
 
     def copy_prefix(self, source: int, target: int, length: int) -> None:
@@ -60,10 +64,17 @@ class EagerRunner:
         return self.head(hidden if every else hidden[-1:])
 
     @torch.inference_mode()
-    def decode(self, ids: list[int], starts: list[int]) -> Tensor:
-        """Add one token to each of the first len(ids) rows. returns: logits (len(ids), V)"""
-        hidden = self._extend(slice(0, len(ids)), [[token] for token in ids], starts)
-        return self.head(hidden[:, -1])
+    def decode(self, ids: list[int], starts: list[int], asked: list[int] | None = None) -> Tensor:
+        """Add one token to each of the first len(ids) rows, from the first to the last that is asked for.
+
+        returns: logits (len(asked), V)
+        """
+        rows = list(range(len(ids))) if asked is None else asked
+        first, end = rows[0], rows[-1] + 1
+        hidden = self._extend(slice(first, end), [[token] for token in ids[first:end]], starts[first:end])[:, -1]
+        if len(rows) < len(hidden):
+            hidden = hidden[[row - first for row in rows]]
+        return self.head(hidden)
 
     def copy_prefix(self, source: int, target: int, length: int) -> None:
         """Let row target begin with row source's first `length` tokens."""

@@ -55,10 +55,10 @@ class NativeRunner:
         asked = list(range(count)) if every else [count - 1]
         return self._compute(ids, [row] * count, list(range(start, start + count)), asked)
 
-    def decode(self, ids: list[int], starts: list[int]) -> Tensor:
-        """Add one token to each of the first len(ids) rows. returns: logits (len(ids), V)"""
-        rows = list(range(len(ids)))
-        return self._compute(ids, rows, starts, rows)
+    def decode(self, ids: list[int], starts: list[int], asked: list[int] | None = None) -> Tensor:
+        """Add one token to each of the first len(ids) rows that is asked for. returns: logits (len(asked), V)"""
+        rows = list(range(len(ids))) if asked is None else asked
+        return self._compute([ids[row] for row in rows], rows, [starts[row] for row in rows], list(range(len(rows))))
 
     def copy_prefix(self, source: int, target: int, length: int) -> None:
         """Let row target begin with row source's first `length` tokens."""

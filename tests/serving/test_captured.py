@@ -36,3 +36,14 @@ def check(captured, eager, tolerance):
 def test_padded_steps_compute_what_eager_steps_do(rows):
     model = make_model(1)
     check(Uncaptured(copy.deepcopy(model), rows, "float32"), EagerRunner(model, rows), 1e-5)
+
+
+@pytest.mark.parametrize("kind", [Uncaptured, EagerRunner])
+@pytest.mark.parametrize("asked", [[2], [1, 2], [0, 2], [0, 1, 2]])
+def test_rows_that_are_asked_for_alone_get_the_same_numbers(kind, asked):
+    runner, prompts = kind(make_model(1), 4, "float32"), [[1, 2, 3], [4, 5, 6, 7, 8, 9], [10]]
+    for row, prompt in enumerate(prompts):
+        runner.prefill(row, prompt, 0, every=False)
+    starts = [len(prompt) for prompt in prompts]
+    whole = runner.decode([11, 12, 13], starts).clone()
+    torch.testing.assert_close(runner.decode([11, 12, 13], starts, asked), whole[asked], atol=1e-5, rtol=0)

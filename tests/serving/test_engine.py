@@ -34,12 +34,12 @@ class CountingRunner:
         self.prefilled.append((row, start, len(ids)))
         return self.inner.prefill(row, ids, start, every)
 
-    def decode(self, ids, starts):
+    def decode(self, ids, starts, asked=None):
         if self.error:
             raise self.error
         time.sleep(self.delay_s)
-        self.decoded.append(len(ids))
-        return self.inner.decode(ids, starts)
+        self.decoded.append(len(asked))
+        return self.inner.decode(ids, starts, asked)
 
 
 def load(version="1", seed=1, rows=4, **shape):
@@ -160,6 +160,49 @@ def test_a_prefix_is_not_computed_twice(engine):
     shared = len("Notes for the night shift. A ")
     assert (asked.sequence.queried_tokens, asked.sequence.cached_tokens) == (len(second), shared)
     assert sum(length for _, _, length in runner.prefilled) == len(second) - shared
+
+
+def test_a_prefix_is_kept_while_rows_are_free(engine):
+    runner = engine.current.loaded.runner
+    shared = "Notes for the night shift. "
+    for prompt in (shared + "A disk fills up", "Never mind the notes.", "Something else"):
+        assert Asked(engine, prompt, seed=5).text == alone(prompt, 5)
+    runner.prefilled.clear()
+    asked = Asked(engine, shared + "the queue grows", seed=5)
+    assert asked.text == alone(shared + "the queue grows", 5)
+    assert asked.sequence.cached_tokens == len(shared)
+    assert sum(length for _, _, length in runner.prefilled) == len("the queue grows")
+
+
+def cached(engine, prompt):
+    """How much of a prompt was known, once it was asked and rightly answered."""
+    asked = Asked(engine, prompt, seed=1)
+    assert asked.text == alone(prompt, 1)
+    return asked.sequence.cached_tokens
+
+
+def test_the_prompt_that_was_not_used_for_longest_is_forgotten_first(engine):
+    texts = [letter * 40 for letter in "abcde"]
+    assert [cached(engine, text) for text in texts[:4]] == [0] * 4
+    assert cached(engine, texts[0]) == 39  # so it is the second one's turn
+    assert cached(engine, texts[4]) == 0
+    assert [cached(engine, texts[which]) for which in (0, 2, 3, 4)] == [39] * 4
+    assert cached(engine, texts[1]) == 0
+
+
+def test_a_prompt_that_begins_a_little_alike_does_not_take_the_row(engine):
+    known = "Notes for the night shift."
+    assert cached(engine, known) == 0
+    assert cached(engine, "Notebooks") == len("Note")
+    assert cached(engine, known) == len(known) - 1
+
+
+def test_rows_that_are_taken_are_not_written_over(engine):
+    texts = [letter * 40 for letter in "abcdefgh"]
+    for _ in range(2):
+        asked = [Asked(engine, text, seed=seed, max_tokens=9 + 7 * seed) for seed, text in enumerate(texts)]
+        for seed, one in enumerate(asked):
+            assert one.text == alone(texts[seed], seed, max_tokens=9 + 7 * seed)
 
 
 def test_metrics_tell_how_much_of_the_prompts_was_found():

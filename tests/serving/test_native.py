@@ -81,6 +81,18 @@ def test_a_rows_numbers_are_the_same_in_any_company(instructions, precision):
 
 
 @kinds
+def test_rows_that_nobody_asks_for_are_left_alone(instructions, precision):
+    runner = NativeRunner(make_model(3), 4, precision)
+    for row in range(4):
+        fill(runner, row, PROMPT[: 20 + row])
+    starts = [20, 21, 22, 23]
+    kept = [keys[[0, 2]].clone() for keys in runner.keys]
+    some = runner.decode([1, 2, 3, 4], starts, asked=[1, 3])
+    assert all(torch.equal(keys[[0, 2]], before) for keys, before in zip(runner.keys, kept, strict=True))
+    assert torch.equal(some, runner.decode([1, 2, 3, 4], starts)[[1, 3]])
+
+
+@kinds
 def test_a_prompt_in_chunks_is_the_whole_prompt(instructions, precision):
     runner = NativeRunner(make_model(4), 2, precision)
     assert torch.equal(fill(runner, 0, PROMPT), fill(runner, 1, PROMPT, chunk=7))
