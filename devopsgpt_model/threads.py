@@ -9,8 +9,6 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-import torch
-
 ROOT = Path("/")
 
 
@@ -19,6 +17,8 @@ def keep_to_quota() -> None:
 
     A thread that computed before keeps its own number, so a thread that lives long calls this itself.
     """
+    import torch  # here: who only counts, as a launcher does, is spared the seconds that it takes
+
     torch.set_num_threads(min(torch.get_num_threads(), usable_cpus()))
 
 

@@ -21,6 +21,7 @@ from devopsgpt_model.job import FAILURE_FILE, HEARTBEAT_FILE, TrainingJob
 from devopsgpt_model.ranks import Ranks
 from devopsgpt_model.report import Report, ReportError, Silence
 from devopsgpt_model.stop import Stopped, StopRequest
+from devopsgpt_model.threads import keep_to_quota
 from devopsgpt_model.trainer import Trainer, TrainingDiverged
 
 STOPPED = 75  # exit status of a run that was told to stop and can be resumed (EX_TEMPFAIL)
@@ -95,6 +96,7 @@ def main(arguments: list[str] | None = None) -> int:
     except ValueError as error:
         print(f"training failed: {error}", file=sys.stderr)
         return FAILED
+    keep_to_quota()
     keep_compiled_code(job.out.parent / "compiled")
     try:
         train(job, stop)

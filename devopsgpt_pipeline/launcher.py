@@ -15,6 +15,7 @@ import dagster as dg
 
 from devopsgpt_model.config import TrainingConfig
 from devopsgpt_model.job import FAILURE_FILE, TrainingJob
+from devopsgpt_model.threads import usable_cpus
 
 POLL_S = 0.2
 AGENT_GRACE_S = 10.0  # for torchrun itself to end after its ranks
@@ -64,7 +65,7 @@ class LocalLauncher(Launcher):
             context_injector=dg.PipesEnvContextInjector(),
             message_reader=dg.PipesTempFileMessageReader(),
         ) as session:
-            environment = self.for_torchrun(processes, os.cpu_count() or 1) | os.environ
+            environment = self.for_torchrun(processes, usable_cpus()) | os.environ
             environment |= session.get_bootstrap_env_vars()
             # a session of its own: torchrun must hear of a Ctrl-C in the terminal once, from us
             process = subprocess.Popen(command_of(job_file, processes), env=environment, start_new_session=True)
