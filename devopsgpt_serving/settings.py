@@ -112,7 +112,7 @@ class Settings(BaseSettings):
     """Accepted bearer keys, separated by commas; none leaves the service open."""
 
     api_keys_file: Path | None = None
-    """A file with one accepted key a line, besides api_keys."""
+    """A file with one accepted key a line, at least one, besides api_keys."""
 
     allow_anonymous: bool = False
     """Whether a service without keys may listen beyond loopback."""
@@ -133,7 +133,8 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _refuse_open_doors(self) -> "Settings":
-        if not (is_loopback(self.host) or self.allow_anonymous or self.accepted_keys()):
+        keys = self.accepted_keys()  # read in any case: a file without a key must not pass for "no keys wanted"
+        if not (is_loopback(self.host) or self.allow_anonymous or keys):
             raise ValueError(
                 f"host {self.host} is reachable from elsewhere and no API key is set; set {PREFIX}API_KEYS or "
                 f"{PREFIX}API_KEYS_FILE, or {PREFIX}ALLOW_ANONYMOUS=true where something in front checks callers"
@@ -154,14 +155,20 @@ class Settings(BaseSettings):
         return (self.cache_dir or self.home / "serving").resolve()
 
     def accepted_keys(self) -> list[str]:
-        """Every accepted key. raises: ValueError where the file of keys cannot be read"""
+        """Every accepted key. raises: ValueError where the file of keys cannot be read, or holds none"""
         keys = [key.get_secret_value() for key in self.api_keys]
         if self.api_keys_file is not None:
             try:
                 lines = self.api_keys_file.read_text().splitlines()
             except OSError as error:
                 raise ValueError(f"api_keys_file {self.api_keys_file} cannot be read: {error.strerror}") from error
-            keys += [line.strip() for line in lines if line.strip()]
+            in_file = [line.strip() for line in lines if line.strip()]
+            if not in_file:
+                raise ValueError(
+                    f"api_keys_file {self.api_keys_file} must hold a key, got only blank lines; write one a line, or "
+                    f"unset {PREFIX}API_KEYS_FILE"
+                )
+            keys += in_file
         return keys
 
 

@@ -223,3 +223,14 @@ def test_settings_out_of_range_are_refused(wrong):
 def test_a_missing_file_of_keys_is_an_error():
     with pytest.raises(ValueError, match="api_keys_file /nowhere cannot be read: No such file"):
         Settings(api_keys_file="/nowhere").accepted_keys()
+
+
+@pytest.mark.parametrize("content", ["", "\n \n\t\n"])
+def test_a_file_of_keys_without_a_key_does_not_open_the_service(tmp_path, content):
+    keys = tmp_path / "keys"
+    keys.write_text(content)
+    for others in ({}, {"api_keys": "k"}, {"host": "0.0.0.0", "allow_anonymous": True}):
+        with pytest.raises(ValidationError, match="must hold a key, got only blank lines; write one a line"):
+            Settings(api_keys_file=keys, **others)
+    keys.write_text(f"{content}second")
+    assert Settings(api_keys_file=keys, api_keys="first").accepted_keys() == ["first", "second"]
