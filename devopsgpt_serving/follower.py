@@ -158,7 +158,7 @@ class Follower:
         self._refused = None
         self._note(served=version, lineage=lineage, problem=problem, from_cache=from_cache, reloads=reloads)
         try:
-            self.cache.remember(version)
+            self.cache.remember(version, self.registry.alias)
         except OSError as error:  # a full disk: it is served all the same
             log.error("the version could not be noted", extra={"version": version.version, "problem": str(error)})
         self.cache.trim({version.key})
@@ -176,8 +176,9 @@ class Follower:
         self._fall_back()
 
     def _fall_back(self) -> None:
-        """With nothing to serve yet, serve what was served last, from this disk."""
-        version = self.cache.last_good() if self.state.served is None else None
+        """With nothing to serve yet, serve what was served last under this name and alias, from this disk."""
+        name, alias = self.registry.name, self.registry.alias
+        version = self.cache.last_good(name, alias) if self.state.served is None else None
         folder = self.cache.verified(version) if version else None
         if version is None or folder is None:
             return

@@ -52,7 +52,7 @@ class Settings(BaseSettings):
     """Verified model versions on disk; <home>/serving where unset."""
 
     max_cache_bytes: int = Field(default=20_000_000_000, ge=1)
-    """Size that cached versions may reach together; the one that is served always stays."""
+    """Size that cached versions may reach together; what a service of this cache serves, or served last, stays."""
 
     device: str = "auto"
     """Torch device: "cpu", "cuda", "cuda:N"; "auto" takes CUDA where there is one."""

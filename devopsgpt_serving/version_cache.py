@@ -1,10 +1,11 @@
 """Model versions on this disk: whole and verified, or not there at all.
 
     <cache>/<version>-<hash of its source>/   manifest.json, version.json, model/...
-    <cache>/last_good.json                    the version that was served last
+    <cache>/last_good-<hash>.json             the version that was served last under one name and alias
     <cache>/.download-*/                      downloads under way, each locked by its process
 
-The hash keeps versions of different registries apart: a fresh registry counts from 1 again.
+The hash keeps versions of different registries apart: a fresh registry counts from 1 again. Services of several names
+and aliases may share a cache; what one of them served last is never another's.
 """
 
 import fcntl
@@ -23,6 +24,7 @@ from devopsgpt_model.folders import write_json
 
 MAX_MANIFEST_BYTES = 1_000_000
 DOWNLOAD_PREFIX = ".download-"
+NOTE_PREFIX = "last_good-"
 
 
 class DamagedVersion(ValueError):
@@ -110,26 +112,35 @@ class VersionCache:
         return folder
 
     def trim(self, in_use: set[str]) -> None:
-        """Drop the versions used longest ago until the rest fits; those in use stay."""
+        """Drop the versions used longest ago until the rest fits; those in use or remembered stay."""
         folders = sorted((path for path in self.folder.glob("[0-9]*-*") if path.is_dir()), key=_last_use)
         sizes = {path: _size(path) for path in folders}
+        kept = in_use | self._remembered()
         for path in folders:
             if sum(sizes.values()) <= self.max_bytes:
                 return
-            if path.name not in in_use:
+            if path.name not in kept:
                 shutil.rmtree(path, ignore_errors=True)
                 del sizes[path]
 
-    def remember(self, version: Version) -> None:
-        """Note the version that is served, for a start while the registry is down."""
-        write_json(self.folder / "last_good.json", asdict(version))
+    def remember(self, version: Version, alias: str) -> None:
+        """Note the version that is served under an alias, for a start while the registry is down."""
+        write_json(self._note(version.name, alias), {"alias": alias, "version": asdict(version)})
 
-    def last_good(self) -> Version | None:
-        """The version that was served last, where it was noted."""
-        try:
-            return Version(**json.loads((self.folder / "last_good.json").read_text()))
-        except (OSError, ValueError, TypeError):
-            return None
+    def last_good(self, name: str, alias: str) -> Version | None:
+        """The version that was served last under a name and alias, where it was noted."""
+        noted = _read_note(self._note(name, alias))
+        return noted[0] if noted and (noted[0].name, noted[1]) == (name, alias) else None
+
+    def _note(self, name: str, alias: str) -> Path:
+        # a registered model may be called anything, so its name is no part of a path
+        asked = hashlib.sha256(json.dumps([name, alias]).encode()).hexdigest()[:16]
+        return self.folder / f"{NOTE_PREFIX}{asked}.json"
+
+    def _remembered(self) -> set[str]:
+        """Keys of what every service of this cache served last."""
+        notes = [_read_note(path) for path in self.folder.glob(f"{NOTE_PREFIX}*.json")]
+        return {noted[0].key for noted in notes if noted}
 
 
 def read_manifest(folder: Path) -> dict[str, dict[str, Any]]:
@@ -185,6 +196,15 @@ def check_files(folder: Path, manifest: dict[str, dict[str, Any]]) -> None:
             found = hashlib.file_digest(file, "sha256").hexdigest()
         if found != facts["sha256"]:
             raise DamagedVersion(f"{name} should have sha256 {facts['sha256'][:12]}... and has {found[:12]}...")
+
+
+def _read_note(path: Path) -> tuple[Version, str] | None:
+    """The version that a note tells of and its alias; None for a note that is missing or damaged."""
+    try:
+        noted = json.loads(path.read_text())
+        return Version(**noted["version"]), noted["alias"]
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from devopsgpt_serving import registry as registry_module
 from devopsgpt_serving.registry import NoModelYet, Registry, RegistryUnavailable
 from devopsgpt_serving.version_cache import DamagedVersion, VersionCache
-from serving.conftest import serving, until
+from serving.conftest import Shelf, serving, until
 
 
 @pytest.fixture
@@ -252,6 +252,26 @@ def test_a_restart_without_the_registry_serves_the_last_good_version(shelf, tmp_
         assert service.ready()["from_cache"]
         assert nobody in service.ready()["problem"]
         assert service.generate("hello", seed=1).json() == expected
+    for other in ({"model_name": f"{shelf.name}-b"}, {"model_name": shelf.name, "alias": "challenger"}):
+        with serving(tmp_path, tracking_uri=nobody, **other) as service:
+            until(lambda: service.ready()["registry_up"] is False)
+            assert service.ready()["version"] is None
+            assert service.generate("hello").status_code == 503
+
+
+def test_a_name_of_its_own_is_not_answered_by_another_while_it_is_fetched(shelf, mlflow_server, tmp_path, proxy):
+    other = Shelf(mlflow_server.url)
+    for each in (shelf, other):
+        each.publish(seed=1)
+    with serving(tmp_path, tracking_uri=shelf.url, model_name=shelf.name) as service:
+        service.wait_for("1")
+    proxy.mode = "stall"
+    with serving(tmp_path, tracking_uri=proxy.url, model_name=other.name) as service:
+        until(lambda: any("safetensors" in path for path in proxy.requests))
+        assert service.ready()["version"] is None
+        assert service.generate("hello").status_code == 503
+        proxy.mode = "pass"
+        service.wait_for("1")
 
 
 def test_a_damaged_cache_is_not_served(shelf, tmp_path):

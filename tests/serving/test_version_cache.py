@@ -101,9 +101,42 @@ with VersionCache(Path({str(cache.folder)!r}), 1).staging() as staging:
         assert list(cache.folder.glob(".download-*")) == [under_way]
 
 
+def test_what_any_service_of_the_cache_served_last_stays(cache):
+    for number in (1, 2, 3):
+        os.utime(keep(cache, version_of(number), b"x" * 600_000), (number, number))
+    cache.remember(version_of(1), "champion")
+    cache.trim(in_use={version_of(3).key})
+    assert {path.name for path in cache.folder.glob("[0-9]*")} == {version_of(1).key, version_of(3).key}
+    cache.remember(version_of(3), "champion")
+    cache.trim(in_use=set())
+    assert [path.name for path in cache.folder.glob("[0-9]*")] == [version_of(3).key]
+
+
 def test_the_last_good_version_is_remembered(cache):
-    assert cache.last_good() is None
-    cache.remember(version_of(3))
-    assert cache.last_good() == version_of(3)
-    (cache.folder / "last_good.json").write_text("{")
-    assert cache.last_good() is None
+    assert cache.last_good("devopsgpt", "champion") is None
+    cache.remember(version_of(3), "champion")
+    assert cache.last_good("devopsgpt", "champion") == version_of(3)
+    (note,) = cache.folder.glob("last_good-*.json")
+    for damaged in ("{", "[]", "{}", '{"alias": "champion", "version": {"name": "devopsgpt"}}'):
+        note.write_text(damaged)
+        assert cache.last_good("devopsgpt", "champion") is None
+        cache.trim(in_use=set())
+
+
+def test_another_name_or_alias_has_another_memory(cache):
+    cache.remember(version_of(3), "champion")
+    cache.remember(version_of(4), "challenger")
+    assert cache.last_good("devopsgpt", "champion") == version_of(3)
+    assert cache.last_good("devopsgpt", "challenger") == version_of(4)
+    assert cache.last_good("other", "champion") is None
+    copied, original = cache._note("other", "champion"), cache._note("devopsgpt", "champion")
+    copied.write_bytes(original.read_bytes())
+    assert cache.last_good("other", "champion") is None, "the note itself tells whose it is"
+
+
+@pytest.mark.parametrize("name", ["../../evil", "/etc/passwd", "a/b", "team:model", "ü" * 500, "", "\udc80"])
+def test_any_name_is_a_file_of_the_cache(cache, name):
+    version = Version(name, "1", "models:/m-1", 0)
+    cache.remember(version, name)
+    assert cache.last_good(name, name) == version
+    assert [path.parent for path in cache.folder.parent.rglob("*.json")] == [cache.folder]
