@@ -35,6 +35,8 @@ class State:
     """What the served version recorded of its making."""
     registry_up: bool | None = None
     problem: str | None = "the registry has not been asked yet"
+    fetching: bool = False
+    """Whether a version is on its way from the registry to this disk."""
     from_cache: bool = False
     """Whether the version was taken from disk because the registry could not give its own, or not yet."""
     reloads: int = 0
@@ -122,7 +124,7 @@ class Follower:
 
     def _catch_up(self) -> None:
         try:
-            wanted = self.registry.resolve()
+            wanted: Version | None = self.registry.resolve()
         except NoModelYet as error:
             self._note(registry_up=True, problem=str(error))
             return
@@ -130,23 +132,55 @@ class Follower:
             self._note(registry_up=False, problem=str(error))
             self._fall_back()
             return
-        if self.state.served is not None and wanted.key == self.state.served.key:
-            self._note(served=wanted, registry_up=True, problem=None, from_cache=False)
-            return
         self._note(registry_up=True)
-        if self._refused is not None and self._refused.key == wanted.key and time.monotonic() < self._refused.next_try:
-            return
-        if self.state.served is None and not self.cache.has(wanted):  # a download may take minutes
-            self._note(problem=f"version {wanted.version} is being fetched")
-            self._fall_back()
+        while wanted is not None:
+            wanted = self._take_up(wanted)
+
+    def _take_up(self, wanted: Version) -> Version | None:
+        """Fetch and serve a version. returns: what the alias names instead by then, to be taken up in its place"""
+        if self.state.served is not None and wanted.key == self.state.served.key:
+            self._note(served=wanted, problem=None, from_cache=False)
+            return None
+        refused = self._refused if self._refused is not None and self._refused.key == wanted.key else None
+        if refused is not None and time.monotonic() < refused.next_try:
+            self._note(problem=refused.problem)
+            return None
         try:
-            with self.tracing.step("registry.fetch", model_version=wanted.version):
-                folder = self.registry.fetch(wanted, self.cache)
+            folder = self._fetch(wanted, refused)
+            if (now := self._named_now(wanted)).key != wanted.key:
+                log.info("a version was fetched in vain", extra={"version": wanted.version, "named": now.version})
+                return now
             self._serve(wanted, folder, problem=None, from_cache=False)
+        except NoModelYet as error:
+            self._note(problem=str(error))
         except RegistryUnavailable as error:
             self._refuse(wanted, error, registry_up=False)
         except (ValueError, OSError, RuntimeError) as error:  # damaged, no room on the disk, no memory
             self._refuse(wanted, error, registry_up=True)
+        return None
+
+    def _fetch(self, wanted: Version, refused: Refused | None) -> Path:
+        """A version's folder. On its way the state tells of it, and what was served last is served if nothing is.
+
+        refused: how the last try ended, where there was one
+        """
+        here = self.cache.has(wanted)
+        doing = f"version {wanted.version} is being {'loaded' if here else 'fetched'}"
+        self._note(problem=f"{doing} again; {refused.problem}" if refused else doing, fetching=not here)
+        try:
+            if not here:  # a download may take minutes
+                self._fall_back()
+            with self.tracing.step("registry.fetch", model_version=wanted.version):
+                return self.registry.fetch(wanted, self.cache)
+        finally:
+            self._note(fetching=False)
+
+    def _named_now(self, wanted: Version) -> Version:
+        """What the alias names after a download: it may have been rolled back meanwhile. raises: NoModelYet"""
+        try:
+            return self.registry.resolve()
+        except RegistryUnavailable:  # who falls silent has not taken back what he said
+            return wanted
 
     def _serve(self, version: Version, folder: Path, problem: str | None, from_cache: bool) -> None:
         began = time.monotonic()

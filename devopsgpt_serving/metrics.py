@@ -98,6 +98,7 @@ class _Now(Collector):
             "num_requests_waiting": ("Sequences that wait for a row.", self.engine.waiting),
             "registry_up": ("Whether the registry answered the last look.", int(bool(state.registry_up))),
             "up_to_date": ("Whether what is served is what the registry names.", int(state.problem is None)),
+            "fetching": ("Whether a version is on its way from the registry to this disk.", int(state.fetching)),
         }
         for name, (meaning, value) in gauges.items():
             yield GaugeMetricFamily(f"devopsgpt:{name}", meaning, value)

@@ -129,6 +129,73 @@ def test_a_new_champion_is_swapped_in_and_back_without_a_download(shelf, tmp_pat
         assert not any("safetensors" in path for path in proxy.requests)
 
 
+@pytest.fixture
+def held(shelf, tmp_path, proxy, monkeypatch):
+    """A service of version 1 that is in the middle of fetching version 2."""
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")  # longer than the download stands still
+    shelf.publish(seed=1)
+    with serving(tmp_path, tracking_uri=proxy.url, model_name=shelf.name) as service:
+        service.wait_for("1")
+        proxy.requests.clear()
+        proxy.mode = "hold"
+        shelf.publish(seed=2)
+        until(lambda: any("safetensors" in path for path in proxy.requests))
+        yield service
+        proxy.mode = "pass"
+
+
+def test_a_version_that_is_being_fetched_shows(held, proxy):
+    assert (held.ready()["ready"], held.ready()["version"]) == (True, "1")
+    assert held.ready()["problem"] == "version 2 is being fetched"
+    metrics = held.http.get("/metrics").text
+    assert "devopsgpt:fetching 1.0" in metrics
+    assert "devopsgpt:up_to_date 0.0" in metrics
+    proxy.mode = "pass"
+    held.wait_for("2")
+    assert held.ready()["problem"] is None
+    assert "devopsgpt:fetching 0.0" in held.http.get("/metrics").text
+
+
+def test_a_rollback_during_a_download_holds(held, shelf, proxy, tmp_path):
+    shelf.promote("1")
+    proxy.mode = "pass"
+    until(lambda: held.ready()["problem"] is None, say=held.ready)
+    assert len(list((tmp_path / "cache").glob("2-*"))) == 1
+    state = held.service.follower.state
+    assert (state.served.version, state.reloads, state.failed_reloads) == ("1", 1, 0)
+    shelf.promote("2")
+    held.wait_for("2")
+
+
+def test_a_promotion_during_a_download_goes_first(held, shelf, proxy):
+    shelf.publish(seed=3)
+    proxy.mode = "pass"
+    held.wait_for("3")
+    assert held.service.follower.state.reloads == 2
+
+
+def test_an_alias_that_is_removed_during_a_download_leaves_the_model_in_place(held, shelf, proxy):
+    shelf.client.delete_registered_model_alias(shelf.name, "champion")
+    proxy.mode = "pass"
+    until(lambda: "no version with alias" in (held.ready()["problem"] or ""), say=held.ready)
+    assert held.service.follower.state.reloads == 1
+
+
+def test_a_registry_that_falls_silent_after_a_download_was_right_before(shelf, tmp_path, proxy, monkeypatch):
+    with serving(tmp_path, tracking_uri=proxy.url, model_name=shelf.name) as service:
+        registry = service.service.follower.registry
+        fetch = registry.fetch
+
+        def fetch_and_break(*wanted):
+            folder = fetch(*wanted)
+            proxy.mode = "500"
+            return folder
+
+        monkeypatch.setattr(registry, "fetch", fetch_and_break)
+        shelf.publish(seed=1)
+        service.wait_for("1")
+
+
 def test_a_removed_alias_leaves_the_model_in_place(shelf, tmp_path):
     shelf.publish()
     with serving(tmp_path, tracking_uri=shelf.url, model_name=shelf.name) as service:

@@ -7,7 +7,10 @@ import time
 
 
 class Proxy:
-    """mode: "pass", "refuse", "hang", "500", "truncate" or "stall" (in the middle of the weights' file)"""
+    """mode: "pass", "refuse", "hang", "500", and in the middle of the weights' file "truncate", "stall" or "hold"
+
+    "stall" sends nothing more, "hold" sends the rest once the mode is another.
+    """
 
     def __init__(self, target_port):
         self.mode = "pass"
@@ -64,10 +67,12 @@ class Proxy:
         handler.end_headers()
         connection.close()
         weights = handler.path.partition("?")[0].endswith("model.safetensors")
-        cut = weights and self.mode in ("truncate", "stall")
+        cut, held = weights and self.mode in ("truncate", "stall", "hold"), weights and self.mode == "hold"
         handler.wfile.write(content[: len(content) // 2] if cut else content)
-        while cut and self.mode == "stall":
+        while cut and self.mode in ("stall", "hold"):
             time.sleep(0.02)
+        if held:
+            handler.wfile.write(content[len(content) // 2 :])
 
     def refuse(self):
         """Stop listening: connections are refused."""
