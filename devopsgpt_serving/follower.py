@@ -170,8 +170,9 @@ class Follower:
         try:
             if not here:  # a download may take minutes
                 self._fall_back()
+            in_use = [self.state.served.key] if self.state.served else []
             with self.tracing.step("registry.fetch", model_version=wanted.version):
-                return self.registry.fetch(wanted, self.cache)
+                return self.registry.fetch(wanted, self.cache, in_use)
         finally:
             self._note(fetching=False)
 

@@ -5,7 +5,7 @@ The alias is resolved once per look; what follows goes by version. Knows no mode
 
 import errno
 import os
-import shutil
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -57,9 +57,10 @@ class Registry:
         created = int(found.creation_timestamp or 0) // 1000
         return Version(self.name, str(found.version), str(found.source), created, tags)
 
-    def fetch(self, version: Version, cache: VersionCache) -> Path:
+    def fetch(self, version: Version, cache: VersionCache, in_use: Collection[str] = ()) -> Path:
         """A version's verified folder, downloaded where the cache has none.
 
+        in_use: keys of versions that must not be dropped to make room for it
         raises: RegistryUnavailable, DamagedVersion, OSError where the disk has no room
         """
         if (folder := cache.verified(version)) is not None:
@@ -68,7 +69,9 @@ class Registry:
             location = self._location(version)
             self._download(f"{location}/manifest.json", staging)
             manifest = read_manifest(staging)
-            _check_room(cache.folder, sum(facts["size"] for facts in manifest.values()))
+            needed = sum(facts["size"] for facts in manifest.values()) + DISK_RESERVE_BYTES
+            cache.make_room(needed, in_use)
+            _check_room(cache, needed)
             for name in manifest:
                 self._download(f"{location}/{name}", staging / "model")
             return cache.keep(staging, version)
@@ -146,7 +149,6 @@ def _disk_error(error: Exception) -> OSError | None:
     return None
 
 
-def _check_room(folder: Path, needed: int) -> None:
-    free = shutil.disk_usage(folder).free
-    if free < needed + DISK_RESERVE_BYTES:
-        raise OSError(f"the download needs {needed + DISK_RESERVE_BYTES} free bytes in {folder}, there are {free}")
+def _check_room(cache: VersionCache, needed: int) -> None:
+    if (free := cache.free_bytes()) < needed:
+        raise OSError(f"the download needs {needed} free bytes in {cache.folder}, there are {free}")

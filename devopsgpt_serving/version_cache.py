@@ -14,7 +14,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -47,7 +47,7 @@ class Version:
 
 
 class VersionCache:
-    """A folder of verified versions, the least recently used ones dropped above a size."""
+    """A folder of verified versions, the least recently used ones dropped above a size, or for room on the disk."""
 
     def __init__(self, folder: Path, max_bytes: int) -> None:
         self.folder = folder
@@ -111,17 +111,38 @@ class VersionCache:
                 raise
         return folder
 
-    def trim(self, in_use: set[str]) -> None:
+    def trim(self, in_use: Collection[str]) -> None:
         """Drop the versions used longest ago until the rest fits; those in use or remembered stay."""
-        folders = sorted((path for path in self.folder.glob("[0-9]*-*") if path.is_dir()), key=_last_use)
-        sizes = {path: _size(path) for path in folders}
-        kept = in_use | self._remembered()
+        self._drop(sum(_size(path) for path in self._versions()) - self.max_bytes, self._droppable(in_use))
+
+    def make_room(self, needed: int, in_use: Collection[str]) -> None:
+        """Drop the versions used longest ago until the disk has so many free bytes; those in use or remembered stay.
+
+        Where all of them together would not be enough, none is dropped.
+        """
+        missing, droppable = needed - self.free_bytes(), self._droppable(in_use)
+        if missing <= sum(_size(path) for path in droppable):
+            self._drop(missing, droppable)
+
+    def free_bytes(self) -> int:
+        """Room on the disk."""
+        return shutil.disk_usage(self.folder).free
+
+    def _versions(self) -> list[Path]:
+        return [path for path in self.folder.glob("[0-9]*-*") if path.is_dir()]
+
+    def _droppable(self, in_use: Collection[str]) -> list[Path]:
+        """Versions that nobody needs here, used longest ago first."""
+        kept = self._remembered() | set(in_use)
+        return sorted((path for path in self._versions() if path.name not in kept), key=_last_use)
+
+    def _drop(self, surplus: int, folders: list[Path]) -> None:
+        """Remove folders one by one until so many bytes are gone."""
         for path in folders:
-            if sum(sizes.values()) <= self.max_bytes:
+            if surplus <= 0:
                 return
-            if path.name not in kept:
-                shutil.rmtree(path, ignore_errors=True)
-                del sizes[path]
+            surplus -= _size(path)
+            shutil.rmtree(path, ignore_errors=True)
 
     def remember(self, version: Version, alias: str) -> None:
         """Note the version that is served under an alias, for a start while the registry is down."""

@@ -280,6 +280,39 @@ def test_a_disk_without_room_leaves_the_good_one(shelf, tmp_path, monkeypatch):
         assert service.generate("x").json()["version"] == "1"
 
 
+def test_old_versions_make_room_for_a_new_one(shelf, tmp_path, monkeypatch):
+    def files(pattern):
+        return [path for path in (tmp_path / "cache").glob(pattern) if path.is_file()]
+
+    def bytes_of(pattern):
+        return sum(path.stat().st_size for path in files(pattern))
+
+    def disk_of(versions):
+        size = registry_module.DISK_RESERVE_BYTES + int(versions * one)
+        monkeypatch.setattr(VersionCache, "free_bytes", lambda _: size - bytes_of("*/**/*"))
+
+    shelf.publish(seed=1)
+    with serving(tmp_path, tracking_uri=shelf.url, model_name=shelf.name) as service:
+        service.wait_for("1")
+        one = bytes_of("1-*/**/*")
+        disk_of(2.5)
+        for seed in (2, 3):
+            assert files("1-*/model/*"), "no need to drop it yet"
+            shelf.publish(seed=seed)
+            service.wait_for(str(seed))
+        assert files("2-*/model/*")
+        assert not files("1-*/model/*")
+        disk_of(1.5)
+        shelf.publish(seed=4)
+        until(lambda: "the download needs" in (service.ready()["problem"] or ""), say=service.ready)
+        assert service.generate("x").json()["version"] == "3"
+        assert files("2-*/model/*"), "dropping it would not have been enough"
+        assert files("3-*/model/*"), "it is served"
+        disk_of(2.5)
+        service.wait_for("4")
+        assert not files("2-*/model/*")
+
+
 def test_the_old_model_is_freed_once_its_last_answer_is_out(shelf, tmp_path):
     shelf.publish(seed=1)
     with serving(tmp_path, tracking_uri=shelf.url, model_name=shelf.name) as service:

@@ -101,6 +101,23 @@ with VersionCache(Path({str(cache.folder)!r}), 1).staging() as staging:
         assert list(cache.folder.glob(".download-*")) == [under_way]
 
 
+def test_room_is_made_by_what_was_used_longest_ago_and_nobody_needs(cache, monkeypatch):
+    for number in (1, 2, 3, 4, 5):
+        os.utime(keep(cache, version_of(number), b"x" * 100_000), (number, number))
+    cache.remember(version_of(1), "champion")
+    monkeypatch.setattr(VersionCache, "free_bytes", lambda _: 50_000)
+
+    def left(needed):
+        cache.make_room(needed, in_use={version_of(2).key})
+        return sorted(path.name[0] for path in cache.folder.glob("[0-9]*"))
+
+    assert left(50_000) == ["1", "2", "3", "4", "5"], "it fits"
+    assert left(600_000) == ["1", "2", "3", "4", "5"], "it would not fit, whatever is dropped"
+    assert left(150_000) == ["1", "2", "4", "5"]
+    assert left(200_000) == ["1", "2"]
+    assert left(51_000) == ["1", "2"], "nothing is left to drop"
+
+
 def test_what_any_service_of_the_cache_served_last_stays(cache):
     for number in (1, 2, 3):
         os.utime(keep(cache, version_of(number), b"x" * 600_000), (number, number))
