@@ -44,6 +44,7 @@ class CompletionStream(StreamingResponse):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the events until the last, or until the caller hangs up."""
+        self.state = scope["state"]
         try:
             await super().__call__(scope, receive, send)
         finally:
@@ -60,7 +61,9 @@ class CompletionStream(StreamingResponse):
                 usage = Usage(**self.asked.usage(self.prompts))
                 yield _event(CompletionAnswer(**self.head, choices=[], usage=usage).model_dump())
         except ApiError as error:  # the status is sent already: the error can only be an event
-            log.warning("a stream failed", extra={"code": error.code, "problem": error.message})
+            self.state["error_code"] = error.code  # the envelope counts it
+            told = {"request_id": self.state["request_id"], "code": error.code, "problem": error.message}
+            log.error("a stream failed", extra=told)
             yield _event(error.body)
         yield "data: [DONE]\n\n"
 

@@ -141,10 +141,17 @@ class Engine:
         try:
             lane.step()
         except Exception as error:  # one model's failure must not end the thread that serves the others
-            log.exception("version %s failed", lane.loaded.version.version)
+            told = {"version": lane.loaded.version.version, "request_ids": _request_ids(lane)}
+            log.exception("a model failed", extra=told)
             lane.fail_all(EngineFailure(f"the model failed: {error!r:.200}"))
 
     def _ended(self, sequence: Sequence, reason: str) -> None:
         with self._wake:
             self._inside -= 1
         self._on_end(sequence, reason)
+
+
+def _request_ids(lane: Lane) -> list[str]:
+    """The requests that a lane has sequences of."""
+    seated = [row.sequence for row in lane.rows if row.sequence is not None]
+    return sorted({sequence.request_id for sequence in [*lane.waiting, *seated]})

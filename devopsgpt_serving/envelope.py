@@ -7,6 +7,7 @@ import logging
 import re
 import time
 import uuid
+from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
@@ -44,10 +45,10 @@ class Envelope:
         except Exception as error:
             if not isinstance(error, ApiError):
                 log.exception("a request failed", extra={"request_id": state["request_id"]})
-            if exchange.status is not None:
-                raise
             answer = error if isinstance(error, ApiError) else from_engine(error)
             state["error_code"] = answer.code
+            if exchange.status is not None:
+                raise
             await answer.response()(scope, receive, exchange.send)
         finally:
             exchange.close()
@@ -92,7 +93,7 @@ class _Exchange:
     def close(self) -> None:
         """Count the request, log it, end its span."""
         route = getattr(self.scope.get("route"), "path", "unknown")
-        facts = {
+        facts: dict[str, Any] = {
             "request_id": self.scope["state"]["request_id"],
             "method": self.scope["method"],
             "status": self.status or 500,
@@ -102,10 +103,13 @@ class _Exchange:
         self.service.metrics.http_requests.labels(route, str(facts["status"])).inc()
         if code:
             self.service.metrics.rejections.labels(code).inc()
+            facts["error_code"] = code
+            if facts["status"] < 400:  # sent before the error came: this count is all that tells of it
+                self.service.metrics.failed_streams.labels(code).inc()
         level = logging.DEBUG if self.scope["path"] in QUIET else logging.INFO
         path, seconds = self.scope["path"], round(time.monotonic() - self.began, 4)
         log.log(level, "request", extra=facts | {"path": path, "seconds": seconds})
-        self.service.tracing.end(self.span, facts | {"route": route, "error_code": code})
+        self.service.tracing.end(self.span, facts | {"route": route})
 
     def _version(self) -> str:
         lane = self.service.engine.current

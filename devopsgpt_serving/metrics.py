@@ -40,6 +40,12 @@ class Metrics:
             "devopsgpt:http_requests", "Requests by route and status.", ["route", "status"], registry=registry
         )
         self.rejections = Counter("devopsgpt:rejections", "Requests refused, by code.", ["code"], registry=registry)
+        self.failed_streams = Counter(
+            "devopsgpt:failed_streams",
+            "Streams that an error ended after their 200, by code.",
+            ["code"],
+            registry=registry,
+        )
         self.first_token = Histogram(
             "devopsgpt:time_to_first_token_seconds",
             "Arrival to first token.",

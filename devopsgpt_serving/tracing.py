@@ -63,9 +63,10 @@ class Tracing:
                 "devopsgpt.model_version": facts["version"],
             }
         )
-        if code := facts.get("error_code"):
+        code, status = facts.get("error_code"), facts["status"]
+        if code:
             span.set_attribute("error.type", code)
-        if facts["status"] >= 500:
+        if status >= 500 or (code and status < 400):  # the latter is a stream that failed after its 200
             span.set_status(StatusCode.ERROR)
         span.end()
 

@@ -10,6 +10,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceRequest,
     ExportTraceServiceResponse,
 )
+from opentelemetry.proto.trace.v1.trace_pb2 import Status
 
 
 @dataclass
@@ -22,6 +23,7 @@ class Span:
     ended_ns: int
     facts: dict
     service: str
+    failed: bool
 
 
 @dataclass
@@ -48,7 +50,8 @@ def facts_of(attributes):
 
 def span_of(span, service):
     times = span.start_time_unix_nano, span.end_time_unix_nano
-    return Span(span.name, span.span_id, span.parent_span_id, span.trace_id, *times, facts_of(span.attributes), service)
+    facts, failed = facts_of(span.attributes), span.status.code == Status.STATUS_CODE_ERROR
+    return Span(span.name, span.span_id, span.parent_span_id, span.trace_id, *times, facts, service, failed)
 
 
 @contextmanager

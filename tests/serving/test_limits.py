@@ -1,5 +1,7 @@
 """Keys, sizes, queues, deadlines, callers who hang up."""
 
+import logging
+import re
 import threading
 import time
 
@@ -7,6 +9,7 @@ import httpx
 import pytest
 from pydantic import ValidationError
 
+from devopsgpt_serving import completion_stream
 from devopsgpt_serving.backlog import Backlog
 from devopsgpt_serving.sampling import Sampling
 from devopsgpt_serving.sequence import Sequence
@@ -138,6 +141,53 @@ def test_a_deadline_is_504(common_shelf, tmp_path):
         text = service.complete("x", max_tokens=100, stream=True).text
         assert '"code":"deadline_exceeded"' in text
         assert text.endswith("data: [DONE]\n\n")
+        counted = 'devopsgpt:failed_streams_total{code="deadline_exceeded"} 1.0'
+        until(lambda: counted in service.http.get("/metrics").text)
+
+
+def test_a_stream_that_fails_counts_as_an_error_under_its_id(small_service, caplog):
+    caplog.set_level(logging.INFO)
+
+    def ask(request_id):
+        body = {"model": small_service.name, "prompt": "x", "max_tokens": 9, "stream": True}
+        answer = small_service.http.post("/v1/completions", json=body, headers={"X-Request-ID": request_id})
+        assert answer.status_code == 200
+        return answer.text
+
+    def logged(request_id):
+        return {
+            record.message: record
+            for record in list(caplog.records)
+            if request_id in (getattr(record, "request_id", ""), *getattr(record, "request_ids", ()))
+        }
+
+    slow_down(small_service, 0)
+    assert "error" not in ask("good")
+    small_service.service.engine.current.runner.error = RuntimeError("out of memory")
+    assert '"code":"engine_failure"' in ask("bad")
+    until(lambda: {"request"} <= logged("bad").keys() & logged("good").keys())
+    bad, good = logged("bad"), logged("good")
+    assert (bad["a stream failed"].levelname, bad["a stream failed"].code) == ("ERROR", "engine_failure")
+    assert "out of memory" in bad["a model failed"].exc_text
+    assert (bad["request"].status, bad["request"].error_code) == (200, "engine_failure")
+    assert set(good) == {"request"}
+    assert not hasattr(good["request"], "error_code")
+    metrics = small_service.http.get("/metrics").text
+    assert re.findall(r"^devopsgpt:failed_streams_total.*", metrics, re.MULTILINE) == [
+        'devopsgpt:failed_streams_total{code="engine_failure"} 1.0'
+    ]
+    assert 'devopsgpt:rejections_total{code="engine_failure"} 1.0' in metrics
+
+
+def test_a_stream_that_breaks_off_counts_as_an_error(small_service, monkeypatch):
+    def broken(*_):
+        raise ArithmeticError("a mistake of ours")
+
+    monkeypatch.setattr(completion_stream, "choice_of", broken)
+    with pytest.raises(httpx.RemoteProtocolError):
+        small_service.complete("x", max_tokens=3, stream=True)
+    counted = 'devopsgpt:failed_streams_total{code="internal_error"} 1.0'
+    until(lambda: counted in small_service.http.get("/metrics").text)
 
 
 def test_keys_are_asked_for(common_shelf, tmp_path):

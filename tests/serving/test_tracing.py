@@ -10,6 +10,7 @@ import pytest
 from devopsgpt_serving import tracing
 from serving.collector import collecting
 from serving.conftest import serving, until
+from serving.test_limits import slow_down
 
 ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"
 
@@ -56,6 +57,13 @@ def test_a_request_is_a_span_with_its_stages_below(traced, collector, stream):
     decode = [span for span in below if span.name == "decode"]
     assert all((one.facts["completion_tokens"], one.facts["finish_reason"]) == (5, "length") for one in decode)
     assert all(one.facts["prompt_tokens"] == 8 for one in below if one.name == "prefill")
+    slow_down(traced, 0)
+    traced.service.engine.current.runner.error = RuntimeError("out of memory")
+    broken = {"devopsgpt.request_id": f"broken-{stream}", "error.type": "engine_failure"}
+    answer = traced.http.post("/v1/completions", json=body, headers={"X-Request-ID": f"broken-{stream}"})
+    assert answer.status_code == (200 if stream else 500)
+    until(lambda: collector.named("POST /v1/completions", **broken))
+    assert [span.failed for span in collector.named("POST /v1/completions")] == [False, True]
 
 
 def test_no_text_of_a_user_reaches_the_collector(traced, collector):
