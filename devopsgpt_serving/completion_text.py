@@ -8,12 +8,16 @@ from pydantic import BaseModel
 
 from devopsgpt_model.tokenizer import Tokenizer
 from devopsgpt_serving.api import Usage
+from devopsgpt_serving.sampling import TokenScore
 from devopsgpt_serving.sequence import FinishReason, Scored
 from devopsgpt_serving.text_stream import token_text
 
 
 class Logprobs(BaseModel):
-    """Scores token by token. text_offset: where each begins in the choice's text, in characters"""
+    """Scores token by token. text_offset: where each begins in the choice's text, in characters
+
+    top_logprobs: the likeliest tokens in each one's place, and itself where it is none of them
+    """
 
     text_offset: list[int]
     token_logprobs: list[float | None]
@@ -44,11 +48,10 @@ class CompletionAnswer(BaseModel):
 
 @dataclass(frozen=True)
 class Style:
-    """How the tokens of one request are told. top: likeliest tokens beside each scored one"""
+    """How the tokens of one request are told. scored: whether with their log-probabilities"""
 
     tokenizer: Tokenizer
     scored: bool
-    top: int
 
 
 def envelope(request_id: str, model: str, version: str) -> dict[str, Any]:
@@ -74,12 +77,14 @@ def _logprobs(style: Style, scored: list[Scored], echoed: int) -> Logprobs:
     def told(token: int) -> str:
         return token_text(style.tokenizer, token)
 
-    tops: list[dict[str, float] | None] = [
-        None if one.score.logprob is None else {told(token): value for token, value in one.score.top} for one in scored
-    ]
+    def top(score: TokenScore) -> dict[str, float] | None:
+        if score.logprob is None:
+            return None
+        return {told(token): value for token, value in (*score.top, (score.token, score.logprob))}
+
     return Logprobs(
         text_offset=[one.offset + (0 if one.of_prompt else echoed) for one in scored],
         token_logprobs=[one.score.logprob for one in scored],
         tokens=[told(one.score.token) for one in scored],
-        top_logprobs=tops if style.top else [None] * len(scored),
+        top_logprobs=[top(one.score) for one in scored],
     )

@@ -5,7 +5,18 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Body, Depends, Request
 from fastapi.responses import Response
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StrictBool,
+    ValidationError,
+    ValidationInfo,
+    ValidatorFunctionWrapHandler,
+    field_validator,
+)
+from pydantic_core import PydanticCustomError
 
 from devopsgpt_serving.answers import Asked
 from devopsgpt_serving.api import Usage
@@ -26,6 +37,8 @@ DEFAULT_TEMPERATURE = 1.0  # OpenAI's
 TokenIds = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1), BeforeValidator(numbers_only)]
 Texts = Annotated[list[PromptText], Field(min_length=1)]
 
+Zero = Annotated[Literal[0], BeforeValidator(numbers_only)]
+
 
 class StreamOptions(BaseModel):
     """What a stream tells besides text."""
@@ -36,7 +49,7 @@ class StreamOptions(BaseModel):
 
 
 class CompletionRequest(SamplingFields):
-    """OpenAI's fields; top_k and repetition_penalty come on top. A field that has no effect here is refused."""
+    """OpenAI's fields; top_k and repetition_penalty come on top. What would have an effect elsewhere is refused."""
 
     model: str = Field(description="The model's id, as /v1/models lists it.")
     prompt: PromptText | TokenIds | Texts | Annotated[list[TokenIds], Field(min_length=1)] | None = Field(
@@ -46,13 +59,36 @@ class CompletionRequest(SamplingFields):
         default=None, ge=0, description=f"Most tokens of each answer, {DEFAULT_MAX_TOKENS} if unset."
     )
     n: int | None = Field(default=None, ge=1, description="How many answers to each prompt.")
+    best_of: int | None = Field(default=None, ge=1, description="As many as n: no answer is made to be left out.")
     logprobs: int | None = Field(
         default=None, ge=0, le=20, description="Score tokens, with this many likeliest beside each."
     )
     echo: StrictBool | None = Field(default=None, description="Whether the answer repeats the prompt.")
     stream: StrictBool | None = Field(default=None, description="Whether the answer comes piece by piece.")
     stream_options: StreamOptions | None = None
+    suffix: Literal[""] | None = Field(default=None, description="Nothing: no text can be inserted before another.")
+    logit_bias: dict[str, Zero] | None = Field(default=None, description="Zeros: no token can be favoured.")
     user: str | None = Field(default=None, description="Taken and not used.")
+
+    @field_validator("suffix", "logit_bias", mode="wrap")
+    @classmethod
+    def _refuse_an_effect(cls, value: object, check: ValidatorFunctionWrapHandler, field: ValidationInfo) -> object:
+        try:
+            return check(value)
+        except ValidationError:
+            raise _only('null or ""' if field.field_name == "suffix" else "null, {} or zeros") from None
+
+    @field_validator("best_of")
+    @classmethod
+    def _refuse_more_than_are_told(cls, best_of: int | None, others: ValidationInfo) -> int | None:
+        if best_of is not None and "n" in others.data and best_of != (n := others.data["n"] or 1):
+            raise _only(f"null or as many as n, {n},")
+        return best_of
+
+
+def _only(possible: str) -> PydanticCustomError:
+    """What is told of a field of OpenAI's that this service takes where it changes nothing."""
+    return PydanticCustomError("extra_forbidden", "Only {possible} is supported; leave it out", {"possible": possible})
 
 
 class ModelCard(BaseModel):
@@ -147,7 +183,7 @@ async def complete(
     request.state.version = lane.loaded.version.version
     wanted = [(prompt, sampling.choice(index)) for prompt in prompts for index in range(n)]
     asked = Asked(request, service, lane, wanted)
-    style = Style(lane.loaded.tokenizer, body.logprobs is not None, body.logprobs or 0)
+    style = Style(lane.loaded.tokenizer, body.logprobs is not None)
     head = envelope(request.state.request_id, body.model, lane.loaded.version.version)
     echoes = [_echo(text, prompt, lane.loaded) if echo else "" for text, prompt in zip(texts, prompts, strict=True)]
     echoes = [text for text in echoes for _ in range(n)]

@@ -43,9 +43,20 @@ def _add_limits(document: dict[str, Any], settings: Settings) -> None:
             for form in schema.get("anyOf", [schema]):
                 if form.get("type") == "integer":
                     form["maximum"] = limits[name]
+    _add_best_of(schemas["CompletionRequest"], settings.max_choices)
     for form in schemas["CompletionRequest"]["properties"]["prompt"]["anyOf"]:
         if form.get("type") == "array" and form["items"].get("type") != "integer":
             form["maxItems"] = settings.max_prompts
+
+
+def _add_best_of(schema: dict[str, Any], max_choices: int) -> None:
+    """best_of is null, or n: which a schema can say only for each number."""
+    one: dict[str, Any] = {"properties": {"best_of": {"const": 1}, "n": {"enum": [1, None]}}}
+    more = [
+        {"properties": {"best_of": {"const": n}, "n": {"const": n}}, "required": ["n"]}
+        for n in range(2, max_choices + 1)
+    ]
+    schema["anyOf"] = [{"properties": {"best_of": {"type": "null"}}}, one, *more]
 
 
 def _add_vocabulary(document: dict[str, Any], vocab_size: int) -> None:

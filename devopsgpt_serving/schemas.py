@@ -37,7 +37,15 @@ _PASSED = {
     *("temperature", "top_k", "top_p", "seed"),
     *("repetition_penalty", "presence_penalty", "frequency_penalty"),
 }
-_NUMBERS = (*sorted(_PASSED), "max_token_len", "iterations", "max_tokens", "n", "logprobs")  # also of subclasses
+_NUMBERS = (
+    *sorted(_PASSED),
+    "max_token_len",
+    "iterations",
+    "max_tokens",
+    "n",
+    "best_of",
+    "logprobs",
+)  # also of subclasses
 
 
 class SamplingFields(BaseModel):

@@ -93,8 +93,20 @@ def test_logprobs_are_the_models_own(service, client):
     ids = Tokenizer.plain_bytes().encode("ab")
     expected = torch.log_softmax(make_model(1)(torch.tensor([ids]))[0][0, 0].detach(), 0)[98]
     assert told.token_logprobs[1] == pytest.approx(float(expected), abs=1e-4)
-    assert all(len(top) == 3 for top in told.top_logprobs[1:])
+    drawn = list(zip(told.tokens, told.token_logprobs, told.top_logprobs, strict=True))[1:]
+    assert all(top[token] == logprob for token, logprob, top in drawn)
+    assert {len(top) for *_, top in drawn} == {4}, "none of these is among the three likeliest"
+    assert all(sorted(top.values(), reverse=True) == list(top.values()) for *_, top in drawn)
     assert all(-math.inf < value <= 0 for value in told.token_logprobs[1:])
+
+
+def test_the_likeliest_token_is_told_once(service, client):
+    asked = dict(model=service.name, prompt="ab", max_tokens=6)
+    told = client.completions.create(**asked, temperature=0, logprobs=3).choices[0].logprobs
+    assert [(len(top), max(top, key=top.get)) for top in told.top_logprobs] == [(3, token) for token in told.tokens]
+    told = client.completions.create(**asked, logprobs=0).choices[0].logprobs
+    pairs = zip(told.tokens, told.token_logprobs, strict=True)
+    assert told.top_logprobs == [{token: logprob} for token, logprob in pairs]
 
 
 def test_streamed_logprobs_are_the_same(service, client):
@@ -139,6 +151,12 @@ def test_context_overflow_is_openais_error(service, client):
         ({"prompt": ["x"] * 9}, "prompt"),
         ({"prompt": "x", "logprobs": 21}, "logprobs"),
         ({"prompt": "x", "best_of": 3}, "best_of"),
+        ({"prompt": "x", "best_of": 1, "n": 2}, "best_of"),
+        ({"prompt": "x", "best_of": 3, "n": 2}, "best_of"),
+        ({"prompt": "x", "best_of": True}, "best_of"),
+        ({"prompt": "x", "suffix": " the end"}, "suffix"),
+        ({"prompt": "x", "logit_bias": {"5": 1, "6": 0}}, "logit_bias"),
+        ({"prompt": "x", "logit_bias": {"5": False}}, "logit_bias"),
         ({"prompt": "x", "frequency_penalty": 2.1}, "frequency_penalty"),
         ({"prompt": "x", "stream_options": {"other": 1}}, "stream_options"),
     ],
@@ -147,6 +165,30 @@ def test_what_cannot_be_done_is_said(service, client, fields, param):
     with pytest.raises(openai.UnprocessableEntityError) as caught:
         client.completions.create(model=service.name, extra_body=fields, prompt="x")
     assert caught.value.param == param
+
+
+def test_a_field_that_would_have_an_effect_is_named_with_what_is_possible(service, client):
+    for fields, message in (
+        ({"suffix": "s"}, 'suffix: Only null or "" is supported; leave it out'),
+        ({"logit_bias": {"5": 1}}, "logit_bias: Only null, {} or zeros is supported; leave it out"),
+        ({"best_of": 3, "n": 2}, "best_of: Only null or as many as n, 2, is supported; leave it out, got 3"),
+    ):
+        with pytest.raises(openai.UnprocessableEntityError) as caught:
+            client.completions.create(model=service.name, prompt="x", **fields)
+        assert (caught.value.body["message"], caught.value.code) == (message, "unknown_field")
+
+
+def test_a_field_without_effect_is_taken(service, client):
+    asked = dict(model=service.name, prompt="hello", max_tokens=6, seed=1)
+    whole = [choice.text for choice in client.completions.create(**asked, n=2).choices]
+    for fields in (
+        {"suffix": None, "logit_bias": None, "best_of": None, "n": None, "user": None, "stop": None, "echo": None},
+        {"suffix": "", "logit_bias": {}, "best_of": 1},
+        {"logit_bias": {"5": 0}, "best_of": 1, "n": 1},
+        {"best_of": 2, "n": 2},
+    ):
+        texts = [choice.text for choice in client.completions.create(**asked, **fields).choices]
+        assert texts == whole[: fields.get("n") or 1]
 
 
 def test_no_token_asked_for_is_no_text(service, client):

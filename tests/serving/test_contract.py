@@ -65,6 +65,7 @@ def test_the_document_tells_the_vocabulary_and_the_keys(guarded, service):
     forms = document["components"]["schemas"]["CompletionRequest"]["properties"]["prompt"]["anyOf"]
     assert forms[1]["items"]["maximum"] == forms[3]["items"]["items"]["maximum"] == 256
     assert [form.get("maxItems") for form in forms[:4]] == [None, None, 3, 3]
+    assert len(document["components"]["schemas"]["CompletionRequest"]["anyOf"]) == 1 + 4, "best_of: null, or n of 1..4"
     asking = {path for path, routes in document["paths"].items() if any("security" in one for one in routes.values())}
     assert asking == {"/api/generate", "/admin/reload", "/v1/models", "/v1/models/{model}", "/v1/completions"}
     assert "securitySchemes" not in service.http.get("/openapi.json").json()["components"]
