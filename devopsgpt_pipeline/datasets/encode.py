@@ -12,6 +12,7 @@ from multiprocessing import get_context, parent_process
 import numpy as np
 from numpy.typing import NDArray
 
+from devopsgpt_model.threads import usable_cpus
 from devopsgpt_model.token_bins import DTYPE
 from devopsgpt_model.tokenizer import Tokenizer
 
@@ -35,7 +36,7 @@ class Encoders:
 
     def __init__(self, tokenizer: Tokenizer, processes: int | None = None) -> None:
         """processes: default: the cores that this process may use"""
-        self.processes = processes or len(os.sched_getaffinity(0))
+        self.processes = processes or usable_cpus()
         # spawned, not forked: the parent has threads of its own
         self._pool = ProcessPoolExecutor(
             self.processes, get_context("spawn"), initializer=_begin, initargs=(tokenizer.name, tokenizer.ranks)

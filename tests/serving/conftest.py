@@ -125,7 +125,7 @@ class RunningService:
         return self.service.settings.model_name
 
 
-def until(condition, seconds=20.0, say=lambda: ""):
+def until(condition, seconds=60.0, say=lambda: ""):
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"not within {seconds} s: {say()}"
