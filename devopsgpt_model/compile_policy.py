@@ -9,7 +9,7 @@ import torch
 from devopsgpt_model.config import TrainingConfig
 from devopsgpt_model.gpt import GPT
 
-CACHE_VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
+CACHE_VARIABLE, TRITON_CACHE_VARIABLE = "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR"
 
 
 @dataclass(frozen=True)
@@ -46,3 +46,5 @@ def compile_pays(config: TrainingConfig, model: GPT, device: torch.device, autoc
 def keep_compiled_code(folder: Path) -> None:
     """Compiled code goes to this folder, where the next run finds it, unless the environment names another."""
     os.environ.setdefault(CACHE_VARIABLE, str(folder))
+    # Inductor sets it too, but loads Triton's driver first, and that from HOME: in a container a /tmp without exec
+    os.environ.setdefault(TRITON_CACHE_VARIABLE, os.path.join(os.environ[CACHE_VARIABLE], "triton"))

@@ -31,7 +31,8 @@ FORMAT = 1
 MANIFEST = "manifest.json"
 SQLITE_HEADER = b"SQLite format 3\0"
 SQLITE_SIDE_FILES = ("-wal", "-shm", "-journal")
-NOT_KEPT = ("serving",)  # the service's cache: it fetches what it needs from the registry
+# the service's cache: it fetches what it needs from the registry; and what steps, and this backup, are about to delete
+NOT_KEPT = ("serving", "tmp")
 POSTGRES = {"dagster": "DAGSTER_POSTGRES_URL", "mlflow": "MLFLOW_BACKEND_STORE_URI"}
 ATTEMPTS = 5  # at a consistent listing while a run replaces folders
 
@@ -81,7 +82,8 @@ def backup(home: Home, target: Path) -> Path:
 
 def _write(home: Home, tar: tarfile.TarFile) -> None:
     manifest = Manifest()
-    with tempfile.TemporaryDirectory(prefix="devopsgpt-backup-") as folder:
+    home.temporary.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="devopsgpt-backup-", dir=home.temporary) as folder:
         copies = Path(folder)
         for name, url in postgres_urls().items():
             dump = copies / f"{name}.dump"

@@ -23,7 +23,7 @@ from devopsgpt_pipeline.assets.training import build_finetuned_checkpoint
 from devopsgpt_pipeline.automation import DAILY, ON_CHANGE, Timetable
 from devopsgpt_pipeline.checks import CHECKS
 from devopsgpt_pipeline.datasets.folder import folders_from_environment
-from devopsgpt_pipeline.home import Home
+from devopsgpt_pipeline.home import Home, make_temporary_folder
 from devopsgpt_pipeline.profiles import Profile, profile_from_environment
 from devopsgpt_pipeline.resources import HomeResource, MlflowResource, WebResource, launcher_from_environment
 from devopsgpt_pipeline.retention import RETENTION_DAILY, retention
@@ -105,6 +105,7 @@ def _automated(asset: dg.AssetsDefinition, timetable: Timetable) -> dg.AssetsDef
 
 
 def _from_environment() -> dg.Definitions:
+    make_temporary_folder()
     profile = profile_from_environment()
     tracking_uri = os.environ.get("MLFLOW_TRACKING_URI") or "http://127.0.0.1:5000"
     ui_url = os.environ.get("DEVOPSGPT_MLFLOW_UI_URL") or tracking_uri

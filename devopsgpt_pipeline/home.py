@@ -91,6 +91,11 @@ class Home:
     def logs(self) -> Path:
         return self.path / "logs"
 
+    @property
+    def temporary(self) -> Path:
+        """What lives no longer than a step. In containers TMPDIR names it: their /tmp is small."""
+        return self.path / "tmp"
+
     def prepare(self) -> "Home":
         """Create the home. raises: HomeError where it cannot be written, with the remedy"""
         try:
@@ -106,3 +111,9 @@ class Home:
                 "set DEVOPSGPT_HOME to a folder that you may write"
             ) from error
         return self
+
+
+def make_temporary_folder() -> None:
+    """Create the folder that TMPDIR names: where it is missing, Python takes /tmp and does not say so."""
+    if name := os.environ.get("TMPDIR"):
+        Path(name).mkdir(parents=True, exist_ok=True)

@@ -6,6 +6,7 @@ Earlier pages of the books have a limit of their own (sources/archive.py), the s
 
 import shutil
 import time
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -37,7 +38,7 @@ class Retention(dg.Config):
     """Newest model versions whose files are kept, besides those that an alias names."""
 
     orphan_days: float = 1.0
-    """Days after which uploaded weights that no version names are deleted: an upload that was cut off."""
+    """Days after which uploaded weights that no version names are deleted, and temporary files: what was cut off."""
 
     run_days: float = 90.0
     """Days that a finished run of Dagster is kept, with its events and the output of its steps."""
@@ -60,6 +61,7 @@ def forget_what_is_old(
         "orphaned uploads": len(forget_orphans(client, config.orphan_days)),
         "runs": len(forget_runs(context.instance, home.folders, config.run_days)),
         "folders": len(forget_folders(home.folders, config.work_days)),
+        "temporary files": len(forget_temporary(home.folders, config.orphan_days)),
         "logs": len(cut_logs(home.folders, config.log_bytes)),
     }
     context.log.info("forgotten: " + ", ".join(f"{count} {name}" for name, count in counts.items()))
@@ -159,6 +161,17 @@ def forget_folders(home: Home, days: float) -> list[Path]:
     old = [path for path in places if path.is_dir() and path.resolve() not in in_use and _last_change(path) < before]
     for path in old:
         path.unlink() if path.is_symlink() else shutil.rmtree(path, ignore_errors=True)
+    return old
+
+
+def forget_temporary(home: Home, days: float) -> list[Path]:
+    """Delete what steps that were killed left in the home's temporary folder."""
+    before, old = time.time() - days * DAY_S, []
+    for path in home.temporary.glob("*"):
+        with suppress(FileNotFoundError):  # its step ends just now
+            if path.lstat().st_mtime < before:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+                old.append(path)
     return old
 
 

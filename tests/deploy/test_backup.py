@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 import tarfile
+import tempfile
 import threading
 import time
 from contextlib import closing
@@ -36,8 +37,9 @@ def home(tmp_path):
         (folder / "model.safetensors").write_bytes(os.urandom(100_000))
     (home.chapters / "book").mkdir(parents=True)
     (home.chapters / "book" / "page.html").write_text("<p>page</p>")
-    (home.path / "serving").mkdir()
-    (home.path / "serving" / "cached").write_text("can be had again")
+    for name in ("serving", "tmp"):
+        (home.path / name).mkdir()
+        (home.path / name / "cached").write_text("can be had again")
     with closing(sqlite3.connect(home.mlflow / "mlflow.db")) as database:
         database.execute("PRAGMA journal_mode=WAL")
         database.execute("CREATE TABLE pairs (a INTEGER, b INTEGER)")
@@ -77,6 +79,7 @@ def test_a_home_comes_back_as_it_was_while_others_write_to_it(home, tmp_path):
     assert weights == (home.finetuned / "model.safetensors").read_bytes()
     assert (restored.chapters / "book" / "page.html").read_text() == "<p>page</p>"
     assert not (restored.path / "serving").exists()
+    assert not restored.temporary.exists()
     rows, difference = pairs(restored)
     assert rows > 0
     assert rows % 2 == difference == 0
@@ -146,6 +149,13 @@ def test_a_killed_backup_leaves_no_backup(home, tmp_path):
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert list(target.glob("*.tar")) == []
+
+
+def test_databases_are_copied_on_the_homes_disk(home, tmp_path, monkeypatch):
+    """A container's /tmp is small."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
+    assert backup(home, tmp_path).exists()
+    assert [path.name for path in home.temporary.iterdir()] == ["cached"]
 
 
 def test_a_backup_into_its_own_home_is_refused(home):

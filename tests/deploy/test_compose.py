@@ -14,6 +14,7 @@ from conftest import REPOSITORY
 
 from deploy.compose import COMPOSE_FILE, MissingVariable, load, start_order
 from devopsgpt_pipeline.deploy_env import SECRETS, write_env
+from devopsgpt_pipeline.home import Home
 
 GPU_FILE = REPOSITORY / "deploy/gpu.compose.yml"
 
@@ -105,6 +106,21 @@ def test_a_volume_of_ours_begins_as_its_users(services):
             assert service["user"] == "10001:10001", name
             assert service["environment"]["HOME"] == "/tmp", name
             assert {mount.split(":")[1] for mount in service["volumes"]} <= set(made[0].split()), name
+
+
+def test_a_step_copies_large_models_to_the_homes_disk(services, tmp_path, monkeypatch):
+    """Its /tmp is memory, and less than a model."""
+    environment = services["code"]["environment"]
+    home = Home(Path(environment["DEVOPSGPT_HOME"]))
+    assert environment["TMPDIR"] == str(home.temporary)
+    assert f"home:{home.path}" in services["code"]["volumes"]
+    fresh = Home(tmp_path / "home")
+    monkeypatch.setenv("DEVOPSGPT_HOME", str(fresh.path))
+    monkeypatch.setenv("TMPDIR", str(fresh.temporary))
+    from devopsgpt_pipeline import definitions
+
+    definitions._from_environment()  # as the code server and each step do first
+    assert fresh.temporary.is_dir()
 
 
 def test_an_image_that_trains_can_compile():

@@ -18,6 +18,7 @@ from devopsgpt_pipeline.retention import (
     forget_folders,
     forget_orphans,
     forget_runs,
+    forget_temporary,
     forget_versions,
     retention,
 )
@@ -111,6 +112,18 @@ def test_work_that_nobody_went_on_with_goes(home):
     assert set(forget_folders(home, days=14)) == {home.training / "old", half}
     assert (home.training / "young").is_dir()
     assert (home.finetuned / "config.json").exists()
+
+
+def test_what_a_killed_step_left_in_the_temporary_folder_goes(home):
+    assert forget_temporary(home, days=1) == []
+    for name in ("young", "old"):
+        (home.temporary / name / "model").mkdir(parents=True)
+        (home.temporary / name / "model" / "weights").write_text("x")
+    (home.temporary / "old.db").write_text("x")
+    for path in (home.temporary / "old", home.temporary / "old.db"):
+        age(path, 2)
+    assert set(forget_temporary(home, days=1)) == {home.temporary / "old", home.temporary / "old.db"}
+    assert [path.name for path in home.temporary.iterdir()] == ["young"]
 
 
 def test_a_long_log_is_cut_and_its_writer_goes_on(home):

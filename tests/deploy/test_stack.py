@@ -43,6 +43,7 @@ def test_the_chain_survives_a_restart_of_every_process(stack, postgres, variable
     stack.wait("daemon")
     before = counts(postgres)
     assert all(before.values())
+    assert (stack.place / "data" / "tmp").is_dir()  # TMPDIR of the steps
 
     postgres.stop()
     postgres.start()

@@ -8,7 +8,7 @@ import torch
 import torch._dynamo
 from torch._dynamo.utils import counters
 
-from devopsgpt_model.compile_policy import CACHE_VARIABLE, compile_pays, keep_compiled_code
+from devopsgpt_model.compile_policy import CACHE_VARIABLE, TRITON_CACHE_VARIABLE, compile_pays, keep_compiled_code
 from devopsgpt_model.config import GPT2_SIZES, PRESETS, GPTConfig, TrainingConfig
 from devopsgpt_model.gpt import GPT
 from devopsgpt_model.step import LossOf
@@ -42,12 +42,16 @@ def test_the_setting_decides_where_it_says_on_or_off(gpt2, tiny_gpt):
 
 
 def test_compiled_code_is_kept_where_the_environment_says_else_in_the_folder(tmp_path, monkeypatch):
-    monkeypatch.setenv(CACHE_VARIABLE, "elsewhere")
-    keep_compiled_code(tmp_path)
-    assert os.environ[CACHE_VARIABLE] == "elsewhere"
-    monkeypatch.delenv(CACHE_VARIABLE)
-    keep_compiled_code(tmp_path)
-    assert os.environ[CACHE_VARIABLE] == str(tmp_path)
+    named, triton = {CACHE_VARIABLE: "elsewhere"}, {TRITON_CACHE_VARIABLE: "a third place"}
+    both = {**named, **triton}
+    for given, kept in (
+        ({}, {CACHE_VARIABLE: str(tmp_path), TRITON_CACHE_VARIABLE: str(tmp_path / "triton")}),
+        (named, {**named, TRITON_CACHE_VARIABLE: "elsewhere/triton"}),
+        (both, both),
+    ):
+        monkeypatch.setattr(os, "environ", dict(given))
+        keep_compiled_code(tmp_path)
+        assert os.environ == kept
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # torch's own, in tracing
