@@ -105,7 +105,8 @@ def test_a_volume_of_ours_begins_as_its_users(services):
         if service["image"].startswith("devopsgpt-"):
             assert service["user"] == "10001:10001", name
             assert service["environment"]["HOME"] == "/tmp", name
-            assert {mount.split(":")[1] for mount in service["volumes"]} <= set(made[0].split()), name
+            # /tmp is in every image, for everybody
+            assert {mount.split(":")[1] for mount in service["volumes"]} <= {*made[0].split(), "/tmp"}, name
 
 
 def test_a_step_copies_large_models_to_the_homes_disk(services, tmp_path, monkeypatch):
@@ -121,6 +122,11 @@ def test_a_step_copies_large_models_to_the_homes_disk(services, tmp_path, monkey
 
     definitions._from_environment()  # as the code server and each step do first
     assert fresh.temporary.is_dir()
+
+
+def test_mlflow_keeps_what_it_passes_on_to_a_bucket_on_a_disk(services):
+    assert "spool:/tmp" in services["mlflow"]["volumes"]
+    assert services["mlflow"]["tmpfs"] == []
 
 
 def test_an_image_that_trains_can_compile():

@@ -17,6 +17,7 @@ from devopsgpt_serving.settings import PREFIX, Settings
 
 FOLDER = REPOSITORY / "deploy/kubernetes"
 API_VERSION = "1.34"
+LARGE_MODEL_BYTES = 774_030_080 * 4  # gpt2-large in float32
 MANIFESTS = sorted(path for path in FOLDER.glob("*.yaml") if not path.name.endswith("values.yaml"))
 OBJECTS = [(path.name, thing) for path in MANIFESTS for thing in yaml.safe_load_all(path.read_text())]
 NAMES = [f"{file}-{thing['kind']}" for file, thing in OBJECTS]
@@ -122,6 +123,15 @@ def test_the_autoscaler_follows_a_metric_that_the_service_exports():
     assert series.replace(":", "_") == wanted
     assert series.partition(":")[2] in (REPOSITORY / "devopsgpt_serving/metrics.py").read_text()
     assert Metrics().exposition()
+
+
+def test_mlflow_has_room_for_every_replica_that_fetches_a_promoted_version():
+    (scaler,) = [thing for _, thing in OBJECTS if thing["kind"] == "HorizontalPodAutoscaler"]
+    (pod,) = [pod for name, pod in pods() if name == "mlflow.yaml-Deployment"]
+    (temporary,) = [volume["emptyDir"] for volume in pod["volumes"]]
+    assert "medium" not in temporary  # a disk, not memory
+    fetching = scaler["spec"]["maxReplicas"] + 1
+    assert int(temporary["sizeLimit"].removesuffix("Gi")) * 2**30 > fetching * LARGE_MODEL_BYTES
 
 
 def test_grace_is_longer_than_draining():
