@@ -129,6 +129,10 @@ def test_mlflow_keeps_what_it_passes_on_to_a_bucket_on_a_disk(services):
     assert services["mlflow"]["tmpfs"] == []
 
 
+def test_whoever_compiles_in_an_image_that_knows_no_such_user_has_a_name(services):
+    assert services["vllm"]["environment"]["USER"] == "devopsgpt"
+
+
 def test_an_image_that_trains_can_compile():
     pipeline = (REPOSITORY / "deploy/Dockerfile").read_text().split("FROM running AS pipeline")[1]
     assert " g++=" in pipeline.split("FROM")[0]

@@ -104,15 +104,45 @@ def test_every_pod_is_confined(name, pod):
         assert not container["image"].endswith(":latest")
 
 
-def test_the_service_is_probed_scaled_and_kept():
-    things = {thing["kind"]: thing for file, thing in OBJECTS if file == "serving.yaml"}
+@pytest.mark.parametrize("name", ["serving", "serving-vllm"])
+def test_the_service_is_probed_reached_and_kept(name):
+    things = {thing["kind"]: thing for file, thing in OBJECTS if file == f"{name}.yaml"}
     container = things["Deployment"]["spec"]["template"]["spec"]["containers"][0]
     assert container["readinessProbe"]["httpGet"]["path"] == "/api/readyz"
     assert container["livenessProbe"]["httpGet"]["path"] == "/api/healthz"
-    labels = things["Deployment"]["spec"]["selector"]["matchLabels"]
-    assert things["PodDisruptionBudget"]["spec"]["selector"]["matchLabels"] == labels
-    assert things["Service"]["spec"]["selector"] == labels
-    assert things["HorizontalPodAutoscaler"]["spec"]["scaleTargetRef"]["name"] == "serving"
+    labels = things["Deployment"]["spec"]["template"]["metadata"]["labels"]
+    selectors = [
+        things["Deployment"]["spec"]["selector"]["matchLabels"],
+        things["PodDisruptionBudget"]["spec"]["selector"]["matchLabels"],
+        things["NetworkPolicy"]["spec"]["podSelector"]["matchLabels"],
+        things["Service"]["spec"]["selector"],
+    ]
+    assert selectors == [{"app.kubernetes.io/name": name}] * 4
+    assert labels.items() >= selectors[0].items()
+    ports = [port["name"] for port in container["ports"]]
+    assert things["Service"]["spec"]["ports"][0]["targetPort"] in ports
+    assert things["NetworkPolicy"]["spec"]["ingress"][0]["ports"][0]["port"] in ports
+
+
+def test_the_services_replicas_are_scaled():
+    (scaler,) = [thing for _, thing in OBJECTS if thing["kind"] == "HorizontalPodAutoscaler"]
+    assert scaler["spec"]["scaleTargetRef"]["name"] == "serving"
+
+
+def test_every_manifest_is_in_the_instructions():
+    text = (REPOSITORY / "docs/operations.md").read_text()
+    assert [path.name for path in FOLDER.iterdir() if f"deploy/kubernetes/{path.name}" not in text] == []
+
+
+def test_vllm_finds_its_start_script_and_a_name_of_its_user():
+    (pod,) = [pod for name, pod in pods() if name == "serving-vllm.yaml-Deployment"]
+    vllm = pod["containers"][1]
+    assert {"name": "USER", "value": "devopsgpt"} in vllm["env"]
+    (script,) = [volume["configMap"]["name"] for volume in pod["volumes"] if "configMap" in volume]
+    (mount,) = [each["mountPath"] for each in vllm["volumeMounts"] if each["name"] == "follow"]
+    command = f"kubectl create configmap {script} --namespace devopsgpt --from-file=deploy/vllm/follow.sh"
+    assert command in (REPOSITORY / "docs/operations.md").read_text()
+    assert vllm["command"][1] == f"{mount}/follow.sh"
 
 
 def test_the_autoscaler_follows_a_metric_that_the_service_exports():
