@@ -10,7 +10,9 @@ import pytest
 import yaml
 from conftest import REPOSITORY
 from dagster._core.run_coordinator import QueuedRunCoordinator
-from dagster_k8s.job import UserDefinedDagsterK8sConfig
+from dagster_k8s.container_context import K8sContainerContext
+from dagster_k8s.job import DagsterK8sJobConfig, UserDefinedDagsterK8sConfig, construct_dagster_k8s_job
+from kubernetes.client import ApiClient
 
 from devopsgpt_serving.metrics import Metrics
 from devopsgpt_serving.settings import PREFIX, Settings
@@ -75,6 +77,45 @@ def unknown_values(values, place=""):
             if isinstance(part, dict):
                 found += unknown_values(part, f"{place}.{key}".lstrip("."))
     return found
+
+
+def code_server(values):
+    """The code server's pod, and what the chart's template helpers/_helpers.tpl passes on of it to runs."""
+    (deployment,) = values["dagster-user-deployments"]["deployments"]
+    container = {key: deployment[key] for key in ("env", "volumeMounts", "securityContext", "resources")}
+    container |= {"name": "dagster", "image": "x:1"}
+    pod = {
+        "containers": [container],
+        "volumes": deployment["volumes"],
+        "securityContext": deployment["podSecurityContext"],
+    }
+    passed = {key: deployment[key] for key in ("env", "volumes", "resources")}
+    return pod, passed | {"volume_mounts": deployment["volumeMounts"]}
+
+
+def run_pod(values):
+    """The pod of a run, put together by the launcher's own means."""
+    settings = values["runLauncher"]["config"]["k8sRunLauncher"]
+    snake = {
+        "container_config": settings["runK8sConfig"]["containerConfig"],
+        "pod_spec_config": settings["runK8sConfig"]["podSpecConfig"],
+        "job_spec_config": settings["runK8sConfig"]["jobSpecConfig"],
+    }
+    context = K8sContainerContext(
+        image_pull_policy=settings["imagePullPolicy"],
+        security_context=settings["securityContext"],
+        run_k8s_config=UserDefinedDagsterK8sConfig.from_dict(snake),
+    ).merge(K8sContainerContext.create_from_config({"k8s": code_server(values)[1]}))
+    place = DagsterK8sJobConfig(job_image="x:1", dagster_home="/opt/dagster")
+    job = construct_dagster_k8s_job(place, ["dagster"], "run", context.run_k8s_config)
+    return ApiClient().sanitize_for_serialization(job.spec.template.spec)
+
+
+def training_pod(processes=0):
+    from devopsgpt_pipeline.kubernetes_launcher import KubernetesLauncher
+
+    launcher = KubernetesLauncher(image="docker.io/devopsgpt-pipeline:0.1.0", home_path="/data", processes=processes)
+    return launcher.pod_spec(Path("/data/training/x/train.json"), "auto")
 
 
 def pods():
@@ -181,14 +222,7 @@ def test_the_services_settings_exist():
 def test_the_charts_values_are_ones_that_it_takes():
     values = yaml.safe_load((FOLDER / "dagster-values.yaml").read_text())
     assert unknown_values(values) == []
-    launcher = values["runLauncher"]
-    assert launcher["type"] == "K8sRunLauncher"
-    snake = {
-        "container_config": launcher["config"]["k8sRunLauncher"]["runK8sConfig"]["containerConfig"],
-        "pod_spec_config": launcher["config"]["k8sRunLauncher"]["runK8sConfig"]["podSpecConfig"],
-        "job_spec_config": launcher["config"]["k8sRunLauncher"]["runK8sConfig"]["jobSpecConfig"],
-    }
-    UserDefinedDagsterK8sConfig.from_dict(snake)  # the launcher's own reading of it
+    assert values["runLauncher"]["type"] == "K8sRunLauncher"
     values["dagsterDaemon"]["runMonitoring"]["startTimeout"] = 1
     values["dagster-user-deployments"]["deployments"][0]["volumeMount"] = []
     assert unknown_values(values) == [
@@ -228,22 +262,28 @@ def test_dagster_takes_the_settings_that_the_chart_makes_of_the_values(tmp_path)
 
 
 @pytest.mark.parametrize("spoil", [False, True])
-def test_the_code_servers_pod_fits_the_schema(spoil):
+def test_the_code_servers_pod_and_its_runs_fit_the_schema(spoil):
     values = yaml.safe_load((FOLDER / "dagster-values.yaml").read_text())
-    (deployment,) = values["dagster-user-deployments"]["deployments"]
-    container = {key: deployment[key] for key in ("env", "volumeMounts", "securityContext", "resources")}
-    container |= {"name": "dagster", "image": "x:1"}
-    pod = {
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {"name": "code"},
-        "spec": {"containers": [container], "volumes": [{"nmae": "x"}] if spoil else deployment["volumes"]},
-    }
-    if spoil:
-        with pytest.raises(kubernetes_validate.ValidationError, match=r"nmae|name"):
+    for spec in (code_server(values)[0], run_pod(values)):
+        pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "code"}, "spec": spec}
+        if spoil:
+            spec["volumes"] = [{"nmae": "x"}]
+            with pytest.raises(kubernetes_validate.ValidationError, match=r"nmae|name"):
+                kubernetes_validate.validate(pod, API_VERSION, strict=True)
+        else:
             kubernetes_validate.validate(pod, API_VERSION, strict=True)
-    else:
-        kubernetes_validate.validate(pod, API_VERSION, strict=True)
+
+
+def test_every_pod_with_the_home_may_write_it_and_is_confined():
+    values = yaml.safe_load((FOLDER / "dagster-values.yaml").read_text())
+    claim = {"claimName": "devopsgpt-home"}
+    found = [*(pod for _, pod in pods()), code_server(values)[0], run_pod(values), training_pod()]
+    homes = [pod for pod in found if claim in [volume.get("persistentVolumeClaim") for volume in pod["volumes"]]]
+    assert len(homes) == 4  # the code server's, a run's, a training's, a training's by hand
+    for pod in homes:
+        assert pod["securityContext"]["fsGroup"] == 10001
+        for container in pod["containers"]:
+            assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
 
 
 def test_the_values_choose_the_launcher_that_makes_pods(monkeypatch):
@@ -264,10 +304,7 @@ def test_the_values_choose_the_launcher_that_makes_pods(monkeypatch):
 
 @pytest.mark.parametrize("processes", [0, 8])
 def test_a_trainings_pod_fits_the_schema_and_is_confined_as_the_job_by_hand_is(processes):
-    from devopsgpt_pipeline.kubernetes_launcher import KubernetesLauncher
-
-    launcher = KubernetesLauncher(image="docker.io/devopsgpt-pipeline:0.1.0", home_path="/data", processes=processes)
-    spec = launcher.pod_spec(Path("/data/training/x/train.json"), "auto")
+    spec = training_pod(processes)
     pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "x"}, "spec": spec}
     kubernetes_validate.validate(pod, API_VERSION, strict=True)
     test_every_pod_is_confined("", spec)
