@@ -274,6 +274,13 @@ def test_the_code_servers_pod_and_its_runs_fit_the_schema(spoil):
             kubernetes_validate.validate(pod, API_VERSION, strict=True)
 
 
+def test_a_run_has_room_for_a_large_model():
+    """The code server's resources are merged over the run launcher's."""
+    resources = run_pod(yaml.safe_load((FOLDER / "dagster-values.yaml").read_text()))["containers"][0]["resources"]
+    assert resources["limits"] == {"cpu": "4", "memory": "8Gi"}
+    assert resources["requests"]["ephemeral-storage"] == "8Gi"
+
+
 def test_every_pod_with_the_home_may_write_it_and_is_confined():
     values = yaml.safe_load((FOLDER / "dagster-values.yaml").read_text())
     claim = {"claimName": "devopsgpt-home"}
