@@ -192,6 +192,30 @@ def test_the_dockerfile_copies_what_exists_and_is_not_ignored():
                 assert f"!{source.split('/')[0]}\n" in ignored, source
 
 
+@pytest.mark.parametrize("target", ["pipeline", "serving"])
+def test_a_line_of_ours_rebuilds_only_what_is_copied_after_the_dependencies(target):
+    """A layer is built anew when one before it changed: no apt-get and no /venv behind our own files."""
+    stages = re.split(r"^FROM ", (REPOSITORY / "deploy/Dockerfile").read_text(), flags=re.MULTILINE)
+    (running,) = [stage for stage in stages if stage.startswith("base AS running\n")]
+    (image,) = [stage for stage in stages if stage.startswith(f"running AS {target}\n")]
+    dear, ours = re.compile(r"^RUN|^COPY --from=\S+-dependencies"), re.compile(r"^COPY (?!--from)")
+    lines = [line for stage in (running, image) for line in stage.splitlines()]
+    last_dear = max(number for number, line in enumerate(lines) if dear.match(line))
+    assert "/venv" in lines[last_dear]
+    assert min(number for number, line in enumerate(lines) if ours.match(line)) > last_dear
+
+
+def test_torchs_cpu_build_is_a_setting(variables, services):
+    index = "https://download.pytorch.org/whl/cpu"
+    chosen = load(variables | {"PIP_EXTRA_INDEX_URL": index})["services"]
+    built = [name for name, service in services.items() if "build" in service]
+    assert {"code", "mlflow", "serving", "serving-vllm"} <= set(built)
+    for name in built:
+        assert chosen[name]["build"]["args"] == {"PIP_EXTRA_INDEX_URL": index}
+        assert services[name]["build"]["args"] == {"PIP_EXTRA_INDEX_URL": ""}
+    assert index in (REPOSITORY / "docs/operations.md").read_text()
+
+
 def test_the_serving_image_has_neither_dagster_nor_the_whole_of_mlflow():
     names = subprocess.run(
         [sys.executable, "deploy/requirements.py", "serving", "tracing"],
