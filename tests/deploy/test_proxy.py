@@ -57,7 +57,11 @@ def proxy(pages, tmp_path):
     )  # port 80 is not ours
     (tmp_path / "Caddyfile").write_text(text)
     script = (FOLDER / "start.sh").read_text().replace("/etc/caddy/Caddyfile", str(tmp_path / "Caddyfile"))
-    environment = {"PATH": f"{Path(caddy).parent}:{os.environ['PATH']}", "HOME": str(tmp_path)}
+    listed = tmp_path / "bin" / "caddy"  # as a process list would show it
+    listed.parent.mkdir()
+    listed.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/arguments\nexec {caddy} "$@"\n')
+    listed.chmod(0o755)
+    environment = {"PATH": f"{listed.parent}:{os.environ['PATH']}", "HOME": str(tmp_path)}
     environment |= {"PROXY_HOST": "localhost", "PROXY_USER": "operator", "PROXY_PASSWORD": PASSWORD}
     with (tmp_path / "log").open("wb") as log:
         process = subprocess.Popen(["sh", "-c", script], env=environment, stdout=log, stderr=log)
@@ -90,6 +94,9 @@ def test_nobody_passes_the_proxy_without_the_password(proxy, tmp_path):
             assert "max-age" in answer.headers["Strict-Transport-Security"]
         assert answer.text == "mlflow:5000 None"  # MLflow refuses other names and origins
     assert PASSWORD not in (tmp_path / "log").read_text()
+    arguments = (tmp_path / "arguments").read_text()
+    assert "hash-password" in arguments
+    assert PASSWORD not in arguments
 
 
 def test_the_proxy_is_the_version_that_the_compose_file_runs():
