@@ -34,6 +34,7 @@ SQLITE_SIDE_FILES = ("-wal", "-shm", "-journal")
 # the service's cache: it fetches what it needs from the registry; and what steps, and this backup, are about to delete
 NOT_KEPT = ("serving", "tmp")
 POSTGRES = {"dagster": "DAGSTER_POSTGRES_URL", "mlflow": "MLFLOW_BACKEND_STORE_URI"}
+CUT_OFF_S = 86_400  # a backup that was not written to for so long was killed
 ATTEMPTS = 5  # at a consistent listing while a run replaces folders
 
 
@@ -78,6 +79,17 @@ def backup(home: Home, target: Path) -> Path:
     finally:
         partial.unlink(missing_ok=True)
     return target
+
+
+def forget_backups(folder: Path, keep: int) -> list[Path]:
+    """Delete a folder's backups beyond the newest `keep`, and what killed ones left. returns: those"""
+    backups = sorted(folder.glob("devopsgpt-*.tar"), reverse=True)  # their names hold the time
+    before = time.time() - CUT_OFF_S
+    cut_off = [path for path in folder.glob(".devopsgpt-*.tar.partial") if path.stat().st_mtime < before]
+    old = [*backups[keep:], *cut_off]
+    for path in old:
+        path.unlink()
+    return old
 
 
 def _write(home: Home, tar: tarfile.TarFile) -> None:

@@ -356,15 +356,21 @@ def lineage(version: str, chapter: str | None, as_json: bool) -> None:
 
 @main.command()
 @click.argument("target", type=click.Path(path_type=Path))
+@click.option("--keep", type=click.IntRange(1), help="Then delete all but the newest in the folder; default: none.")
 @told_in_one_line
-def backup(target: Path) -> None:
+def backup(target: Path, keep: int | None) -> None:
     """Write the whole home (databases, archive, artifacts) to the file TARGET, or into the folder TARGET.
 
     Nothing has to be stopped. Where the environment names PostgreSQL databases, they are in it too.
     """
     from devopsgpt_pipeline.backup import backup as write
+    from devopsgpt_pipeline.backup import forget_backups
 
+    if keep and not target.is_dir():
+        raise click.UsageError(f"--keep needs a folder of backups, and {target} is none")
     click.echo(f"wrote {write(Home.from_environment(), target)}")
+    for path in forget_backups(target, keep) if keep else []:
+        click.echo(f"deleted {path}")
 
 
 @main.command()

@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import shutil
 import signal
 import sqlite3
@@ -15,11 +16,13 @@ from contextlib import closing
 
 import httpx
 import pytest
+from click.testing import CliRunner
 
 from deploy.conftest import Postgres
 from devopsgpt_model.folders import whole_folder
 from devopsgpt_pipeline import processes
-from devopsgpt_pipeline.backup import BackupError, backup, run_postgres
+from devopsgpt_pipeline.backup import SQLITE_HEADER, BackupError, backup, run_postgres
+from devopsgpt_pipeline.cli import main
 from devopsgpt_pipeline.home import Home
 from devopsgpt_pipeline.restore import restore
 
@@ -149,6 +152,28 @@ def test_a_killed_backup_leaves_no_backup(home, tmp_path):
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert list(target.glob("*.tar")) == []
+
+
+def test_the_newest_backups_are_kept_and_others_files_left_alone(home, tmp_path, monkeypatch):
+    target, old = tmp_path / "target", time.time() - 2 * 86_400
+    target.mkdir()
+    earlier = [f"devopsgpt-2026010{day}-040000.tar" for day in (1, 2, 3)]
+    for name in (*earlier, ".devopsgpt-20260101-030000.tar.partial", "other.tar", ".devopsgpt-now.tar.partial"):
+        (target / name).write_text("x")
+        if name != ".devopsgpt-now.tar.partial":
+            os.utime(target / name, (old, old))
+    monkeypatch.setenv("DEVOPSGPT_HOME", str(home.path))
+    answer = CliRunner().invoke(main, ["backup", str(target), "--keep", "2"])
+    assert answer.exit_code == 0, answer.output
+    (written,) = re.findall(r"wrote \S+/(\S+)", answer.output)
+    kept = {written, earlier[2], "other.tar", ".devopsgpt-now.tar.partial"}
+    assert {path.name for path in target.iterdir()} == kept
+    (home.mlflow / "mlflow.db").write_bytes(SQLITE_HEADER + b"damaged")
+    assert CliRunner().invoke(main, ["backup", str(target), "--keep", "1"]).exit_code == 1
+    assert {path.name for path in target.iterdir()} == kept  # nothing goes for a backup that failed
+    answer = CliRunner().invoke(main, ["backup", str(tmp_path / "file.tar"), "--keep", "1"])
+    assert answer.exit_code == 2
+    assert "--keep needs a folder" in answer.output
 
 
 def test_databases_are_copied_on_the_homes_disk(home, tmp_path, monkeypatch):

@@ -14,6 +14,9 @@ from dagster_k8s.container_context import K8sContainerContext
 from dagster_k8s.job import DagsterK8sJobConfig, UserDefinedDagsterK8sConfig, construct_dagster_k8s_job
 from kubernetes.client import ApiClient
 
+from devopsgpt_pipeline.backup import POSTGRES
+from devopsgpt_pipeline.cli import main
+from devopsgpt_pipeline.deploy_env import SECRETS
 from devopsgpt_serving.metrics import Metrics
 from devopsgpt_serving.settings import PREFIX, Settings
 
@@ -120,8 +123,9 @@ def training_pod(processes=0):
 
 def pods():
     for file, thing in OBJECTS:
-        if thing["kind"] in ("Deployment", "Job"):
-            yield f"{file}-{thing['kind']}", thing["spec"]["template"]["spec"]
+        if thing["kind"] in ("Deployment", "Job", "CronJob"):
+            spec = thing["spec"].get("jobTemplate", thing)["spec"]
+            yield f"{file}-{thing['kind']}", spec["template"]["spec"]
 
 
 @pytest.mark.parametrize(("file", "thing"), OBJECTS, ids=NAMES)
@@ -286,7 +290,7 @@ def test_every_pod_with_the_home_may_write_it_and_is_confined():
     claim = {"claimName": "devopsgpt-home"}
     found = [*(pod for _, pod in pods()), code_server(values)[0], run_pod(values), training_pod()]
     homes = [pod for pod in found if claim in [volume.get("persistentVolumeClaim") for volume in pod["volumes"]]]
-    assert len(homes) == 4  # the code server's, a run's, a training's, a training's by hand
+    assert len(homes) == 5  # the code server's, a run's, a training's, a training's by hand, a backup's
     for pod in homes:
         assert pod["securityContext"]["fsGroup"] == 10001
         for container in pod["containers"]:
@@ -334,6 +338,24 @@ def test_the_launcher_may_do_what_a_pod_needs_and_no_more():
     assert binding["roleRef"]["name"] == role["metadata"]["name"]
     values = yaml.safe_load((FOLDER / "dagster-values.yaml").read_text())
     assert [each["name"] for each in binding["subjects"]] == [values["global"]["serviceAccountName"]]
+
+
+def test_the_nightly_backup_holds_the_home_and_both_databases():
+    (pod,) = [pod for name, pod in pods() if name == "backup.yaml-CronJob"]
+    (container,) = pod["containers"]
+    assert container["command"] == ["python", "-m", "devopsgpt_pipeline.cli"]
+    verb, *arguments = container["args"]
+    asked = main.commands[verb].make_context(verb, arguments).params
+    assert asked["keep"] > 1
+    mounts = {each["name"]: each["mountPath"] for each in container["volumeMounts"]}
+    assert mounts["backups"] == str(asked["target"])
+    assert {"name": "DEVOPSGPT_HOME", "value": mounts["home"]} in container["env"]
+    urls = {each["name"]: each["value"] for each in container["env"] if each["name"] in POSTGRES.values()}
+    keys = [each["valueFrom"]["secretKeyRef"]["key"] for each in container["env"] if "valueFrom" in each]
+    assert set(keys) < set(SECRETS)
+    for name, variable in POSTGRES.items():
+        assert f"//{name}:$({name.upper()}_DB_PASSWORD)@postgres:5432/{name}" in urls[variable]
+    assert keys == [f"{name.upper()}_DB_PASSWORD" for name in POSTGRES]  # set before the URLs that hold them
 
 
 def test_no_manifest_holds_a_secret():
