@@ -148,6 +148,9 @@ def look_inside(containers):
         assert containers.compose("exec", "-T", name, "id", "-u").strip() != "0"
         touched = "touch /x 2>/dev/null || echo refused"
         assert containers.compose("exec", "-T", name, "sh", "-c", touched).strip() == "refused", name
+    place = ["python", "-c", "import tempfile; print(tempfile.gettempdir())"]  # it is written to
+    for name, folder in (("code", "/data/tmp"), ("mlflow", "/tmp")):
+        assert containers.compose("exec", "-T", name, *place).strip() == folder
     program = "import torch; print(torch.compile(lambda x: (2 * x + 1).sin())(torch.zeros(9)).shape)"
     cache = "TORCHINDUCTOR_CACHE_DIR=/data/compiled"
     run = ["exec", "-T", "-e", cache, "code", "python", "-W", "ignore", "-c", program]

@@ -84,7 +84,7 @@ def proxy(pages, tmp_path):
 def test_nobody_passes_the_proxy_without_the_password(proxy, tmp_path):
     authority = next(tmp_path.rglob("pki/authorities/local/root.crt"))
     trusted = ssl.create_default_context(cafile=str(authority))
-    with httpx.Client(verify=trusted) as client:
+    with httpx.Client(verify=trusted, timeout=30) as client:  # a hash takes a second of a processor of its own
         for page in proxy:
             assert client.get(page).status_code == 401
             assert client.get(page, auth=("operator", "wrong")).status_code == 401
