@@ -98,7 +98,7 @@ async def healthz(service: Here, response: Response) -> dict[str, bool]:
 @router.get("/api/readyz", tags=["health"], responses={503: {"model": Readiness, "description": "Not ready"}})
 async def readyz(service: Here, response: Response) -> Readiness:
     """Whether requests are answered, and by which version."""
-    state, problem = service.follower.state, service.problem
+    state, problem = service.follower.state, await service.present_problem()
     if problem is not None:
         response.status_code = 503
     served = state.served

@@ -5,6 +5,7 @@ Any failure leaves the model that is served in place, and is told by `state`.
 
 import gc
 import logging
+import math
 import queue
 import random
 import threading
@@ -20,6 +21,7 @@ from devopsgpt_serving.lane import LoadedModel
 from devopsgpt_serving.registry import NoModelYet, Registry, RegistryUnavailable
 from devopsgpt_serving.tracing import Tracing
 from devopsgpt_serving.version_cache import Version, VersionCache, read_lineage
+from devopsgpt_serving.vllm import VllmUnavailable
 
 log = logging.getLogger(__name__)
 
@@ -209,6 +211,9 @@ class Follower:
         self._note(problem=problem, registry_up=registry_up, failed_reloads=self.state.failed_reloads + 1)
         log.error("a version was refused", extra={"version": version.version, "problem": str(error)})
         self._fall_back()
+        if isinstance(error, VllmUnavailable) and self.state.served is not None:
+            # each try takes vLLM from what it serves, for minutes: another needs a person's word (/admin/reload)
+            self._refused = Refused(version.key, tries, math.inf, problem)
 
     def _fall_back(self) -> None:
         """With nothing to serve yet, serve what was served last under this name and alias, from this disk."""

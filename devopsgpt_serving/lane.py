@@ -79,6 +79,10 @@ class Lane:
     def idle(self) -> bool:
         return not self.waiting and not self.running
 
+    async def trouble(self) -> str | None:
+        """What keeps this lane from computing, where that is done elsewhere; None where nothing does."""
+        return None
+
     def step(self) -> None:
         """One round: seat who waits, compute a chunk of prompts, then one token for each that decodes."""
         self._drop()

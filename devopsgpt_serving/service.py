@@ -50,6 +50,11 @@ class Service:
             return "the engine's thread ended; restart the service"
         return f"no model is loaded yet: {self.follower.state.problem}" if self.engine.current is None else None
 
+    async def present_problem(self) -> str | None:
+        """`problem`, and what the lane says of itself: a vLLM that is not there, or still starts."""
+        lane = self.engine.current
+        return self.problem or (None if lane is None else await lane.trouble())
+
     def deadline(self) -> float:
         """When a request that arrives now is given up, in time.monotonic() seconds."""
         return time.monotonic() + self.settings.deadline_s

@@ -6,6 +6,7 @@ its model name. Once it lists that name, the version is served. Prompts go out a
 stop strings, limits and scores are made here as they are for our own engine.
 """
 
+import asyncio
 import http.client
 import json
 import os
@@ -35,6 +36,7 @@ from devopsgpt_serving.version_cache import Version
 LINK = "vllm"
 WAIT_S = 0.005  # for the next token, before newcomers are looked for again
 CONNECT_TIMEOUT_S = 10.0
+WATCH_EVERY_S = 1.0  # as often as vLLM is asked whether it is there; readiness probes come every 2 s, for 2 s at most
 TOKEN_ID = "token_id:"
 
 
@@ -64,9 +66,9 @@ class RemoteModel:
         key = {"Authorization": f"Bearer {self.api_key}"} if self.api_key else {}
         return {"Content-Type": "application/json"} | key
 
-    def listed(self) -> list[str]:
+    def listed(self, timeout_s: float = CONNECT_TIMEOUT_S) -> list[str]:
         """Names that the server answers to. raises: VllmUnavailable"""
-        connection = self.connect(CONNECT_TIMEOUT_S)
+        connection = self.connect(timeout_s)
         try:
             connection.request("GET", "/v1/models", headers=self.headers)
             answer = connection.getresponse()
@@ -116,6 +118,36 @@ def wait_until_listed(remote: RemoteModel, seconds: float) -> None:
         if time.monotonic() > deadline:
             raise VllmUnavailable(f"vLLM does not serve {remote.name} after {seconds:.0f} s: {problem}")
         time.sleep(0.2)
+
+
+class Watch:
+    """Whether vLLM serves a model now, asked at most once a second however many want to know."""
+
+    def __init__(self, remote: RemoteModel) -> None:
+        self._remote = remote
+        self._problem: str | None = None
+        self._next = 0.0
+        self._asking = threading.Lock()
+
+    def problem(self) -> str | None:
+        """Why it does not; None where it does. Who comes while another asks hears what was known before."""
+        if time.monotonic() >= self._next and self._asking.acquire(blocking=False):
+            try:
+                self._problem = self._look()
+                self._next = time.monotonic() + WATCH_EVERY_S
+            finally:
+                self._asking.release()
+        return self._problem
+
+    def _look(self) -> str | None:
+        try:
+            names = self._remote.listed(WATCH_EVERY_S)
+        except VllmUnavailable as error:
+            # a vLLM under load may be silent for a second: that is no reason to send its callers elsewhere
+            return self._problem if isinstance(error.__cause__, TimeoutError) else str(error)
+        if self._remote.name in names:
+            return None
+        return f"vLLM serves {', '.join(names) or 'nothing'}, not {self._remote.name}; it may be starting"
 
 
 class Call:
@@ -172,6 +204,10 @@ class VllmLane(Lane):
         self.calls: dict[int, Call] = {}
         self.unscored: dict[int, int] = {}
         self.events: Events = queue.SimpleQueue()
+        self.watch = Watch(self.remote)
+
+    async def trouble(self) -> str | None:
+        return await asyncio.to_thread(self.watch.problem)
 
     def step(self) -> None:
         """Send who waits, then hand out what has come, waiting a moment for it."""

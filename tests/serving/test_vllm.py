@@ -4,11 +4,13 @@ import os
 import signal
 import subprocess
 import sys
+import time
 
 import httpx
 import pytest
 from conftest import REPOSITORY
 
+from devopsgpt_serving.vllm import WATCH_EVERY_S
 from serving.conftest import make_model, serving, until
 from serving.vllm_server import VllmServer
 
@@ -23,11 +25,16 @@ def vllm(tmp_path):
     server.close()
 
 
+def before_vllm(shelf, vllm, tmp_path, vllm_start_s=2):
+    """A service that leaves computing to this vLLM. vllm_start_s: short where a version is to be refused"""
+    where = dict(tracking_uri=shelf.url, model_name=shelf.name, vllm_url=vllm.url, vllm_api_key="key")
+    return serving(tmp_path, engine="vllm", max_batch_size=4, vllm_start_s=vllm_start_s, **where)
+
+
 @pytest.fixture
 def front(shelf, vllm, tmp_path):
     shelf.publish(make_model(1))
-    settings = dict(tracking_uri=shelf.url, model_name=shelf.name, max_batch_size=4, vllm_start_s=2)
-    with serving(tmp_path, engine="vllm", vllm_url=vllm.url, vllm_api_key="key", **settings) as running:
+    with before_vllm(shelf, vllm, tmp_path) as running:
         running.wait_for("1")
         yield running
 
@@ -101,15 +108,82 @@ def test_it_follows_the_alias(front, shelf, vllm):
     assert told(after) != before
 
 
+def only(names, vllm):
+    """Have vLLM list these names alone, whatever the link says. returns: what it would list"""
+    honest = vllm.served
+    vllm.served = lambda: [name for name in honest() if name in names]
+    return honest
+
+
+def failed(front):
+    return front.service.follower.state.failed_reloads
+
+
 def test_a_version_that_vllm_does_not_load_is_refused_and_the_link_goes_back(front, shelf, vllm):
     served = vllm.served()
-    honest = vllm.served
-    vllm.served = lambda: [name for name in honest() if name in served]
+    honest = only(served, vllm)
     shelf.publish(make_model(2))
-    until(lambda: front.service.follower.state.failed_reloads, 20)
+    until(lambda: failed(front), 20)
     assert front.ready()["version"] == "1"
     assert "vLLM does not serve 2-" in front.ready()["problem"]
     assert front.generate("x", max_token_len=3).status_code == 200
+    time.sleep(0.5)  # five looks at the registry: none of them takes vLLM from what it serves
+    assert (honest(), failed(front)) == (served, 1)
+    vllm.served = honest
+    front.http.post("/admin/reload")
+    front.wait_for("2")
+
+
+def test_a_start_that_falls_back_leaves_vllm_with_what_it_fell_back_to(shelf, vllm, tmp_path):
+    shelf.publish(make_model(1))
+    with before_vllm(shelf, vllm, tmp_path) as running:
+        running.wait_for("1")
+    served = vllm.served()
+    honest = only(served, vllm)
+    shelf.publish(make_model(2))
+    for _ in range(2):  # the first start has to fetch version 2 and falls back before, the second after vLLM refused it
+        with before_vllm(shelf, vllm, tmp_path) as running:
+            until(lambda running=running: failed(running), 20)
+            running.wait_for("1")
+            time.sleep(0.5)
+            assert (honest(), failed(running)) == (served, 1)
+
+
+def test_a_first_version_is_waited_for_however_long_vllm_takes(shelf, vllm, tmp_path):
+    started = []
+    only(started, vllm)
+    shelf.publish(make_model(1))
+    with before_vllm(shelf, vllm, tmp_path, vllm_start_s=0.1) as running:
+        until(lambda: failed(running) > 1, 20)
+        started += [path.name for path in (tmp_path / "cache").glob("1-*")]
+        running.wait_for("1")
+
+
+def test_it_is_not_ready_while_vllm_starts_with_a_version(shelf, vllm, tmp_path):
+    shelf.publish(make_model(1))
+    with before_vllm(shelf, vllm, tmp_path, vllm_start_s=60) as running:
+        running.wait_for("1")
+        started = vllm.served()
+        honest = only(started, vllm)
+        assert running.http.get("/api/readyz").status_code == 200
+        shelf.publish(make_model(2))
+        until(lambda: honest() != started)
+        until(lambda: running.http.get("/api/readyz").status_code == 503)
+        assert f"vLLM serves nothing, not {started[0]}" in running.ready()["problem"]
+        assert running.http.get("/api/healthz").status_code == 200
+        started += honest()
+        running.wait_for("2")
+        assert running.http.get("/api/readyz").status_code == 200
+
+
+def test_it_is_not_ready_while_vllm_is_down_but_silence_under_load_is_no_absence(front, vllm):
+    honest = vllm.served
+    vllm.served = lambda: time.sleep(3) or honest()
+    time.sleep(WATCH_EVERY_S)  # or what was known is told without a look
+    assert front.http.get("/api/readyz").status_code == 200
+    vllm.close()
+    until(lambda: front.http.get("/api/readyz").status_code == 503)
+    assert "does not answer" in front.ready()["problem"]
 
 
 def test_a_caller_that_hangs_up_ends_the_work_at_vllm(front, vllm):
