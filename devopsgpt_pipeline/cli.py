@@ -377,10 +377,10 @@ def backup(target: Path, keep: int | None) -> None:
 @click.argument("source", type=click.Path(path_type=Path, exists=True, dir_okay=False))
 @told_in_one_line
 def restore(source: Path) -> None:
-    """Bring the backup SOURCE back into DEVOPSGPT_HOME, which must be empty: whole, or not at all.
+    """Bring the backup SOURCE back into DEVOPSGPT_HOME, which must be empty: all of its files, or none.
 
     Every file's hash is checked before anything moves. Where the environment names PostgreSQL databases, they must be
-    empty and are filled too.
+    empty and are filled first, each whole or not at all; an error names those that must be emptied to try again.
     """
     from devopsgpt_pipeline.restore import restore as bring_back
 

@@ -1,4 +1,8 @@
-"""`devopsgpt restore`: a backup into an empty place, checked byte by byte before anything of it is used."""
+"""`devopsgpt restore`: a backup into an empty place, checked byte by byte before anything of it is used.
+
+Files move in last, by renaming, out of staging folders in or beside the places where they belong. The process that
+fills one holds its lock; those of a killed restore are cleared by the next.
+"""
 
 import hashlib
 import json
@@ -6,42 +10,81 @@ import os
 import shutil
 import tarfile
 import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from platform import python_version as version
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from devopsgpt_pipeline.backup import FORMAT, MANIFEST, BackupError, outside_artifacts, postgres_urls, run_postgres
 from devopsgpt_pipeline.home import Home
 
 TABLES = "select count(*) from information_schema.tables where table_schema = 'public'"
+STAGING_PREFIX = ".devopsgpt-restore-"
 
 
 def restore(source: Path, home: Home) -> None:
     """Bring a backup back. The home, the databases and the artifacts' folder must be empty.
 
-    The databases come last but one and the home last: a home that is there is a restore that ended.
-    raises: BackupError for a place that is not empty, a file that is damaged or cut short, a database that refuses
+    Each database is filled in one transaction, then the files move in, the home last: a home that is there is a restore
+    that ended. After a failure before that the folders are empty still; a database that was filled is not.
+    raises: BackupError for a place that is not empty, a file that is damaged or cut short, a database that refuses; it
+    names what must be emptied before another try
     """
     urls, artifacts = postgres_urls(), outside_artifacts(home)
-    _require_empty([home.path, *([artifacts] if artifacts else [])], urls)
+    filled: list[str] = []
     try:
-        home.path.parent.mkdir(parents=True, exist_ok=True)
+        _clear_leftovers([home.path.parent, home.path, *([artifacts] if artifacts else [])])
+        _require_empty([home.path, *([artifacts] if artifacts else [])], urls)
+        _restore(source, home, urls, artifacts, filled)
+    except (OSError, tarfile.TarError, BackupError) as error:
+        said = str(error) if isinstance(error, BackupError) else f"{source} could not be restored: {error}"
+        if filled:
+            said += f". Filled before that: {', '.join(filled)}; empty it or take a new one, then restore again"
+        raise BackupError(said) from error
+
+
+def _restore(source: Path, home: Home, urls: dict[str, str], artifacts: Path | None, filled: list[str]) -> None:
+    """filled: gets the name of each place as soon as it holds something for good"""
+    home.path.parent.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
         # beside the home, so that one rename brings it in; inside where the home is a mounted volume
         beside = home.path if os.path.ismount(home.path) else home.path.parent
-        with tempfile.TemporaryDirectory(prefix=".devopsgpt-restore-", dir=beside) as folder:
-            staged = Path(folder)
-            _unpack(source, staged)
-            _require_same_databases(staged, urls)
-            if artifacts:
-                (staged / "artifacts").mkdir(exist_ok=True)
-                shutil.copytree(staged / "artifacts", artifacts, symlinks=True, dirs_exist_ok=True)
-            for name, url in urls.items():
-                dump = staged / "databases" / f"{name}.dump"
-                # --dbname= with nothing: connect as the environment says, instead of printing a script
-                run_postgres(["pg_restore", "--no-owner", "--single-transaction", "--dbname=", str(dump)], url)
-            _move_in(staged / "home", home.path)
-    except (OSError, tarfile.TarError) as error:
-        raise BackupError(f"{source} could not be restored: {error}") from error
+        staged = stack.enter_context(staging_folder(beside))
+        _unpack(source, staged)
+        _require_same_databases(staged, urls)
+        (staged / "artifacts").mkdir(exist_ok=True)
+        if artifacts:
+            artifacts.mkdir(parents=True, exist_ok=True)
+            copies = stack.enter_context(staging_folder(artifacts))
+            shutil.copytree(staged / "artifacts", copies, symlinks=True, dirs_exist_ok=True)
+        for name, url in urls.items():
+            dump = staged / "databases" / f"{name}.dump"
+            # --dbname= with nothing: connect as the environment says, instead of printing a script
+            run_postgres(["pg_restore", "--no-owner", "--single-transaction", "--dbname=", str(dump)], url)
+            filled.append(f"the database {name}")
+        if artifacts:
+            filled.append(str(artifacts))
+            _move_entries(copies, artifacts)
+        _move_in(staged / "home", home.path)
+
+
+@contextmanager
+def staging_folder(place: Path) -> Iterator[Path]:
+    """A folder to fill, gone at the end of the block."""
+    with tempfile.TemporaryDirectory(prefix=STAGING_PREFIX, dir=place) as folder, FileLock(Path(folder, "lock")):
+        staged = Path(folder, "staged")
+        staged.mkdir()
+        yield staged
+
+
+def _clear_leftovers(places: list[Path]) -> None:
+    """Remove the staging folders that nobody fills any more."""
+    for folder in [folder for place in places for folder in place.glob(f"{STAGING_PREFIX}*")]:
+        with suppress(Timeout), FileLock(folder / "lock", blocking=False):
+            shutil.rmtree(folder)
 
 
 def _require_empty(folders: list[Path], urls: dict[str, str]) -> None:
@@ -95,9 +138,13 @@ def _move_in(staged: Path, home: Path) -> None:
         if home.exists():
             home.rmdir()
         os.rename(staged, home)
-        return
+    else:
+        _move_entries(staged, home)
+
+
+def _move_entries(staged: Path, place: Path) -> None:
     for entry in sorted(staged.iterdir()):
-        os.rename(entry, home / entry.name)
+        os.rename(entry, place / entry.name)
 
 
 def _sha256(path: Path) -> str:

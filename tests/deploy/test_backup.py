@@ -132,6 +132,35 @@ def test_a_python_that_cannot_unpack_safely_is_named(home, tmp_path, monkeypatch
         restore(file, Home(tmp_path / "elsewhere"))
 
 
+FILLING = """
+import pathlib, sys, time
+from devopsgpt_pipeline.restore import staging_folder
+with staging_folder(pathlib.Path(sys.argv[1])) as folder:
+    (folder / "home").mkdir()
+    print("filling", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_what_a_killed_restore_left_is_cleared_but_not_what_another_fills(home, tmp_path):
+    file = backup(home, tmp_path)
+    place = Home(tmp_path / "elsewhere")
+    place.path.mkdir()
+    (tmp_path / ".devopsgpt-restore-beside" / "staged").mkdir(parents=True)
+    command = [sys.executable, "-c", FILLING, str(place.path)]  # as where the home is a mounted volume
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as filling:
+        try:
+            assert filling.stdout.readline() == "filling\n"
+            with pytest.raises(BackupError, match="elsewhere is not empty"):
+                restore(file, place)
+            assert len(list(place.path.glob(".devopsgpt-restore-*/staged/home"))) == 1
+        finally:
+            filling.kill()
+    restore(file, place)
+    assert (place.chapters / "book" / "page.html").exists()
+    assert list(tmp_path.rglob(".devopsgpt-restore-*")) == []
+
+
 def test_a_place_that_is_not_empty_is_left_alone(home, tmp_path):
     file = backup(home, tmp_path)
     with pytest.raises(BackupError, match="is not empty"):
@@ -220,6 +249,25 @@ def test_postgres_comes_back_too(home, tmp_path, two_databases, variables, monke
     monkeypatch.delenv("MLFLOW_ARTIFACTS_DESTINATION")
     with pytest.raises(BackupError, match="the environment names"):
         restore(file, Home(tmp_path / "third"))
+
+
+def test_a_restore_that_a_database_refuses_can_be_repeated(home, tmp_path, two_databases, monkeypatch):
+    (tmp_path / "artifacts").mkdir()
+    (tmp_path / "artifacts" / "weights").write_bytes(b"w")
+    monkeypatch.setenv("MLFLOW_ARTIFACTS_DESTINATION", str(tmp_path / "artifacts"))
+    file = backup(home, tmp_path)
+    monkeypatch.setenv("MLFLOW_ARTIFACTS_DESTINATION", str(tmp_path / "new-artifacts"))
+    for name in ("dagster", "mlflow"):
+        run_postgres(["psql", "-c", "DROP TABLE t"], two_databases.url(name))
+    run_postgres(["psql", "-c", "CREATE TYPE t AS ENUM ('in the way')"], two_databases.url("mlflow"))
+    with pytest.raises(BackupError, match=r'(?s)type "t" already exists.*Filled before that: the database dagster;'):
+        restore(file, Home(tmp_path / "elsewhere"))
+    assert not (tmp_path / "elsewhere").exists()
+    assert list((tmp_path / "new-artifacts").iterdir()) == []
+    run_postgres(["psql", "-c", "DROP TYPE t"], two_databases.url("mlflow"))
+    run_postgres(["psql", "-c", "DROP TABLE t"], two_databases.url("dagster"))
+    restore(file, Home(tmp_path / "elsewhere"))
+    assert (tmp_path / "new-artifacts" / "weights").read_bytes() == b"w"
 
 
 def test_an_error_of_postgres_names_no_password(variables):
