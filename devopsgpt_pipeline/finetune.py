@@ -134,7 +134,7 @@ def initial_checkpoint(home: Home, client: "MlflowClient", init_from: str) -> In
         known = ", ".join(["scratch", CHAMPION, *GPT2_SIZES])
         remedy = f"init_from must be a checkpoint folder, a model on the Hugging Face hub, or one of {known}"
         return Initial(_existing(Path(init_from), remedy), str(Path(init_from).resolve()))
-    model, folder = fetch_from_hub(init_from, home.pretrained / "hub")
+    model, folder = fetch_from_hub(init_from, home.hub)
     return Initial(folder.resolve(), str(model))
 
 

@@ -41,6 +41,16 @@ class Home:
         return self.path / "pretrained"
 
     @property
+    def hub(self) -> Path:
+        """Models of the Hugging Face hub, by repository and commit."""
+        return self.pretrained / "hub"
+
+    @property
+    def downloads(self) -> Path:
+        """What is fetched and encoded piece by piece, until it is whole."""
+        return self.path / "downloads"
+
+    @property
     def training(self) -> Path:
         return self.path / "training"
 

@@ -1,9 +1,11 @@
-"""What is forgotten, and when: model versions, Dagster's runs, working folders, logs. A job runs it every day.
+"""What is forgotten, and when: model versions, Dagster's runs, working folders, downloads, logs. A daily job runs it.
 
-Never forgotten: a version that an alias names, the run that tells what an asset is now, a file that is in use.
+Never forgotten: a version that an alias names, the run that tells what an asset is now, a file that is in use or that
+a person brought.
 Earlier pages of the books have a limit of their own (sources/archive.py), the service's cache too (its settings).
 """
 
+import json
 import shutil
 import time
 from contextlib import suppress
@@ -13,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
+from devopsgpt_pipeline.datasets.hub import BY_HAND
 from devopsgpt_pipeline.home import Home
 from devopsgpt_pipeline.registry.tracking import (
     MODEL_NAME,
@@ -22,6 +25,7 @@ from devopsgpt_pipeline.registry.tracking import (
     model_versions,
 )
 from devopsgpt_pipeline.resources import HomeResource, MlflowResource
+from devopsgpt_pipeline.sources.pretrained import named_models
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -44,7 +48,8 @@ class Retention(dg.Config):
     """Days that a finished run of Dagster is kept, with its events and the output of its steps."""
 
     work_days: float = 14.0
-    """Days that an interrupted training's state, or a half-written folder, waits to be gone on with."""
+    """Days that an interrupted training's state, a half-written folder or a dataset's encoded shards wait to be gone
+    on with, and that a model of the hub is kept which no name stands for any more."""
 
     log_bytes: int = 20_000_000
     """Size that a server's log may reach; the newer half stays."""
@@ -67,7 +72,7 @@ def forget_what_is_old(
     context.log.info("forgotten: " + ", ".join(f"{count} {name}" for name, count in counts.items()))
 
 
-@dg.job(description="Delete what the retention no longer keeps: versions, runs, working folders, logs.")
+@dg.job(description="Delete what the retention no longer keeps: versions, runs, working folders, downloads, logs.")
 def retention() -> None:
     """One op, so that it shows in Dagster like everything else that runs daily."""
     forget_what_is_old()
@@ -148,13 +153,15 @@ def _is_latest(instance: dg.DagsterInstance, run_id: str, event: dg.DagsterEvent
 
 
 def forget_folders(home: Home, days: float) -> list[Path]:
-    """Delete the state of trainings that nobody went on with, and folders that were never finished."""
-    in_use = {home.finetuned.resolve()}
+    """Delete what nobody went on with: trainings' states, folders never finished, downloads that nothing names."""
+    in_use = {home.finetuned.resolve(), *starts_in_use(home), *(path.resolve() for path in named_models(home.hub))}
     places = [
         *home.training.glob("*"),
         *home.checkpoints.glob(".*"),
         *home.tokens.glob(".*"),
         *home.pretrained.glob(".*"),
+        *home.hub.glob("*/*"),
+        *(path for path in home.downloads.glob("*/*") if path.name != BY_HAND),
     ]
     in_use |= {path.resolve() for folder in (home.tokens, home.pretrained) for path in folder.glob("[!.]*")}
     before = time.time() - days * DAY_S
@@ -173,6 +180,16 @@ def forget_temporary(home: Home, days: float) -> list[Path]:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
                 old.append(path)
     return old
+
+
+def starts_in_use(home: Home) -> set[Path]:
+    """Weights that a training under way, or the newest checkpoint (its evaluation reads them), started from."""
+    found = set()
+    for file in (*home.training.glob("*/train.json"), home.finetuned / "training.json"):
+        with suppress(FileNotFoundError):
+            if start := json.loads(file.read_text()).get("init_checkpoint"):
+                found.add(Path(start).resolve())
+    return found
 
 
 def _last_change(folder: Path) -> float:

@@ -13,7 +13,7 @@ from devopsgpt_pipeline.assets import OWNERS
 from devopsgpt_pipeline.assets.sources import key_of
 from devopsgpt_pipeline.datasets.books import make_tokenizer, origin_of, split_chapters, write_books
 from devopsgpt_pipeline.datasets.folder import write_folder
-from devopsgpt_pipeline.datasets.hub import REPOSITORY, REVISION, Source
+from devopsgpt_pipeline.datasets.hub import BY_HAND, REPOSITORY, REVISION, Source
 from devopsgpt_pipeline.datasets.openwebtext import write_openwebtext
 from devopsgpt_pipeline.datasets.shakespeare import fetch_shakespeare, write_shakespeare
 from devopsgpt_pipeline.profiles import Profile
@@ -121,9 +121,9 @@ def token_bins_openwebtext(
     context: dg.AssetExecutionContext, config: OpenWebTextSettings, home: HomeResource
 ) -> dg.MaterializeResult:  # type: ignore[type-arg]
     """What GPT-2's training text is thought to be like, in GPT-2 tokens, nanoGPT's split; made on demand only."""
-    folder, work = home.folders.tokens / "openwebtext", home.folders.path / "downloads" / "openwebtext"
+    folder, work = home.folders.tokens / "openwebtext", home.folders.downloads / "openwebtext"
     endpoint = os.environ.get("HF_ENDPOINT") or None
-    source = Source(config.documents, config.repository, config.revision, endpoint, by_hand=work / "shards")
+    source = Source(config.documents, config.repository, config.revision, endpoint, by_hand=work / BY_HAND)
     meta = write_openwebtext(folder, work, source, Tokenizer.gpt2(), context.log.info)
     return dg.MaterializeResult(data_version=dg.DataVersion(meta.data_version), metadata=_metadata(meta, folder))
 

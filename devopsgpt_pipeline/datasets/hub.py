@@ -12,6 +12,7 @@ from devopsgpt_model.folders import write_json
 
 REPOSITORY = "Skylion007/openwebtext"
 REVISION = "79d93d786212f7344586290adb811d4ae6a1762c"  # the text as 80 parquet shards
+BY_HAND = "shards"  # the folder, beside those of what is under way, for files that a person brings
 
 
 class HubUnavailable(ConnectionError):

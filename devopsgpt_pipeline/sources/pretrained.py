@@ -94,10 +94,20 @@ def fetch_from_hub(name: str, root: Path) -> tuple[HubModel, Path]:
             model = HubModel(**json.loads(note.read_text()))
         note.parent.mkdir(parents=True, exist_ok=True)
         write_json(note, {"repository": model.repository, "commit": model.commit})
-    folder = root / model.repository.replace("/", "--") / model.commit
+    folder = _folder(root, model)
     if any(not (folder / each).exists() for each in NEEDED):
         fetch_or_say_what_to_do(model, NEEDED, folder, {})
     return model, folder
+
+
+def named_models(root: Path) -> set[Path]:
+    """Folders of the commits that some name stood for last: what fetch_from_hub may give without asking the hub."""
+    notes = (json.loads(note.read_text()) for note in (root / "resolved").glob("*.json"))
+    return {_folder(root, HubModel(**note)) for note in notes}
+
+
+def _folder(root: Path, model: HubModel) -> Path:
+    return root / model.repository.replace("/", "--") / model.commit
 
 
 def fetch_or_say_what_to_do(model: HubModel, names: tuple[str, ...], folder: Path, sha256: dict[str, str]) -> None:

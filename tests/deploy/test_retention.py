@@ -1,12 +1,14 @@
 """What is old goes; what is served, current or in use stays."""
 
 import os
+import shutil
 import time
 
 import dagster as dg
 import pytest
 
-from devopsgpt_model.folders import whole_folder
+from devopsgpt_model.folders import whole_folder, write_json
+from devopsgpt_pipeline.datasets.hub import BY_HAND
 from devopsgpt_pipeline.home import Home
 from devopsgpt_pipeline.registry.promote import promote_by_hand
 from devopsgpt_pipeline.registry.publish import fetch_version, publish
@@ -22,6 +24,8 @@ from devopsgpt_pipeline.retention import (
     forget_versions,
     retention,
 )
+from devopsgpt_pipeline.sources.hub import NEEDED
+from devopsgpt_pipeline.sources.pretrained import fetch_from_hub
 
 
 @pytest.fixture
@@ -124,6 +128,48 @@ def test_what_a_killed_step_left_in_the_temporary_folder_goes(home):
         age(path, 2)
     assert set(forget_temporary(home, days=1)) == {home.temporary / "old", home.temporary / "old.db"}
     assert [path.name for path in home.temporary.iterdir()] == ["young"]
+
+
+def fetched(home, commit, name=None, days=15):
+    """A commit of owner/name, fetched long ago. name: what stands for it now"""
+    if name:
+        (home.hub / "resolved").mkdir(parents=True, exist_ok=True)
+        note = home.hub / "resolved" / f"{name.replace('/', '--')}.json"
+        write_json(note, {"repository": "owner/name", "commit": commit})
+    folder = home.hub / "owner--name" / commit
+    folder.mkdir(parents=True)
+    for file in NEEDED:
+        (folder / file).write_text("{}")
+    age(folder, days)
+    return folder
+
+
+def test_commits_of_the_hub_go_once_nothing_names_them_and_nothing_began_with_them(home):
+    old, young = fetched(home, "a" * 40), fetched(home, "b" * 40, days=13)
+    newest, pinned = fetched(home, "c" * 40, "owner/name"), fetched(home, "d" * 40, f"owner/name@{'d' * 40}")
+    starts = {place: fetched(home, letter * 40) for place, letter in (("finetuned", "e"), ("under way", "f"))}
+    with whole_folder(home.finetuned) as folder:
+        write_json(folder / "training.json", {"init_checkpoint": str(starts["finetuned"])})
+    (home.training / "job").mkdir(parents=True)
+    write_json(home.training / "job" / "train.json", {"init_checkpoint": str(starts["under way"])})
+    assert forget_folders(home, days=14) == [old]
+    assert all(folder.is_dir() for folder in (young, newest, pinned, *starts.values()))
+    assert fetch_from_hub(f"owner/name@{'d' * 40}", home.hub)[1] == pinned
+    shutil.rmtree(home.training / "job")
+    assert forget_folders(home, days=14) == [starts["under way"]]
+    age(young, 15)
+    assert forget_folders(home, days=14) == [young]
+
+
+def test_encoded_shards_that_nobody_went_on_with_go_and_those_brought_by_hand_stay(home):
+    places = {name: home.downloads / "openwebtext" / name for name in ("0123456789ab", "under way", BY_HAND)}
+    for place in places.values():
+        (place / "data").mkdir(parents=True)
+        (place / "data" / "00000.parquet").write_bytes(b"x")
+        age(place, 15)
+    (places["under way"] / "data" / "00001.bin.tmp").write_bytes(b"x")
+    assert forget_folders(home, days=14) == [places["0123456789ab"]]
+    assert sorted(path.name for path in (home.downloads / "openwebtext").iterdir()) == [BY_HAND, "under way"]
 
 
 def test_a_long_log_is_cut_and_its_writer_goes_on(home):

@@ -25,7 +25,7 @@ YEAR_DAYS = 365
 NOTED_BYTES = 150_000  # MLflow's rows and charts
 CHECKED_BYTES = 40_000  # Dagster's rows of asset checks, which it cannot delete
 STATED_BYTES = 11_000_000
-KINDS = ("runs", "versions", "work", "pages", "logs")
+KINDS = ("runs", "versions", "work", "downloads", "pages", "logs")
 
 
 def two_years(place, retention):

@@ -1,7 +1,8 @@
 """Two years of rescrapes by a clock that is moved: python year_program.py HOME TRACKING_URI KEEP on|off.
 
-Each time a chapter has changed, so that all is made anew; a training was interrupted for good; a server was
-talkative. Prints a JSON line after each: the day, trainings, and bytes on the disk by what is kept. off: no retention.
+Each time a chapter has changed, so that all is made anew; a training and a dataset's download were interrupted for
+good; a model of the hub has a new commit; a server was talkative. Prints a JSON line after each: the day, trainings,
+and bytes on the disk by what is kept. off: no retention.
 """
 
 import json
@@ -14,10 +15,12 @@ from chaos.chain_program import TINY
 from chaos.clock import move
 from pipeline.book_site import Server, sentence, small_site
 
+from devopsgpt_model.folders import write_json
+
 DAY_S = 86_400
 RESCRAPES, SPAN_DAYS = 9, 730
 CHAPTER_SENTENCES = 3000  # 200 kB that change each time
-STATE_BYTES, TALK_BYTES, LOG_BYTES = 1_000_000, 700_000, 1_000_000
+STATE_BYTES, TALK_BYTES, LOG_BYTES, DOWNLOAD_BYTES = 1_000_000, 700_000, 1_000_000, 10_000
 
 
 def on_disk(folder):
@@ -77,6 +80,7 @@ def live(place, tracking_uri, keep, retained, site):
                 "versions": models,
                 "notes": on_disk(home.mlflow) - models,
                 "work": on_disk(home.training) + on_disk(home.checkpoints),
+                "downloads": on_disk(home.hub) + on_disk(home.downloads),
                 "pages": on_disk(home.chapters),
                 "logs": on_disk(home.logs),
             }
@@ -91,18 +95,27 @@ def change(site, day):
 
 
 def leave_behind(home, number):
-    """The state of a training that nobody goes on with, as old as the moved clock says, and a server's talk."""
-    folder = home.training / f"interrupted-{number}"
-    folder.mkdir(parents=True)
-    state = folder / "state.safetensors"
-    state.write_bytes(os.urandom(STATE_BYTES))
-    for path in (state, folder):
-        os.utime(path, (time.time(), time.time()))
+    """What nobody goes on with, as old as the moved clock says, and a server's talk.
+
+    A training's state, a dataset's shard, and the commit that a name stands for until the next time.
+    """
+    left(home.training / f"interrupted-{number}", "state.safetensors", STATE_BYTES)
+    left(home.downloads / "openwebtext" / f"{number:012d}", "00000.bin", DOWNLOAD_BYTES)
+    left(home.hub / "owner--name" / f"{number:040d}", "model.safetensors", DOWNLOAD_BYTES)
+    (home.hub / "resolved").mkdir(exist_ok=True)
+    write_json(home.hub / "resolved" / "owner--name.json", {"repository": "owner/name", "commit": f"{number:040d}"})
     with (home.logs / "service.log").open("ab") as log:
         log.write(
             b"a line of a hundred characters, as a server writes them all day long, one after the other......\n"
             * (TALK_BYTES // 97)
         )
+
+
+def left(folder, name, size):
+    folder.mkdir(parents=True)
+    (folder / name).write_bytes(os.urandom(size))
+    for path in (folder / name, folder):
+        os.utime(path, (time.time(), time.time()))
 
 
 if __name__ == "__main__":
