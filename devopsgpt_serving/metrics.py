@@ -111,6 +111,11 @@ class _Now(Collector):
         yield CounterMetricFamily("devopsgpt:reloads", "Versions taken up since the start.", state.reloads)
         yield CounterMetricFamily("devopsgpt:failed_reloads", "Versions refused.", state.failed_reloads)
         info = GaugeMetricFamily("devopsgpt:model_info", "The version that is served.", labels=["model", "version"])
+        registered = GaugeMetricFamily(
+            "devopsgpt:model_registered_timestamp_seconds", "When the served version was registered.", labels=[]
+        )
         if state.served is not None:
             info.add_metric([state.served.name, state.served.version], 1)
+            registered.add_metric([], state.served.created)
         yield info
+        yield registered

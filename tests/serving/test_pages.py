@@ -19,7 +19,7 @@ def test_the_openapi_document_tells_every_error_in_one_form(service):
     assert {"400", "401", "404", "413", "422", "429", "500", "503", "504"} < set(answers)
 
 
-def test_metrics_count_what_happened(service):
+def test_metrics_count_what_happened(service, common_shelf):
     def metric(name):
         return float(re.search(rf"^{re.escape(name)} (\S+)$", service.http.get("/metrics").text, re.MULTILINE)[1])
 
@@ -29,6 +29,8 @@ def test_metrics_count_what_happened(service):
     assert metric("devopsgpt:num_requests_running") == 0
     assert metric("devopsgpt:registry_up") == 1
     assert metric(f'devopsgpt:model_info{{model="{service.name}",version="1"}}') == 1
+    version = common_shelf.client.get_model_version(common_shelf.name, "1")
+    assert metric("devopsgpt:model_registered_timestamp_seconds") == version.creation_timestamp // 1000
     assert metric("devopsgpt:time_to_first_token_seconds_count") > 0
     assert metric("devopsgpt:inter_token_latency_seconds_count") > 0
     rejected = 'devopsgpt:rejections_total{code="empty_prompt"}'
