@@ -3,51 +3,18 @@ throughout, no partial file was read, no run or version is lost. `make chaos`; C
 
 import os
 import random
-import shutil
 import subprocess
 import time
-from contextlib import contextmanager
 
 import pytest
 
 from chaos.clock import Clock
-from chaos.world import Watch, World, end, trainer_of, until
+from chaos.world import end, nothing_lost, ready, served, trainer_of, until
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(590)]
 ROUNDS = 18  # and seven of the compose file's containers in test_containers.py
 VICTIMS = ("chain", "trainer", "chain", "mlflow", "service")
 SEED = int(os.environ.get("CHAOS_SEED") or time.time())
-
-
-@contextmanager
-def served(place, **options):
-    """A world with one completed chain, served and watched."""
-    world = World(place, **options)
-    try:
-        world.start("mlflow")
-        world.start("service")
-        world.complete(seed=0)
-        until(lambda: ready(world), 30)
-        world.watch = Watch(world.servers["service"].url, world.chain_home)
-        yield world
-    finally:
-        world.close()
-
-
-def ready(world):
-    import httpx
-
-    return httpx.get(f"{world.servers['service'].url}/api/readyz", timeout=10).status_code == 200
-
-
-@contextmanager
-def nothing_lost(world):
-    """No run or version is lost, the service always answered, and no half checkpoint was seen."""
-    before = world.counts()
-    yield
-    after = world.counts()
-    assert [name for name in before if after[name] < before[name]] == []
-    assert world.watch.troubles == []
 
 
 @pytest.fixture(scope="module")
@@ -120,32 +87,3 @@ def test_a_clock_that_jumps(undisturbed, tmp_path):
     finally:
         end(chain)
     undisturbed.complete(seed=60)
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-    """A file system of 40 MB, where this process may mount one."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=40m", "tmpfs", folder], capture_output=True)
-    if mounted.returncode:
-        pytest.skip("this process may not mount a small file system")
-    yield folder
-    subprocess.run(["umount", "--lazy", folder], check=True)
-
-
-def test_a_disk_that_fills(small_disk, tmp_path):
-    with served(tmp_path, chain_home=small_disk / "home") as world, nothing_lost(world):
-        filler = small_disk / "filler"
-        for left in (300_000, 60_000, 0):  # runs out at another place each time
-            filler.unlink(missing_ok=True)
-            free = shutil.disk_usage(small_disk).free
-            with filler.open("wb") as file:
-                os.posix_fallocate(file.fileno(), 0, max(1, free - left) // 4096 * 4096 or 1)
-            chain = world.chain(seed=70)
-            try:
-                assert chain.wait(120) != 0, "the disk was not full"
-            finally:
-                end(chain)
-        filler.unlink()
-        world.complete(seed=70)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -217,3 +218,32 @@ def until(condition, seconds, say=lambda: ""):
     while not condition():
         assert time.monotonic() < deadline, f"not within {seconds} s: {say()}"
         time.sleep(0.1)
+
+
+@contextmanager
+def served(place, **options):
+    """A world with one completed chain, served and watched."""
+    world = World(place, **options)
+    try:
+        world.start("mlflow")
+        world.start("service")
+        world.complete(seed=0)
+        until(lambda: ready(world), 30)
+        world.watch = Watch(world.servers["service"].url, world.chain_home)
+        yield world
+    finally:
+        world.close()
+
+
+def ready(world):
+    return httpx.get(f"{world.servers['service'].url}/api/readyz", timeout=10).status_code == 200
+
+
+@contextmanager
+def nothing_lost(world):
+    """No run or version is lost, the service always answered, and no half checkpoint was seen."""
+    before = world.counts()
+    yield
+    after = world.counts()
+    assert [name for name in before if after[name] < before[name]] == []
+    assert world.watch.troubles == []
