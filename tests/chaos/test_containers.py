@@ -8,8 +8,8 @@ import tempfile
 import time
 from pathlib import Path
 
-import httpx
 import pytest
+import requests
 from deploy.compose import Stack, load
 from deploy.conftest import Postgres
 from deploy.dagster_api import ENDED, STATUS, ask, chain_config, counts, finish, launch, logs, told_by_files
@@ -75,7 +75,7 @@ def stack(postgres, variables, tmp_path_factory):
 
 
 def ready(stack):
-    return httpx.get(f"{stack.url('serving')}/api/readyz", timeout=10).status_code == 200
+    return requests.get(f"{stack.url('serving')}/api/readyz", timeout=10).status_code == 200
 
 
 @pytest.fixture
@@ -101,7 +101,7 @@ def settle(stack, run_id, seconds=120):
         try:
             if (status := ask(stack, STATUS, id=run_id)["runOrError"]["status"]) in ENDED:
                 return status
-        except (httpx.TransportError, AssertionError, ValueError):
+        except (requests.RequestException, AssertionError, ValueError):
             status = "no answer"
         assert time.monotonic() < deadline, f"{status}\n{logs(stack)}"
         time.sleep(0.5)

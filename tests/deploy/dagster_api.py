@@ -2,7 +2,7 @@
 
 import time
 
-import httpx
+import requests
 
 from devopsgpt_pipeline.backup import run_postgres
 
@@ -16,7 +16,9 @@ TINY |= dict(eval_interval=10, log_interval=5, learning_rate=1e-2, device="cpu",
 
 
 def ask(stack, query, **variables):
-    answer = httpx.post(f"{stack.url('webserver')}/graphql", json={"query": query, "variables": variables}, timeout=60)
+    answer = requests.post(
+        f"{stack.url('webserver')}/graphql", json={"query": query, "variables": variables}, timeout=60
+    )
     assert "errors" not in answer.json(), answer.text
     return answer.json()["data"]
 
