@@ -89,13 +89,17 @@ def build_definitions(
                 minimum_interval_seconds=10,
             )
         ],
-        resources={
-            "home": HomeResource(path=str(home.path)),
-            "mlflow": MlflowResource(tracking_uri=tracking_uri, ui_url=ui_url),
-            "launcher": launcher_from_environment(home),
-            "web": WebResource(contact=os.environ.get("DEVOPSGPT_CONTACT", "")),
-        },
+        resources=_resources(home, tracking_uri, ui_url),
     )
+
+
+def _resources(home: Home, tracking_uri: str, ui_url: str) -> dict[str, dg.ConfigurableResource]:  # type: ignore[type-arg]
+    return {
+        "home": HomeResource(path=str(home.path)),
+        "mlflow": MlflowResource(tracking_uri=tracking_uri, ui_url=ui_url),
+        "launcher": launcher_from_environment(home),
+        "web": WebResource(contact=os.environ.get("DEVOPSGPT_CONTACT", "")),
+    }
 
 
 def _automated(asset: dg.AssetsDefinition, timetable: Timetable) -> dg.AssetsDefinition:
