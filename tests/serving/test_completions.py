@@ -117,6 +117,19 @@ def test_streamed_logprobs_are_the_same(service, client):
         assert [each for piece in pieces for each in getattr(piece, name)] == getattr(whole, name), name
 
 
+def test_tokens_that_leave_together_are_one_event(service, client, monkeypatch):
+    monkeypatch.setattr(service.service.mailbox, "interval_s", 5.0)
+    asked = dict(model=service.name, prompt="ab", max_tokens=16, n=2, logprobs=1, seed=2)
+    whole = client.completions.create(**asked).choices
+    pieces = [chunk.choices[0] for chunk in client.completions.create(**asked, stream=True)]
+    for choice in whole:
+        mine = [piece for piece in pieces if piece.index == choice.index]
+        assert len(mine) <= 6  # the first, what was held, the end; the other answer's first and end may part them
+        assert "".join(piece.text for piece in mine) == choice.text
+        assert [token for piece in mine for token in piece.logprobs.tokens] == choice.logprobs.tokens
+        assert [piece.finish_reason for piece in mine] == [None] * (len(mine) - 1) + ["length"]
+
+
 def test_a_text_can_be_scored_up_to_the_whole_context(service, client):
     prompt = "x" * BLOCK_SIZE
     answer = client.completions.create(model=service.name, prompt=prompt, max_tokens=0, echo=True, logprobs=0)
