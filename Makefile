@@ -41,7 +41,7 @@ test-slow: $(DEVELOPMENT)  ## load, soak and whole-chain tests that take longer
 	$(BIN)/python -m pytest -m slow
 
 chaos: $(DEVELOPMENT)  ## faults: kill -9, a full disk, a jumping clock, a lost database; ten minutes at most
-	timeout -s INT 600 $(BIN)/python -m pytest -n 3 --dist loadgroup -m chaos tests/chaos
+	timeout -s INT 600 $(BIN)/python -m pytest -n 3 --dist loadfile -m chaos tests/chaos
 
 check: $(DEVELOPMENT)  ## format, lint and types
 	$(BIN)/ruff format --check .

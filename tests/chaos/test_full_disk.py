@@ -1,4 +1,4 @@
-"""A disk that fills while a chain runs, in a file of its own: `make chaos` gives each of its workers whole files."""
+"""A disk that fills while a chain runs. The promises are those of test_killed_chains.py."""
 
 import os
 import shutil

@@ -25,6 +25,7 @@ from devopsgpt_pipeline.registry.tracking import CHAMPION, MODEL_NAME, connect, 
 
 PROGRAM = Path(__file__).with_name("chain_program.py")
 CHAIN_DEADLINE_S = 150
+SEED = int(os.environ.get("CHAOS_SEED") or time.time())
 
 
 class World:
