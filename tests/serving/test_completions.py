@@ -58,6 +58,17 @@ def test_a_stream_adds_up_to_the_whole(service, client):
     assert len({chunk.id for chunk in chunks}) == 1
 
 
+def test_each_chunk_tells_the_tokens_so_far_where_asked(service, client):
+    told = {"include_usage": True, "continuous_usage_stats": True}
+    asked = dict(model=service.name, prompt="hello", max_tokens=40, seed=1)
+    chunks = list(client.completions.create(**asked, stream=True, stream_options=told))
+    counts = [chunk.usage.completion_tokens for chunk in chunks]
+    assert counts == sorted(counts)
+    assert counts[0] >= 1
+    assert counts[-1] == client.completions.create(**asked).usage.completion_tokens
+    assert {chunk.usage.prompt_tokens for chunk in chunks} == {5}
+
+
 def test_a_stream_without_options_tells_no_usage(service, client):
     chunks = list(client.completions.create(model=service.name, prompt="hello", max_tokens=3, stream=True))
     assert chunks[-1].choices[0].finish_reason == "length"
