@@ -64,7 +64,7 @@ class Asked:
             raise from_engine(error, service.backlog.retry_after_s()) from error
 
     async def stream(self) -> AsyncIterator[list[tuple[int, Progress | Finished]]]:
-        """Reports until every sequence has ended, in lists as they came. raises: ApiError where one failed"""
+        """Reports until every sequence has ended, what came at once in one list. raises: ApiError where one failed"""
         running = len(self.sequences)
         try:
             while running:

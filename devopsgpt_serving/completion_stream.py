@@ -28,7 +28,7 @@ class CompletionStream(StreamingResponse):
         echoes: list[str],
         prompts: list[list[int]],
         include_usage: bool,
-        usage_so_far: bool = False,
+        usage_so_far: bool,
     ) -> None:
         """usage_so_far: whether each chunk tells the tokens made until then, as vLLM's continuous_usage_stats"""
         self.asked = asked

@@ -129,7 +129,7 @@ def test_kill_nine_of_each_container(undisturbed, postgres, number):
     seed = 100 + number
     run_id = start_chain(stack, seed)
     for victim in VICTIMS[number]:
-        wait_s = dice.uniform(0.3, 8)
+        wait_s = dice.uniform(0.3, 12)
         print(f"CHAOS_SEED={SEED}, round {number}: {victim} after {wait_s:.2f} s")
         time.sleep(wait_s)
         stack.watch.excused = victim == "serving"
