@@ -15,7 +15,7 @@ ROUNDS = 12  # and eight in test_killed_servers.py, five in test_containers.py
 @pytest.mark.parametrize("number", range(ROUNDS))
 def test_kill_nine_of_a_chain_or_its_trainer(undisturbed, number):
     world, dice = undisturbed, random.Random(SEED + number)
-    seed, victim, wait_s = 100 + number, ("chain", "trainer", "chain")[number % 3], dice.uniform(0.3, 7)
+    seed, victim, wait_s = 100 + number, ("chain", "trainer", "chain")[number % 3], dice.uniform(0.3, 12)
     print(f"CHAOS_SEED={SEED}, round {number}: {victim} after {wait_s:.2f} s")
     chain = world.chain(seed)
     try:
