@@ -208,8 +208,8 @@ class service_process:
                 if not piece:
                     raise RuntimeError(f"a stream ended early: {answer[-300:]!r}")
                 answer += piece
-        if answer.count(b"\ndata: {") < NEW_TOKENS // 16:
-            raise RuntimeError("the answer came in pieces too large to be a stream")
+        if answer.count(b"\ndata: {") < NEW_TOKENS:
+            raise RuntimeError("tokens came in fewer events than there are tokens")
         return int(answer.rpartition(b'"completion_tokens":')[2].split(b",")[0])
 
 

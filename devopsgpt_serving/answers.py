@@ -4,7 +4,6 @@ Leaving early, by an error or because the caller hung up, cancels what is under 
 """
 
 import asyncio
-import itertools
 from collections.abc import AsyncIterator, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -64,15 +63,19 @@ class Asked:
             raise from_engine(error, service.backlog.retry_after_s()) from error
 
     async def stream(self) -> AsyncIterator[list[tuple[int, Progress | Finished]]]:
-        """Reports until every sequence has ended, what came at once in one list. raises: ApiError where one failed"""
+        """Reports until every sequence has ended, in lists as they came. raises: ApiError where one failed"""
         running = len(self.sequences)
         try:
             while running:
-                came = [await self.reports.get()]
+                came, ready, failed = [await self.reports.get()], [], None
                 while not self.reports.empty():
                     came.append(self.reports.get_nowait())
-                ready, failed = _joined(came)
-                running -= sum(isinstance(report, Finished) for _, report in ready)
+                for index, report in came:
+                    if isinstance(report, Failed):
+                        failed = report.error
+                        break
+                    running -= isinstance(report, Finished)
+                    ready.append((index, report))
                 yield ready
                 if failed:
                     raise from_engine(failed)
@@ -112,34 +115,6 @@ class Asked:
             "completion_tokens": completion_tokens,
             "total_tokens": prompt_tokens + completion_tokens,
         }
-
-
-def _joined(came: list[tuple[int, Report]]) -> tuple[list[tuple[int, Progress | Finished]], Exception | None]:
-    """What came at once, the tokens of each sequence in one piece: an event for each would cost the engine's time.
-
-    returns: (index, report) of each sequence in its own order; the error of one that failed, without what came after it
-    """
-    pieces: dict[int, list[Progress]] = {}
-    ends: list[tuple[int, Progress | Finished]] = []
-    failed = None
-    for index, report in came:
-        if isinstance(report, Failed):
-            failed = report.error
-            break
-        if isinstance(report, Finished):
-            ends.append((index, report))
-        else:
-            pieces.setdefault(index, []).append(report)
-    texts = [(index, _in_one(several)) for index, several in pieces.items()]
-    return [*texts, *ends], failed
-
-
-def _in_one(pieces: list[Progress]) -> Progress:
-    if len(pieces) == 1:
-        return pieces[0]
-    return Progress(
-        "".join(piece.text for piece in pieces), tuple(itertools.chain(*(piece.scored for piece in pieces)))
-    )
 
 
 async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:

@@ -28,16 +28,13 @@ class CompletionStream(StreamingResponse):
         echoes: list[str],
         prompts: list[list[int]],
         include_usage: bool,
-        usage_so_far: bool,
     ) -> None:
-        """usage_so_far: whether each chunk tells the tokens made until then, as vLLM's continuous_usage_stats"""
         self.asked = asked
         self.style = style
         self.head = head
         self.echoes = echoes
         self.prompts = prompts
         self.include_usage = include_usage
-        self.usage_so_far = include_usage and usage_so_far
         # all chunks are alike but for their choice
         chunk = CompletionAnswer(**head, choices=[]).model_dump_json(exclude=None if include_usage else {"usage"})
         before, _, after = chunk.rpartition("[]")
@@ -77,10 +74,7 @@ class CompletionStream(StreamingResponse):
         return choice_of(self.style, index, report.text, list(report.scored), echoed, None)
 
     def _chunk(self, choice: Choice) -> str:
-        after = self.after
-        if self.usage_so_far:
-            after = after.replace("null", json.dumps(self.asked.usage(self.prompts), separators=(",", ":")))
-        return f"data: {self.before}{choice.model_dump_json()}{after}\n\n"
+        return f"data: {self.before}{choice.model_dump_json()}{self.after}\n\n"
 
 
 def _event(content: dict[str, Any]) -> str:

@@ -41,11 +41,10 @@ Zero = Annotated[Literal[0], BeforeValidator(numbers_only)]
 
 
 class StreamOptions(BaseModel):
-    """What a stream tells besides text. continuous_usage_stats: with include_usage, the counts so far in each chunk"""
+    """What a stream tells besides text."""
 
     model_config = ConfigDict(extra="forbid")
     include_usage: StrictBool = False
-    continuous_usage_stats: StrictBool = False
     include_obfuscation: StrictBool = False
 
 
@@ -189,9 +188,8 @@ async def complete(
     echoes = [_echo(text, prompt, lane.loaded) if echo else "" for text, prompt in zip(texts, prompts, strict=True)]
     echoes = [text for text in echoes for _ in range(n)]
     if body.stream:
-        options = body.stream_options or StreamOptions()
-        usage = options.include_usage, options.continuous_usage_stats
-        return CompletionStream(asked, style, head, echoes, prompts, *usage)
+        usage = bool(body.stream_options and body.stream_options.include_usage)
+        return CompletionStream(asked, style, head, echoes, prompts, usage)
     answers = await asked.whole(request)
     choices = [
         choice_of(style, index, echoes[index] + answer.text, answer.scored, len(echoes[index]), answer.finish_reason)

@@ -58,17 +58,6 @@ def test_a_stream_adds_up_to_the_whole(service, client):
     assert len({chunk.id for chunk in chunks}) == 1
 
 
-def test_each_chunk_tells_the_tokens_so_far_where_asked(service, client):
-    told = {"include_usage": True, "continuous_usage_stats": True}
-    asked = dict(model=service.name, prompt="hello", max_tokens=40, seed=1)
-    chunks = list(client.completions.create(**asked, stream=True, stream_options=told))
-    counts = [chunk.usage.completion_tokens for chunk in chunks]
-    assert counts == sorted(counts)
-    assert counts[0] >= 1
-    assert counts[-1] == client.completions.create(**asked).usage.completion_tokens
-    assert {chunk.usage.prompt_tokens for chunk in chunks} == {5}
-
-
 def test_a_stream_without_options_tells_no_usage(service, client):
     chunks = list(client.completions.create(model=service.name, prompt="hello", max_tokens=3, stream=True))
     assert chunks[-1].choices[0].finish_reason == "length"
@@ -126,19 +115,6 @@ def test_streamed_logprobs_are_the_same(service, client):
     pieces = [chunk.choices[0].logprobs for chunk in client.completions.create(**asked, stream=True)]
     for name in ("tokens", "token_logprobs", "text_offset", "top_logprobs"):
         assert [each for piece in pieces for each in getattr(piece, name)] == getattr(whole, name), name
-
-
-def test_tokens_that_leave_together_are_one_event(service, client, monkeypatch):
-    monkeypatch.setattr(service.service.mailbox, "interval_s", 5.0)
-    asked = dict(model=service.name, prompt="ab", max_tokens=16, n=2, logprobs=1, seed=2)
-    whole = client.completions.create(**asked).choices
-    pieces = [chunk.choices[0] for chunk in client.completions.create(**asked, stream=True)]
-    for choice in whole:
-        mine = [piece for piece in pieces if piece.index == choice.index]
-        assert len(mine) <= 6  # the first, what was held, the end; the other answer's first and end may part them
-        assert "".join(piece.text for piece in mine) == choice.text
-        assert [token for piece in mine for token in piece.logprobs.tokens] == choice.logprobs.tokens
-        assert [piece.finish_reason for piece in mine] == [None] * (len(mine) - 1) + ["length"]
 
 
 def test_a_text_can_be_scored_up_to_the_whole_context(service, client):
