@@ -49,6 +49,8 @@ class Row:
     index: int
     held: list[int] = field(default_factory=list)
     """Ids whose keys and values the row has."""
+    prompted: int = 0
+    """How many of these were computed as a prompt, not as an answer."""
     used: int = 0
     """When a sequence last left it, in the lane's own count; 0 for never."""
     sequence: Sequence | None = None
@@ -142,6 +144,7 @@ class Lane:
         chunk = sequence.prompt[begin : begin + self.prefill_chunk]
         logits = self.runner.prefill(row.index, chunk, begin, every)
         row.held += chunk
+        row.prompted = len(row.held)
         if every:
             self._score_prompt(sequence, begin, logits)
         if len(row.held) == len(sequence.prompt):
@@ -157,13 +160,17 @@ class Lane:
         row.computing = True
         # the last token is always computed: its logits are what the first sample is drawn from
         limit = 0 if sequence.sampling.echo_logprobs else len(sequence.prompt) - 1
-        lengths = [min(limit, _common_prefix(other.held, sequence.prompt)) for other in self.rows]
+        lengths = [min(limit, _common_prefix(self._kept(other), sequence.prompt)) for other in self.rows]
         length = max(lengths)
         source = row.index if lengths[row.index] == length else lengths.index(length)
         if length and source != row.index:
             self.runner.copy_prefix(source, row.index, length)
-        row.held = sequence.prompt[:length]
+        row.held, row.prompted = sequence.prompt[:length], length
         sequence.queried_tokens, sequence.cached_tokens = len(sequence.prompt), length
+
+    def _kept(self, row: Row) -> list[int]:
+        """What of a row a prompt may go on from."""
+        return row.held if self.runner.reuses_answers else row.held[: row.prompted]
 
     def _score_prompt(self, sequence: Sequence, begin: int, logits: Tensor) -> None:
         """Report the scores of the prompt's tokens that these logits tell. logits: (t, V), of tokens begin.."""

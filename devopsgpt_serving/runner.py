@@ -20,6 +20,8 @@ class Runner(Protocol):
     rows: int
     block_size: int
     device: torch.device
+    reuses_answers: bool
+    """Whether a token has the same keys and values in an answer as in a prompt, so that prompts may go on from both."""
 
     def prefill(self, row: int, ids: list[int], start: int, every: bool) -> Tensor:
         """Add ids to a row that holds `start` tokens. returns: logits after the last one, (1, V), or every, (t, V)"""
@@ -43,6 +45,8 @@ class EagerRunner:
 
     Takes the model over: its layers are replaced or converted.
     """
+
+    reuses_answers = True
 
     def __init__(self, model: GPT, rows: int, precision: Precision = "float32") -> None:
         self.model = model

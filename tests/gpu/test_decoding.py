@@ -1,14 +1,21 @@
 """What only a GPU can show of the service's decoding; needs torch alone. `python -m pytest -m gpu tests/gpu`"""
 
 import copy
+import queue
 
 import pytest
 import torch
 
 from devopsgpt_model.config import GPTConfig
 from devopsgpt_model.gpt import GPT
+from devopsgpt_model.tokenizer import Tokenizer
 from devopsgpt_serving.captured import CapturedRunner
+from devopsgpt_serving.engine import Engine
+from devopsgpt_serving.lane import LoadedModel
 from devopsgpt_serving.runner import EagerRunner
+from devopsgpt_serving.sampling import Sampling
+from devopsgpt_serving.sequence import Sequence
+from devopsgpt_serving.version_cache import Version
 
 pytestmark = [
     pytest.mark.gpu,
@@ -29,3 +36,29 @@ def test_a_replayed_graph_computes_what_eager_steps_do():
         ids = [step, 20 + step, 40 + step]
         torch.testing.assert_close(captured.decode(ids, starts), eager.decode(ids, starts), atol=0.05, rtol=0)
         starts = [start + 1 for start in starts]
+
+
+@pytest.mark.parametrize("rows", [8, 32])
+def test_a_text_is_the_same_alone_in_company_and_again(rows):
+    config = GPTConfig(vocab_size=257, block_size=1024, n_layer=12, n_head=12, n_embd=768)
+    engine = Engine(max_running=rows, max_queue=rows, prefill_chunk=128)
+    engine.start()
+    runner = CapturedRunner(GPT(config).init_weights(1).eval().cuda(), rows, "bfloat16")
+    engine.install(LoadedModel(Version("m", "1", "", 0), runner, Tokenizer.plain_bytes()))
+    generator = torch.Generator().manual_seed(5)
+    prompts = torch.randint(256, (rows, 64), generator=generator).tolist()
+
+    def ask(prompts):
+        ends = queue.Queue()
+        asked = [Sequence(prompt, Sampling(max_tokens=64, seed=1), ends.put) for prompt in prompts]
+        engine.submit(engine.current, asked)
+        while not all(sequence.ended for sequence in asked):
+            assert not getattr(ends.get(timeout=60), "error", None)
+        return [sequence.tokens for sequence in asked]
+
+    try:
+        together = ask(prompts)
+        assert ask(prompts) == together  # of each prompt all but a token is known now
+        assert [ask([prompt])[0] for prompt in prompts[::8]] == together[::8]
+    finally:
+        engine.stop()

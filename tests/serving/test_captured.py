@@ -47,3 +47,30 @@ def test_rows_that_are_asked_for_alone_get_the_same_numbers(kind, asked):
     starts = [len(prompt) for prompt in prompts]
     whole = runner.decode([11, 12, 13], starts).clone()
     torch.testing.assert_close(runner.decode([11, 12, 13], starts, asked), whole[asked], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("known", [1, 5, 15, 16, 17, 40, 41])
+def test_a_prompt_gives_the_same_numbers_however_much_of_it_is_known(monkeypatch, known):
+    monkeypatch.setattr("devopsgpt_serving.captured.PIECE", 16)
+    prompt = list(range(3, 45))
+    model = make_model(2, n_embd=64)
+    runner = Uncaptured(copy.deepcopy(model), 3, "float32")
+    whole = runner.prefill(0, prompt, 0, every=True)
+    torch.testing.assert_close(whole, EagerRunner(model, 1).prefill(0, prompt, 0, every=True), atol=1e-5, rtol=0)
+    runner.copy_prefix(0, 2, known)
+    assert torch.equal(runner.prefill(2, prompt[known:], known, every=True)[-1], whole[-1])
+    for each in (*runner.cache.keys, *runner.cache.values):
+        assert torch.equal(each[2], each[0])
+        assert not each[0, :, len(prompt) :].any()  # what fills a piece up is written nowhere else
+
+
+def test_a_prompt_may_fill_the_context():
+    prompt = [1 + place % 200 for place in range(BLOCK_SIZE)]
+    model = make_model(3)
+    runner = Uncaptured(copy.deepcopy(model), 2, "float32")
+    runner.prefill(1, prompt[:100], 0, every=False)
+    got, expected = (
+        runner.prefill(1, prompt[100:], 100, every=False),
+        EagerRunner(model, 1).prefill(0, prompt, 0, False),
+    )
+    torch.testing.assert_close(got, expected, atol=1e-5, rtol=0)

@@ -27,7 +27,7 @@ class CountingRunner:
     def __init__(self, inner, delay_s=0.0):
         self.inner, self.delay_s, self.error = inner, delay_s, None
         self.rows, self.block_size, self.device = inner.rows, inner.block_size, inner.device
-        self.copy_prefix = inner.copy_prefix
+        self.copy_prefix, self.reuses_answers = inner.copy_prefix, inner.reuses_answers
         self.prefilled, self.decoded = [], []
 
     def prefill(self, row, ids, start, every):
@@ -172,6 +172,18 @@ def test_a_prefix_is_kept_while_rows_are_free(engine):
     assert asked.text == alone(shared + "the queue grows", 5)
     assert asked.sequence.cached_tokens == len(shared)
     assert sum(length for _, _, length in runner.prefilled) == len("the queue grows")
+
+
+@pytest.mark.parametrize("reuses", [True, False])
+def test_an_answer_begins_a_prompt_only_where_it_has_the_numbers_of_one(engine, reuses):
+    engine.current.loaded.runner.reuses_answers = reuses
+    question = "Who is on call? "
+    answer = Asked(engine, question, temperature=0, max_tokens=10).sequence
+    until(lambda: answer.ended)
+    asked = Asked(engine, [*TOKENIZER.encode(question), *answer.tokens, 65], max_tokens=1).sequence
+    until(lambda: asked.ended)
+    # the answer's last token was drawn and never computed
+    assert asked.cached_tokens == len(question) + (9 if reuses else 0)
 
 
 def cached(engine, prompt):
