@@ -85,7 +85,12 @@ class Tokenizer:
         ids = list(ids)
         if outside := [i for i in ids if not 0 <= i < self.vocab_size]:
             raise ValueError(f"token ids must be 0..{self.vocab_size - 1}, got {outside[0]}")
-        return self._encoding.decode_bytes(ids)
+        return b"".join([self._tokens[i] for i in ids])  # tiktoken gives the interpreter away for each call
+
+    @cached_property
+    def _tokens(self) -> list[bytes]:
+        """The bytes of each id."""
+        return [*sorted(self.ranks, key=self.ranks.__getitem__), END_OF_TEXT.encode()]
 
     @cached_property
     def byte_lengths(self) -> list[int]:

@@ -124,7 +124,7 @@ class Lane:
             row = _row_for(sequence.prompt, free)
             free.remove(row)
             row.sequence = sequence
-            sequence.begin(self.loaded.tokenizer, Sampler(sequence.sampling, sequence.prompt, self.runner.device))
+            sequence.begin(self.loaded.tokenizer, Sampler(sequence.sampling, sequence.prompt))
             self.prefilling.append(row)
 
     def _prefill(self, row: Row, room: int) -> int:
@@ -206,15 +206,15 @@ class Lane:
         """Draw the next token of each row. logits: (len(rows), V)"""
         sequences = [row.sequence for row in rows if row.sequence is not None]
         tokens = draw_each(logits, [sequence.sampler for sequence in sequences])
-        for row, sequence, token, scores in zip(rows, sequences, tokens, logits, strict=True):
-            self._accept(row, sequence, token, scores)
+        for at, (row, sequence, token) in enumerate(zip(rows, sequences, tokens, strict=True)):
+            top = sequence.sampling.logprobs
+            self._accept(row, sequence, token, None if top is None else score_token(logits[at], token, top))
 
-    def _accept(self, row: Row, sequence: Sequence, token: int, logits: Tensor) -> None:
-        """Report a row's next token, and see whether the answer ends. logits: (V,)"""
+    def _accept(self, row: Row, sequence: Sequence, token: int, score: TokenScore | None) -> None:
+        """Report a row's next token, and see whether the answer ends."""
         if token == self.loaded.tokenizer.eot_id:
             return self._end(row, sequence, "stop")
-        top = sequence.sampling.logprobs
-        sequence.take(token, None if top is None else score_token(logits, token, top))
+        sequence.take(token, score)
         self.observers.token(sequence)
         row.next_token = token
         room = self.runner.block_size - len(sequence.prompt)

@@ -1,5 +1,6 @@
 """How the next token of one sequence is chosen: settings, penalties, log-probabilities."""
 
+import random
 import secrets
 from collections import Counter
 from dataclasses import dataclass, replace
@@ -7,11 +8,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from devopsgpt_model.generate import sample_token, sample_tokens
+from devopsgpt_model.draw import Draw, sample_tokens
 
 MAX_SEED = 2**63 - 1
-LEAST_TOP_P = 1e-6  # below it the likeliest token is drawn anyway, and float32 takes it for 0, which keeps none
-LEAST_TEMPERATURE = 1e-3  # below it the likeliest token is drawn anyway, and the division overflows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,14 +54,12 @@ class TokenScore:
 class Sampler:
     """Draws the tokens of one sequence from its own random stream."""
 
-    def __init__(self, sampling: Sampling, prompt: list[int], device: torch.device) -> None:
+    def __init__(self, sampling: Sampling, prompt: list[int]) -> None:
         self.sampling = sampling
-        seed = secrets.randbelow(MAX_SEED) if sampling.seed is None else sampling.seed
-        self.generator = torch.Generator(device=device).manual_seed(seed)
+        generator = random.Random(secrets.randbelow(MAX_SEED) if sampling.seed is None else sampling.seed)
+        self.draw = Draw(generator, sampling.temperature, sampling.top_k, sampling.top_p)
         self.prompt = set(prompt)
         self.drawn: Counter[int] = Counter()
-
-        self.temperature = sampling.temperature if sampling.temperature >= LEAST_TEMPERATURE else 0.0
 
     @property
     def penalizes(self) -> bool:
@@ -70,19 +67,8 @@ class Sampler:
         settings = self.sampling
         return bool(settings.repetition_penalty != 1 or settings.presence_penalty or settings.frequency_penalty)
 
-    @property
-    def free(self) -> bool:
-        """Whether any token may be drawn, with the model's own probability at a temperature."""
-        return not (self.sampling.top_k or self.sampling.top_p < 1 or self.penalizes)
-
-    def draw(self, logits: Tensor) -> int:
-        """The next token id. logits: (V,)"""
-        if self.penalizes:
-            logits = self._penalized(logits)
-        top_p = max(self.sampling.top_p, LEAST_TOP_P)
-        return sample_token(logits, self.temperature, self.sampling.top_k, top_p, self.generator)
-
-    def _penalized(self, logits: Tensor) -> Tensor:
+    def penalized(self, logits: Tensor) -> Tensor:
+        """The logits (V,) less what the sequence's own tokens cost."""
         settings = self.sampling
         logits = logits.float()
         if settings.repetition_penalty != 1:
@@ -98,23 +84,14 @@ class Sampler:
 
 
 def draw_each(logits: Tensor, samplers: list[Sampler]) -> list[int]:
-    """The next token id of each row, in few operations for the settings that most ask for. logits: (R, V)"""
-    greedy = [row for row, one in enumerate(samplers) if one.temperature == 0 and not one.penalizes]
-    free = [row for row, one in enumerate(samplers) if one.temperature > 0 and one.free]
-    drawn: dict[int, int] = {}
-    if greedy:
-        drawn |= zip(greedy, _rows(logits, greedy).argmax(1).tolist(), strict=True)
-    if free:
-        settings = [samplers[row].temperature for row in free], [samplers[row].generator for row in free]
-        drawn |= zip(free, sample_tokens(_rows(logits, free), *settings), strict=True)
-    tokens = [drawn[row] if row in drawn else one.draw(logits[row]) for row, one in enumerate(samplers)]
+    """The next token id of each row. logits: (R, V)"""
+    if any(one.penalizes for one in samplers):
+        rows = zip(logits, samplers, strict=True)
+        logits = torch.stack([one.penalized(row) if one.penalizes else row for row, one in rows])
+    tokens = sample_tokens(logits, [one.draw for one in samplers])
     for one, token in zip(samplers, tokens, strict=True):
         one.drawn[token] += 1
     return tokens
-
-
-def _rows(logits: Tensor, rows: list[int]) -> Tensor:
-    return logits if len(rows) == len(logits) else logits[rows]
 
 
 def score_token(logits: Tensor, token: int, top: int) -> TokenScore:

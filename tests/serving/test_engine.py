@@ -17,7 +17,6 @@ from devopsgpt_serving.sequence import DeadlinePassed, Failed, Finished, Sequenc
 from devopsgpt_serving.version_cache import Version
 from serving.conftest import BLOCK_SIZE, make_model, until
 
-CPU = torch.device("cpu")
 TOKENIZER = Tokenizer.plain_bytes()
 
 
@@ -140,7 +139,7 @@ def test_every_way_of_drawing_is_the_same_in_a_batch_as_alone():
     ways = [{"temperature": 0.0}, {}, {"temperature": 0.5}, {"top_k": 5}, {"top_p": 0.5}, {"presence_penalty": 2.0}]
 
     def samplers():
-        return [Sampler(Sampling(max_tokens=9, seed=seed, **way), [1], CPU) for seed, way in enumerate(ways)]
+        return [Sampler(Sampling(max_tokens=9, seed=seed, **way), [1]) for seed, way in enumerate(ways)]
 
     batch, lone = samplers(), samplers()
     together = [draw_each(logits.roll(step, 1), batch) for step in range(9)]
