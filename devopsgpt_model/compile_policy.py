@@ -22,10 +22,9 @@ class Measured:
     seconds: float
 
 
-# `make bench NAME=compiling` and `NAME=training`, docs/performance.md. cpu: 2 cores with avx512_bf16, 12 layers of 768,
-# where it saves less than with 6 of 384; its seconds, those of no layers on a line through two whole networks, are
-# less than the 20 and 34 that blocks took on a slower processor. cuda: one H200, 12 layers of 768.
-MEASURED = {"cpu": Measured(400e9, 0.2, 14.6), "cuda": Measured(315e12, 0.18, 7.1)}
+# docs/performance.md, Compiling. cpu: 2 cores with avx512_bf16, 6 layers of 384, where compiled blocks save more than
+# with 12 of 768 (nothing). cuda: one H200, 12 layers of 768.
+MEASURED = {"cpu": Measured(250e9, 0.07, 18.0), "cuda": Measured(315e12, 0.18, 7.1)}
 
 
 def compile_pays(config: TrainingConfig, model: GPT, device: torch.device, autocast: torch.dtype | None) -> bool:
