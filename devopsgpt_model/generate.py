@@ -1,11 +1,10 @@
 """Text from a model, one token at a time over a cache of keys and values."""
 
-import random
 from collections.abc import Iterator
 
 import torch
 
-from devopsgpt_model.draw import Draw, sample_tokens
+from devopsgpt_model.draw import Draw, sample_tokens, stream_of
 from devopsgpt_model.gpt import GPT
 from devopsgpt_model.tokenizer import Tokenizer
 
@@ -26,7 +25,7 @@ def stream_ids(
 
     raises: ValueError for an empty prompt, one that fills the context, or a setting out of range
     """
-    draw = Draw(random.Random(seed), temperature, top_k, top_p).check()
+    draw = Draw(stream_of(seed), temperature, top_k, top_p).check()
     room = model.config.block_size - len(prompt)
     if not prompt:
         raise ValueError("a prompt needs at least one token; begin with end-of-text for none")

@@ -1,7 +1,8 @@
 """Decoding on CUDA by replaying a captured graph: one launch for a step of the model instead of some hundred.
 
 A text must not depend on what else the service does, and the kernels that libraries choose, which round differently,
-depend on shapes. So decode steps have one shape, and prompts are computed in pieces of one.
+depend on shapes. So decode steps have one shape, and prompts are computed in pieces of one. What is left is that a
+library gives equal rows of one product equal numbers, and that a prompt whose tokens are scored gets a larger head.
 """
 
 from collections.abc import Callable
@@ -23,8 +24,6 @@ class CapturedRunner(EagerRunner):
     holds free.
     """
 
-    reuses_answers = False
-
     def __init__(self, model: GPT, rows: int, precision: Precision = "bfloat16") -> None:
         super().__init__(model, rows, precision)
         self.ids = torch.zeros(rows, 1, dtype=torch.int64, device=self.device)
@@ -35,10 +34,10 @@ class CapturedRunner(EagerRunner):
     def prefill(self, row: int, ids: list[int], start: int, every: bool) -> Tensor:
         """Add ids to a row that holds `start` tokens. returns: logits after the last one, (1, V), or every, (t, V)"""
         size = min(PIECE, self.block_size)
-        pieces = [self.piece(row, ids[at : at + size], start + at, size) for at in range(0, len(ids), size)]
+        pieces = [self.extend_piece(row, ids[at : at + size], start + at, size) for at in range(0, len(ids), size)]
         return self.head(torch.cat(pieces) if every else pieces[-1][-1:])
 
-    def piece(self, row: int, ids: list[int], start: int, size: int) -> Tensor:
+    def extend_piece(self, row: int, ids: list[int], start: int, size: int) -> Tensor:
         """Hidden states (len(ids), C) of the next tokens of a row, computed as `size` tokens.
 
         What is missing is the last token again at its own place, so nothing else is written to the cache.

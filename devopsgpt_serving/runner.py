@@ -1,6 +1,6 @@
 """The model's arithmetic for the engine: rows of a preallocated KV cache, extended by some tokens at a time.
 
-This is the seam for speed: another runner with the same three methods may compute otherwise, captured in CUDA
+This is the seam for speed: another runner with the same methods may compute otherwise, captured in CUDA
 graphs for example, and the engine does not notice.
 """
 
@@ -46,7 +46,7 @@ class EagerRunner:
     Takes the model over: its layers are replaced or converted.
     """
 
-    reuses_answers = True
+    reuses_answers = False  # torch rounds by the shape of a product
 
     def __init__(self, model: GPT, rows: int, precision: Precision = "float32") -> None:
         self.model = model

@@ -1,6 +1,5 @@
 """How the next token of one sequence is chosen: settings, penalties, log-probabilities."""
 
-import random
 import secrets
 from collections import Counter
 from dataclasses import dataclass, replace
@@ -8,7 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from devopsgpt_model.draw import Draw, sample_tokens
+from devopsgpt_model.draw import Draw, sample_tokens, stream_of
 
 MAX_SEED = 2**63 - 1
 
@@ -56,8 +55,8 @@ class Sampler:
 
     def __init__(self, sampling: Sampling, prompt: list[int]) -> None:
         self.sampling = sampling
-        generator = random.Random(secrets.randbelow(MAX_SEED) if sampling.seed is None else sampling.seed)
-        self.draw = Draw(generator, sampling.temperature, sampling.top_k, sampling.top_p)
+        seed = secrets.randbelow(MAX_SEED) if sampling.seed is None else sampling.seed
+        self.draw = Draw(stream_of(seed), sampling.temperature, sampling.top_k, sampling.top_p)
         self.prompt = set(prompt)
         self.drawn: Counter[int] = Counter()
 

@@ -28,7 +28,7 @@ def able(config: GPTConfig, precision: Precision, device: torch.device) -> bool:
 class NativeRunner:
     """A model in C++ and its cache. Takes the model over."""
 
-    reuses_answers = True
+    reuses_answers = True  # a token's numbers do not depend on how many are computed beside it
 
     def __init__(self, model: GPT, rows: int, precision: Precision = "float32") -> None:
         """raises: NotCompiled where there is no compiled code for this machine"""

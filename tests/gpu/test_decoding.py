@@ -1,4 +1,4 @@
-"""What only a GPU can show of the service's decoding; needs torch alone. `python -m pytest -m gpu tests/gpu`"""
+"""What only a GPU can show of decoding; needs torch, numpy and tiktoken. `python -m pytest -m gpu tests/gpu`"""
 
 import copy
 import queue
@@ -14,7 +14,7 @@ from devopsgpt_serving.engine import Engine
 from devopsgpt_serving.lane import LoadedModel
 from devopsgpt_serving.runner import EagerRunner
 from devopsgpt_serving.sampling import Sampling
-from devopsgpt_serving.sequence import Sequence
+from devopsgpt_serving.sequence import Failed, Sequence
 from devopsgpt_serving.version_cache import Version
 
 pytestmark = [
@@ -54,6 +54,7 @@ def test_a_text_is_the_same_alone_in_company_and_again(rows):
         engine.submit(engine.current, asked)
         while not all(sequence.ended for sequence in asked):
             assert not getattr(ends.get(timeout=60), "error", None)
+        assert not [end for end in ends.queue if isinstance(end, Failed)]
         return [sequence.tokens for sequence in asked]
 
     try:
@@ -62,3 +63,15 @@ def test_a_text_is_the_same_alone_in_company_and_again(rows):
         assert [ask([prompt])[0] for prompt in prompts[::8]] == together[::8]
     finally:
         engine.stop()
+
+
+@pytest.mark.parametrize("known", [1, 63, 128, 199])
+def test_a_prompt_gives_the_same_numbers_however_much_of_it_is_known(known):
+    config = GPTConfig(vocab_size=257, block_size=1024, n_layer=4, n_head=12, n_embd=768)
+    runner = CapturedRunner(GPT(config).init_weights(1).eval().cuda(), 2, "bfloat16")
+    prompt = [token % 256 for token in range(200)]
+    whole = runner.prefill(0, prompt, 0, every=False)
+    runner.copy_prefix(0, 1, known)
+    assert torch.equal(runner.prefill(1, prompt[known:], known, every=False), whole)
+    for each in (*runner.cache.keys, *runner.cache.values):
+        assert torch.equal(each[1], each[0])
