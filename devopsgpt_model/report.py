@@ -97,6 +97,7 @@ class _MlflowSender:
     def __init__(self, tracking_uri: str, run_id: str, earlier: list[dict[str, Any]]) -> None:
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         self._tracking_uri, self._run_id = tracking_uri, run_id
         self._lines: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
         self._earlier = earlier

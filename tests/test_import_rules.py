@@ -1,6 +1,7 @@
 """Who may import whom: the rooms' walls, read from the source."""
 
 import ast
+import os
 import re
 import subprocess
 import sys
@@ -67,6 +68,16 @@ print([name for name in ("torch", "mlflow", "matplotlib") if name in sys.modules
 """
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
     assert answer.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(("given", "kept"), [({}, "true"), ({"MLFLOW_DISABLE_TELEMETRY": "false"}, "false")])
+def test_mlflow_reports_no_use_unless_the_operator_wants_it(given, kept):
+    code = f"import os, {PIPELINE}; print(os.environ['MLFLOW_DISABLE_TELEMETRY'])"
+    others = {name: value for name, value in os.environ.items() if name != "MLFLOW_DISABLE_TELEMETRY"}
+    answer = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=others | given
+    )
+    assert answer.stdout.strip() == kept
 
 
 @pytest.mark.parametrize("package", [MODEL, PIPELINE, SERVING])
