@@ -2,6 +2,7 @@
 
 import os
 import warnings
+from typing import Any
 
 import dagster as dg
 
@@ -63,10 +64,12 @@ def build_definitions(
     ]
     gpt2_baseline = build_gpt2_baseline(["sre", "shakespeare", "openwebtext", *folders])
     # A run carries one partition key, and the chain has none: the weights to start from have a job of their own.
-    fetch_pretrained = dg.define_asset_job("fetch_pretrained_gpt2", selection=dg.AssetSelection.assets(pretrained_gpt2))
-    datasets = dg.define_asset_job("datasets", selection=dg.AssetSelection.assets(*more_bins))
-    observe_books = dg.define_asset_job("observe_books", selection=dg.AssetSelection.assets(*site_keys))
-    whole_chain = dg.define_asset_job("whole_chain", selection=dg.AssetSelection.assets(*assets, leaderboard))
+    fetch_pretrained = _job("fetch_pretrained_gpt2", "Fetch OpenAI's weights of one size.", pretrained_gpt2)
+    datasets = _job("datasets", "Token bins of the datasets besides the books.", *more_bins)
+    observe_books = _job("observe_books", "Look whether the books have changed at their sites.", *site_keys)
+    whole_chain = _job(
+        "whole_chain", "From the books' chapters to the champion and the leaderboard.", *assets, leaderboard
+    )
     return dg.Definitions(
         assets=[*sites, pretrained_gpt2, *more_bins, gpt2_baseline, leaderboard, *assets],
         asset_checks=CHECKS,
@@ -91,6 +94,10 @@ def build_definitions(
         ],
         resources=_resources(home, tracking_uri, ui_url),
     )
+
+
+def _job(name: str, description: str, *selected: Any) -> Any:
+    return dg.define_asset_job(name, dg.AssetSelection.assets(*selected), description=description)
 
 
 def _resources(home: Home, tracking_uri: str, ui_url: str) -> dict[str, dg.ConfigurableResource]:  # type: ignore[type-arg]
