@@ -58,7 +58,7 @@ def mlflow_server(home: Home, port: int) -> Server:
     command += ["--backend-store-uri", f"sqlite:///{home.mlflow / 'mlflow.db'}"]
     command += ["--artifacts-destination", str(home.mlflow / "artifacts"), "--serve-artifacts"]
     # the job runner would start eight processes of 240 MB each, for features that are not used here
-    environment = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    environment = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     return Server("MLflow", command, port, "/health", home.logs / "mlflow.log", environment)
 
 
