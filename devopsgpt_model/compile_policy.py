@@ -44,6 +44,9 @@ def compile_pays(config: TrainingConfig, model: GPT, device: torch.device, autoc
 
 def keep_compiled_code(folder: Path) -> None:
     """Compiled code goes to this folder, where the next run finds it, unless the environment names another."""
-    os.environ.setdefault(CACHE_VARIABLE, str(folder))
+    if CACHE_VARIABLE not in os.environ:
+        os.environ[CACHE_VARIABLE] = str(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        os.utime(folder)  # what is in use is young: code that is only read would be cleared away for its age
     # Inductor sets it too, but loads Triton's driver first, and that from HOME: in a container a /tmp without exec
     os.environ.setdefault(TRITON_CACHE_VARIABLE, os.path.join(os.environ[CACHE_VARIABLE], "triton"))

@@ -7,6 +7,8 @@ import time
 from pathlib import Path
 from types import FrameType
 
+STOPPED = 75  # exit status of a run that was told to stop and can be resumed (EX_TEMPFAIL)
+
 
 class Stopped(Exception):
     """The run was told to stop. Once it has saved its state, it says where it stands."""
@@ -15,8 +17,10 @@ class Stopped(Exception):
 class StopRequest:
     """Whether this process was told to stop. Looked at by whoever works; set from anywhere, never taken back."""
 
-    def __init__(self) -> None:
+    def __init__(self, patience_s: float | None = None) -> None:
+        """patience_s: how long this process may go on once nobody waits for it; None for as long as it likes"""
         self.made = False
+        self._patience_s = patience_s
 
     def on_signals(self) -> None:
         """Take SIGINT and SIGTERM as a request."""
@@ -33,7 +37,7 @@ class StopRequest:
         def watch() -> None:
             while _alive(pid):
                 time.sleep(1.0)
-            self.made = True
+            self._abandoned()
 
         if pid:
             threading.Thread(target=watch, daemon=True, name="parent-watch").start()
@@ -51,10 +55,17 @@ class StopRequest:
                 if touched != seen:
                     seen, since = touched, time.monotonic()
                 time.sleep(min(1.0, patience_s / 4))
-            self.made = True
+            self._abandoned()
 
         if patience_s:
             threading.Thread(target=watch, daemon=True, name="heartbeat-watch").start()
+
+    def _abandoned(self) -> None:
+        """Ask for an end, and end the process where it hangs: in a collective, or on a file system that is gone."""
+        self.made = True
+        if self._patience_s is not None:
+            time.sleep(self._patience_s)
+            os._exit(STOPPED)
 
 
 NEVER = StopRequest()  # of work that nobody stops

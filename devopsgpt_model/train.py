@@ -20,11 +20,11 @@ from devopsgpt_model.folders import write_whole
 from devopsgpt_model.job import FAILURE_FILE, HEARTBEAT_FILE, TrainingJob
 from devopsgpt_model.ranks import Ranks
 from devopsgpt_model.report import Report, ReportError, Silence
-from devopsgpt_model.stop import Stopped, StopRequest
+from devopsgpt_model.stop import STOPPED, Stopped, StopRequest
 from devopsgpt_model.threads import keep_to_quota
 from devopsgpt_model.trainer import Trainer, TrainingDiverged
 
-STOPPED = 75  # exit status of a run that was told to stop and can be resumed (EX_TEMPFAIL)
+PATIENCE_S = 300.0  # of a trainer that nobody waits for: as long as saving 25 GB takes, and no longer if it hangs
 FAILED = 1
 LOCK_FILE = ".lock"  # in the job's out folder, locked by the trainer that works there
 
@@ -84,7 +84,7 @@ def _report(job: TrainingJob, trainer: Trainer) -> AbstractContextManager[Report
 
 def main(arguments: list[str] | None = None) -> int:
     """Command line. returns: 0, 1 for an error told in one line, 75 for a run that was stopped and can go on"""
-    stop = StopRequest()
+    stop = StopRequest(PATIENCE_S)
     stop.on_signals()
     if "RANK" in os.environ:
         stop.without(os.getppid())  # torchrun's agent on this machine

@@ -125,15 +125,23 @@ class Trainer:
         """
         began = time.monotonic() - self.progress.seconds
         report.say(self._opening_line())
-        with self.saver:
-            try:
-                self._train(report, began)
-            except Stopped:
-                self._save()
-                self.saver.wait()
-                raise Stopped(f"stopped after step {self.progress.step}; start it again to go on from there") from None
-            self._save(finished=True)
+        try:
+            with self.saver:
+                self._train_and_save(report, began)
+        except TrainingDiverged:
+            self._write_checkpoint()
+            raise
+        self._write_checkpoint()
         self._finish(report)
+
+    def _train_and_save(self, report: Listener, began: float) -> None:
+        try:
+            self._train(report, began)
+        except Stopped:
+            self._save()
+            self.saver.wait()
+            raise Stopped(f"stopped after step {self.progress.step}; start it again to go on from there") from None
+        self._save(finished=True)
 
     def _train(self, report: Listener, began: float) -> None:
         while not self._finished():
@@ -195,7 +203,7 @@ class Trainer:
         best = "no checkpoint was good"
         if math.isfinite(progress.best_val_loss):
             self._save_best()
-            best = f"the best checkpoint is of step {progress.best_step}"
+            best = f"the best checkpoint is of step {progress.best_step}, in {self.job.out / 'checkpoint'}"
         return TrainingDiverged(f"{what}; {best}. Try a lower learning_rate or a longer warmup")
 
     def _report(self, report: Listener, values: dict[str, float], seconds_left: float) -> None:
@@ -286,14 +294,19 @@ class Trainer:
     def _best_tensors(self) -> Iterator[tuple[str, Tensor]]:
         return ((f"{BEST}{name}", whole(weight)) for name, weight in self.best.items())
 
+    def _write_checkpoint(self) -> None:
+        """Make a checkpoint folder of the best weights, if there are any."""
+        path = self.job.out / "best.safetensors"
+        if self.ranks.first and path.exists():
+            best = GPT(self.model.config)
+            best.load_state_dict(load_file(path))
+            save_checkpoint(self.job.out / "checkpoint", best, self.tokenizer, self.facts())
+
     def _finish(self, report: Listener) -> None:
+        """Say that the run is complete: to who looks for result.json, and to a person."""
         if not self.ranks.first:
             return
-        best = GPT(self.model.config)
-        best.load_state_dict(load_file(self.job.out / "best.safetensors"))
-        facts = self.facts()
-        save_checkpoint(self.job.out / "checkpoint", best, self.tokenizer, facts)
-        write_json(self.job.out / "result.json", facts)
+        write_json(self.job.out / "result.json", self.facts())
         progress = self.progress
         report.say(
             f"val_loss {progress.start_val_loss:.4f} -> {progress.best_val_loss:.4f} nats/token "

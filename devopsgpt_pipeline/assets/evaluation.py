@@ -38,6 +38,7 @@ class EvaluationSettings(dg.Config):
     kinds={"pytorch", "mlflow"},
     owners=OWNERS,
     code_version="3",
+    pool="gpu",  # a training beside it took the memory that was free when it began
 )
 def evaluation(
     context: dg.AssetExecutionContext, config: EvaluationSettings, home: HomeResource, mlflow: MlflowResource

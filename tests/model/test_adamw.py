@@ -5,6 +5,8 @@ import sys
 import torch
 
 from devopsgpt_model.adamw import AdamW
+from devopsgpt_model.config import TrainingConfig
+from devopsgpt_model.step import make_optimizer
 
 
 def test_it_computes_what_torch_does(tiny_gpt):
@@ -57,3 +59,13 @@ sys.exit("torch._dynamo" in sys.modules)
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
     assert (done.stdout, done.returncode) == ("True\n", 0), done.stderr
+
+
+def test_only_matrices_decay(tiny_gpt):
+    groups = make_optimizer(tiny_gpt, TrainingConfig(weight_decay=0.3)).param_groups
+    decays = {id(parameter): group["weight_decay"] for group in groups for parameter in group["params"]}
+    names = {name: decays[id(parameter)] for name, parameter in tiny_gpt.named_parameters()}
+    assert {name for name, decay in names.items() if decay} == {
+        name for name in names if name.endswith("weight") and "ln_" not in name
+    }
+    assert set(names.values()) == {0.0, 0.3}

@@ -54,6 +54,16 @@ def test_compiled_code_is_kept_where_the_environment_says_else_in_the_folder(tmp
         assert os.environ == kept
 
 
+def test_compiled_code_in_use_does_not_age(tmp_path, monkeypatch):
+    folder = tmp_path / "compiled"
+    folder.mkdir()
+    for named, young in ((str(tmp_path), False), (None, True)):
+        monkeypatch.setattr(os, "environ", {CACHE_VARIABLE: named} if named else {})
+        os.utime(folder, (0, 0))
+        keep_compiled_code(folder)
+        assert (folder.stat().st_mtime > 0) == young
+
+
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # torch's own, in tracing
 @pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated")  # the same
 @pytest.mark.parametrize("autocast", [False, True])

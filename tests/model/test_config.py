@@ -13,13 +13,25 @@ def test_every_setting_has_a_docstring():
 
 def test_the_seeds_presets_are_there():
     assert {"finetune_sre", "finetune_sre_small", "finetune_shakespeare", "train_sre_cpu", "sample"} == set(PRESETS)
-    small = preset("finetune_sre_small")
-    assert (small.init_from, small.max_steps, small.learning_rate, small.min_learning_rate) == (
-        "gpt2",
-        100,
-        3e-5,
-        3e-5,
-    )
+
+
+SEEDS = {  # as the seed repository's configuration files have them
+    "finetune_sre": {"init_from": "gpt2-large", "max_steps": 500, "learning_rate": 2e-5, "eval_interval": 5},
+    "finetune_sre_small": {"init_from": "gpt2", "max_steps": 100, "learning_rate": 3e-5},
+    "finetune_shakespeare": {"init_from": "gpt2-xl", "max_steps": 20, "learning_rate": 3e-5},
+    "train_sre_cpu": {"n_layer": 4, "n_head": 4, "n_embd": 128, "block_size": 256, "batch_size": 12}
+    | {"learning_rate": 1e-3, "min_learning_rate": 1e-4, "beta2": 0.99, "init_from": "scratch"},
+}
+
+
+@pytest.mark.parametrize("name", SEEDS)
+def test_a_preset_has_the_seeds_settings(name):
+    settings = dataclasses.asdict(preset(name))
+    expected = SEEDS[name]
+    if name.startswith("finetune"):  # 32,768 tokens a step, at a constant rate
+        expected = expected | {"batch_size": 1, "grad_accum_steps": 32, "block_size": 1024}
+        expected = expected | {"min_learning_rate": settings["learning_rate"], "warmup_steps": 0}
+    assert {key: settings[key] for key in expected} == expected
 
 
 def test_an_unknown_preset_is_told_with_the_known_ones():

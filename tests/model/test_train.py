@@ -21,10 +21,10 @@ from devopsgpt_model.evaluate import mean_loss
 from devopsgpt_model.job import TrainingJob
 from devopsgpt_model.report import read_metrics
 from devopsgpt_model.step import learning_rate_at
-from devopsgpt_model.stop import Stopped, StopRequest
+from devopsgpt_model.stop import STOPPED, Stopped, StopRequest
 from devopsgpt_model.token_bins import read_tokens, write_token_bins
 from devopsgpt_model.tokenizer import Tokenizer
-from devopsgpt_model.train import FAILED, STOPPED, main, train
+from devopsgpt_model.train import FAILED, main, train
 from devopsgpt_model.train_state import save_tensors
 from devopsgpt_model.trainer import TrainingDiverged, initial_model
 
@@ -133,6 +133,24 @@ def test_the_trainer_does_not_outlive_its_parent(job):
     parent.wait()
 
 
+@pytest.mark.parametrize(("patience", "status"), [("0.2", STOPPED), ("None", 0)])
+def test_a_process_that_hangs_ends_some_time_after_its_parent_where_it_may(patience, status):
+    parent = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    code = f"""
+import time
+from devopsgpt_model.stop import StopRequest
+stop = StopRequest({patience})
+stop.without({parent.pid})
+while not stop.made:
+    time.sleep(0.01)
+time.sleep(2)
+"""
+    process = subprocess.Popen([sys.executable, "-c", code])
+    parent.kill()
+    parent.wait()
+    assert process.wait(timeout=30) == status
+
+
 def test_a_trainer_waits_for_one_that_works_in_its_folder_still(job):
     endless = dataclasses.replace(CONFIG, max_steps=1_000_000, eval_interval=1_000_000)
     first = launch(dataclasses.replace(job, config=endless))
@@ -204,15 +222,22 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_best(job):
     config = dataclasses.replace(CONFIG, learning_rate=1e30, min_learning_rate=1e30, grad_clip=0.0)
     with pytest.raises(TrainingDiverged, match=r"not finite at step \d+; the best checkpoint is of step 0"):
         train(dataclasses.replace(job, config=config))
-    assert (job.out / "best.safetensors").exists()
+    check_best_is_the_start(job)
+
+
+def check_best_is_the_start(job):
+    best = load_checkpoint(job.out / "checkpoint").model
+    fresh = initial_model(job.config, None, 257)
+    idx = torch.arange(32)[None]
+    assert torch.equal(best.eval()(idx)[0], fresh(idx)[0])
+    assert not (job.out / "result.json").exists()  # which would say that the run is complete
 
 
 def test_a_last_step_that_breaks_the_weights_is_noticed_by_the_evaluation_after_it(job):
     config = dataclasses.replace(CONFIG, max_steps=1, learning_rate=1e30, min_learning_rate=1e30, warmup_steps=0)
     with pytest.raises(TrainingDiverged, match="val_loss is not finite at step 1; the best checkpoint is of step 0"):
         train(dataclasses.replace(job, config=config))
-    assert (job.out / "best.safetensors").exists()
-    assert not (job.out / "checkpoint").exists()
+    check_best_is_the_start(job)
 
 
 def test_weights_that_are_broken_from_the_start_leave_no_checkpoint(job, checkpoint_folder):
@@ -222,7 +247,7 @@ def test_weights_that_are_broken_from_the_start_leave_no_checkpoint(job, checkpo
     config = dataclasses.replace(CONFIG, init_from=str(checkpoint_folder))
     with pytest.raises(TrainingDiverged, match="val_loss is not finite at step 0; no checkpoint was good"):
         train(dataclasses.replace(job, config=config, init_checkpoint=checkpoint_folder))
-    assert not (job.out / "best.safetensors").exists()
+    assert not (job.out / "checkpoint").exists()
 
 
 def test_early_stopping_ends_a_run_that_no_longer_gains(job):
