@@ -17,7 +17,7 @@ def pretrained_gpt2(context: dg.AssetExecutionContext, home: HomeResource) -> dg
     """GPT-2 as OpenAI released it, from the Hugging Face hub at a pinned revision."""
     size = context.partition_key
     folder = home.folders.pretrained / size
-    digest = fetch_pretrained(size, folder)
+    digest = fetch_pretrained(size, folder, context.log.info)
     return dg.MaterializeResult(
         data_version=dg.DataVersion(digest[:16]),
         metadata={

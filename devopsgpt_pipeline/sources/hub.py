@@ -7,6 +7,10 @@ goes on where it was; a file has its name only once its hash was checked.
 import hashlib
 import os
 import re
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +22,15 @@ NEEDED = ("config.json", "tokenizer.json", WEIGHTS)
 HUB_NAME = re.compile(r"(?P<name>\w[\w.-]*(/\w[\w.-]*)?)(@(?P<revision>[\w./-]+))?")
 COMMIT = re.compile(r"[0-9a-f]{40}")
 LOOKUP_TIMEOUT_S = 10.0
+TELL_EVERY_S = 5.0  # where no terminal shows a bar
+
+Say = Callable[[str], None]
+"""Who hears of a download that takes long."""
+
+
+def say_on_stderr(text: str) -> None:
+    """A line for who reads a log."""
+    print(text, file=sys.stderr, flush=True)
 
 
 class HubUnavailable(ConnectionError):
@@ -59,7 +72,13 @@ def resolve(name: str) -> HubModel:
     return HubModel(info.id, str(info.sha))
 
 
-def fetch_files(model: HubModel, names: tuple[str, ...], folder: Path, sha256: dict[str, str] | None = None) -> None:
+def fetch_files(
+    model: HubModel,
+    names: tuple[str, ...],
+    folder: Path,
+    sha256: dict[str, str] | None = None,
+    say: Say = say_on_stderr,
+) -> None:
     """Fetch the files that are not there yet, the weights last. sha256: what they must be, else what the hub states
 
     raises: HubUnavailable where the hub does not answer; ValueError for another hash
@@ -68,13 +87,13 @@ def fetch_files(model: HubModel, names: tuple[str, ...], folder: Path, sha256: d
     with FileLock(folder / ".lock"):
         for name in sorted(names, key=lambda each: each == WEIGHTS):
             if not (folder / name).exists():
-                _fetch(model, name, folder, (sha256 or {}).get(name))
+                _fetch(model, name, folder, (sha256 or {}).get(name), say)
 
 
-def _fetch(model: HubModel, name: str, folder: Path, expected: str | None) -> None:
+def _fetch(model: HubModel, name: str, folder: Path, expected: str | None, say: Say) -> None:
     partial = folder / f".{name}.partial"
     try:
-        stated = _download(model, name, partial)
+        stated = _download(model, name, partial, say)
     except Exception as error:  # see resolve
         raise HubUnavailable(f"{name} of {model} could not be fetched ({_in_short(error)})") from error
     expected = expected or stated
@@ -85,7 +104,7 @@ def _fetch(model: HubModel, name: str, folder: Path, expected: str | None) -> No
     os.replace(partial, folder / name)
 
 
-def _download(model: HubModel, name: str, partial: Path) -> str:
+def _download(model: HubModel, name: str, partial: Path, say: Say) -> str:
     """Add to a file what it lacks, with a progress bar. returns: the hash that the hub states"""
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
     from huggingface_hub.file_download import http_get  # hf_hub_download forgets a partial file with its process
@@ -95,7 +114,7 @@ def _download(model: HubModel, name: str, partial: Path) -> str:
     facts = get_hf_file_metadata(url, timeout=LOOKUP_TIMEOUT_S)
     if partial.exists() and partial.stat().st_size > (facts.size or 0):
         partial.unlink()  # of another file than the hub has
-    with partial.open("ab") as file:
+    with partial.open("ab") as file, _told(name, partial, facts.size or 0, say):
         http_get(
             url,
             file,  # type: ignore[arg-type]
@@ -105,6 +124,28 @@ def _download(model: HubModel, name: str, partial: Path) -> str:
             displayed_filename=name,
         )
     return str(facts.etag)
+
+
+@contextmanager
+def _told(name: str, partial: Path, size: int, say: Say) -> Iterator[None]:
+    """Tell now and then how far a download came: in a step of Dagster stderr is a file, and the hub's bar is off."""
+    ended = threading.Event()
+
+    def tell() -> None:
+        while not ended.wait(TELL_EVERY_S):
+            here = partial.stat().st_size
+            say(f"{name}: {here / 1e6:,.1f} of {size / 1e6:,.1f} MB ({here / max(size, 1):.0%})")
+
+    if sys.stderr.isatty():
+        yield
+        return
+    thread = threading.Thread(target=tell, daemon=True, name="download-progress")
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 def _hash_like(expected: str, path: Path) -> str:

@@ -6,7 +6,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from devopsgpt_model.folders import write_json
-from devopsgpt_pipeline.sources.hub import COMMIT, NEEDED, WEIGHTS, HubModel, HubUnavailable, fetch_files, resolve
+from devopsgpt_pipeline.sources.hub import (
+    COMMIT,
+    NEEDED,
+    WEIGHTS,
+    HubModel,
+    HubUnavailable,
+    Say,
+    fetch_files,
+    resolve,
+    say_on_stderr,
+)
 
 FILES = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", WEIGHTS)
 
@@ -52,7 +62,7 @@ PRETRAINED = {
 }
 
 
-def fetch_pretrained(size: str, folder: Path) -> str:
+def fetch_pretrained(size: str, folder: Path, say: Say = say_on_stderr) -> str:
     """Fetch a size into a folder, going on with what is there already, be it put there by hand.
 
     returns: sha256 of model.safetensors
@@ -60,7 +70,8 @@ def fetch_pretrained(size: str, folder: Path) -> str:
     """
     source = PRETRAINED[size]
     if any(not (folder / name).exists() for name in FILES):
-        fetch_or_say_what_to_do(source.model, FILES, folder, {WEIGHTS: source.sha256} if source.sha256 else {})
+        expected = {WEIGHTS: source.sha256} if source.sha256 else {}
+        fetch_or_say_what_to_do(source.model, FILES, folder, expected, say)
     with (folder / WEIGHTS).open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if source.sha256 not in ("", found):
@@ -110,10 +121,12 @@ def _folder(root: Path, model: HubModel) -> Path:
     return root / model.repository.replace("/", "--") / model.commit
 
 
-def fetch_or_say_what_to_do(model: HubModel, names: tuple[str, ...], folder: Path, sha256: dict[str, str]) -> None:
+def fetch_or_say_what_to_do(
+    model: HubModel, names: tuple[str, ...], folder: Path, sha256: dict[str, str], say: Say = say_on_stderr
+) -> None:
     """Fetch files. raises: PretrainedUnavailable that names them and the folder; ValueError for a wrong hash"""
     try:
-        fetch_files(model, names, folder, sha256)
+        fetch_files(model, names, folder, sha256, say)
     except HubUnavailable as error:
         raise PretrainedUnavailable(
             f"{error}; without a network, put {', '.join(names)} of {model.repository} at revision "

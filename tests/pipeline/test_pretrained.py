@@ -183,8 +183,11 @@ def test_a_killed_download_goes_on_where_it_was(hub, large, tmp_path):
 
 
 def test_a_download_that_breaks_goes_on_within_the_same_process(hub, large, tmp_path):
-    process = start(SIZE, hub.url, tmp_path / "w")
+    often = "from devopsgpt_pipeline.sources import hub; hub.TELL_EVERY_S = 0.05\n"
+    process = start(often + SIZE, hub.url, tmp_path / "w")
     assert hub.broken.wait(60)
+    line = process.stderr.readline()  # where stderr is no terminal, as in a step of Dagster
+    assert re.fullmatch(rf"{WEIGHTS}: [\d.]+ of 24\.0 MB \(\d+%\)\n", line)
     hub.breaks_at = 0
     hub.mended.set()  # the server closes the connection before the end
     answer, errors = process.communicate(timeout=60)
