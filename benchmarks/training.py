@@ -147,19 +147,22 @@ def measure(name: str, case: Case, contenders: list[str], turns: int) -> list[di
     processes, starts = {}, {}
     for contender in contenders:
         process = subprocess.Popen([*command, contender], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        processes[contender], starts[contender] = process, json.loads(process.stdout.readline())  # type: ignore[union-attr]
-        print(f"{name} {contender}: {starts[contender]}", file=sys.stderr)
+        if (start := _said(process, name, contender)) is not None:
+            processes[contender], starts[contender] = process, start
     answers: dict[str, list[dict[str, float]]] = {contender: [] for contender in contenders}
     for _ in range(turns):
-        for contender, process in processes.items():
+        for contender, process in list(processes.items()):
             process.stdin.write("turn\n")  # type: ignore[union-attr]
             process.stdin.flush()  # type: ignore[union-attr]
-            answers[contender].append(json.loads(process.stdout.readline()))  # type: ignore[union-attr]
+            if (answer := _said(process, name, contender)) is not None:
+                answers[contender].append(answer)
+            else:
+                del processes[contender]
     for process in processes.values():
         process.communicate(timeout=60)
     rate, tokens = matrix_rate(case), case.accum * case.batch_size * case.config.block_size
     rows = []
-    for contender in contenders:
+    for contender in processes:
         speed = tokens / float(np.median([answer["step_seconds"] for answer in answers[contender]]))
         rows.append(
             {
@@ -175,8 +178,18 @@ def measure(name: str, case: Case, contenders: list[str], turns: int) -> list[di
     return rows
 
 
+def _said(process: subprocess.Popen[str], name: str, contender: str) -> dict[str, float] | None:
+    """A contender's answer; None, told, from one that ended: out of memory, most likely. The others go on."""
+    line = process.stdout.readline()  # type: ignore[union-attr]
+    print(f"{name} {contender}: {line.strip() or 'it ended, its error stands above'}", file=sys.stderr, flush=True)
+    answer: dict[str, float] | None = json.loads(line) if line else None
+    return answer
+
+
 def show(rows: list[dict[str, Any]]) -> None:
     """Print a table; ratios are to the first row."""
+    if not rows:
+        return
     base = rows[0]
     print(f"{'':18}{'tokens/s':>9}{'ratio':>7}{'MFU':>7}{'peak GB':>9}{'ratio':>7}{'first step s':>14}")
     for row in rows:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from devopsgpt_model.batches import full_pass
+from devopsgpt_model.device import send
 from devopsgpt_model.gpt import GPT
 from devopsgpt_model.loss import IGNORED, token_losses
 from devopsgpt_model.stop import NEVER, StopRequest
@@ -72,19 +73,20 @@ def summed_loss(
     device = model.wte.weight.device
     was_training = model.training
     model.eval()
-    total, count, number = 0.0, 0, -1
+    total = torch.zeros((), dtype=torch.float64, device=device)  # read once at the end: no pass waits for a GPU
+    count, number = 0, -1
     passes = full_pass(tokens, block_size, _rows(block_size, device), IGNORED, every)
     for number, (idx, targets) in enumerate(passes):
         if stop.made:
             break
         if number % ranks == rank:
-            losses = _losses(model, idx.to(device), targets.to(device), autocast)
-            total += float(losses.double().sum())
+            losses = _losses(model, send(idx, device), send(targets, device), autocast)
+            total += losses.double().sum()
             count += int((targets != IGNORED).sum())
     if number % ranks < rank:
-        _losses(model, idx.to(device), targets.to(device), autocast)
+        _losses(model, send(idx, device), send(targets, device), autocast)
     model.train(was_training)
-    return total, count
+    return float(total), count
 
 
 def _rows(block_size: int, device: torch.device) -> int:

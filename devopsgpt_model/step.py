@@ -13,6 +13,7 @@ from devopsgpt_model.adamw import AdamW
 from devopsgpt_model.batches import ShuffledWindows
 from devopsgpt_model.compile_policy import compile_pays
 from devopsgpt_model.config import TrainingConfig
+from devopsgpt_model.device import send
 from devopsgpt_model.gpt import GPT, Block
 from devopsgpt_model.loss import HeadLoss, next_token_loss
 from devopsgpt_model.micro_batches import micro_batches_at_once
@@ -122,7 +123,7 @@ class TrainingStep:
         # dropout follows from the batch: a resumed run repeats it
         torch.manual_seed(_mix(self.config.seed, numbers[0]))
         batches = zip(*(data.batch(number) for number in numbers), strict=True)
-        idx, targets = (self._to_device(torch.cat(each)) for each in batches)
+        idx, targets = (send(torch.cat(each), self.device) for each in batches)
         if self.sharded:
             cast(Any, self.model).set_requires_gradient_sync(last)
         waits = self.ranks.size > 1 and not self.sharded and not last
@@ -134,11 +135,6 @@ class TrainingStep:
             loss = loss / parts
             loss.backward()
         return loss.detach()
-
-    def _to_device(self, batch: Tensor) -> Tensor:
-        if self.device.type == "cuda":  # from pinned memory the copy runs beside the previous batch's work
-            return batch.pin_memory().to(self.device, non_blocking=True)
-        return batch.to(self.device)
 
 
 def _mix(seed: int, number: int) -> int:

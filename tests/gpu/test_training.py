@@ -1,6 +1,7 @@
 """What only a GPU can show of training; needs nothing but devopsgpt_model. `python -m pytest -m gpu tests/gpu`"""
 
 import dataclasses
+import warnings
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from torch.nn import functional as F
 from devopsgpt_model import loss
 from devopsgpt_model.batches import ShuffledWindows
 from devopsgpt_model.config import GPT2_SIZES, GPTConfig, TrainingConfig
+from devopsgpt_model.evaluate import summed_loss
 from devopsgpt_model.gpt import GPT
 from devopsgpt_model.job import TrainingJob
 from devopsgpt_model.ranks import Ranks
@@ -100,3 +102,17 @@ def test_a_compiled_pass_of_every_size_has_the_loss_and_gradients_of_an_eager_on
         model.zero_grad()
     assert losses[1] == pytest.approx(losses[0], rel=1e-3)
     assert norms[1] == pytest.approx(norms[0], rel=0.05)
+
+
+def test_an_evaluation_waits_for_the_gpu_once():
+    model = GPT(GPTConfig(vocab_size=257, block_size=32, n_layer=2, n_head=2, n_embd=64)).init_weights(1).cuda()
+    tokens = np.arange(20_000, dtype=np.uint16) % 257
+    summed_loss(model, tokens)  # the first one gets its memory
+    torch.cuda.set_sync_debug_mode("warn")
+    try:
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            summed_loss(model, tokens)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert len([each for each in told if "synchronizing" in str(each.message)]) == 1
