@@ -85,8 +85,12 @@ class KubernetesLauncher(Launcher):
                 )
         except DagsterK8sError as error:
             raise TrainingFailed(f"the training's pod failed: {words_of_failure(job)} ({error})") from error
-        finally:
+        except BaseException:
             self._end_pods(api, job)  # a terminated trainer is still saving
+            context.log.info(words_of_failure(job))  # its last line, which nobody reads from a pod that is deleted
+            raise
+        finally:
+            self._end_pods(api, job)
 
     def pod_spec(self, job_file: Path, device: str) -> dict[str, Any]:
         """The pod, confined as all of ours are. device: "cpu" asks for no GPU"""

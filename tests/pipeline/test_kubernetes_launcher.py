@@ -117,6 +117,7 @@ def test_terminating_deletes_the_pod_after_it_has_saved(cluster, job):  # noqa: 
     (pod,) = cluster.made
     assert pod.gone, output[-2000:]
     assert (job.out / "state.safetensors").exists()
+    assert "start it again to go on from there" in output
 
 
 @pytest.mark.slow
