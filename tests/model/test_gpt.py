@@ -85,3 +85,13 @@ def test_a_seed_decides_the_initial_weights():
 def test_bad_shapes_are_refused():
     with pytest.raises(ValueError, match="n_embd must be a multiple of n_head, got 10 and 3"):
         GPTConfig(vocab_size=10, block_size=4, n_layer=1, n_head=3, n_embd=10)
+
+
+def test_attention_of_a_training_step_is_the_fused_kernel_with_dropout_too():
+    config = GPTConfig(vocab_size=257, block_size=32, n_layer=2, n_head=2, n_embd=32, dropout=0.1)
+    model, idx = GPT(config).init_weights(1).train(), torch.zeros(2, 32, dtype=torch.int64)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiled:
+        model.loss(idx, idx).backward()
+    calls = {each.key: each.count for each in profiled.key_averages()}
+    fused = "aten::_scaled_dot_product_flash_attention_for_cpu"
+    assert calls.get(fused) == calls.get(f"{fused}_backward") == config.n_layer

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -133,6 +134,22 @@ def test_a_full_disk_ends_the_run_with_its_reason_and_the_last_good_state(job, t
     resumed = dataclasses.replace(job, out=after)
     train(resumed)
     assert losses(resumed) == losses(whole)
+
+
+def test_the_steps_go_on_while_a_save_is_written():
+    go_on, written = threading.Event(), []
+
+    def write(snapshot):
+        go_on.wait(10)
+        written.append(float(snapshot["w"].sum()))
+
+    weights = torch.ones(3)
+    with Saver(weights.device) as saver:
+        saver.save([("w", weights)], write)
+        assert not written
+        weights += 1  # the next step; what is saved is the moment of the save
+        go_on.set()
+    assert written == [3.0]
 
 
 def test_a_large_state_is_saved_as_often_as_a_tenth_of_the_time_allows(monkeypatch):
