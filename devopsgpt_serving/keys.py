@@ -33,5 +33,7 @@ class Keys:
     def _may_pass(self, path: str, headers: Headers) -> bool:
         if not self.accepted or not path.startswith(GUARDED):
             return True
-        given = headers.get("authorization", "").removeprefix("Bearer ").strip().encode()
-        return sum(hmac.compare_digest(given, key) for key in self.accepted) > 0  # every key, whichever one fits
+        given = headers.get("authorization", "").encode("latin-1")  # the bytes as they came
+        scheme, _, key = given.partition(b" ")
+        fits = sum(hmac.compare_digest(key.strip(), one) for one in self.accepted)  # every key, whichever one fits
+        return scheme.lower() == b"bearer" and fits > 0

@@ -1,5 +1,7 @@
 """Keys, sizes, queues, deadlines, callers who hang up."""
 
+import asyncio
+import hmac
 import logging
 import re
 import threading
@@ -8,9 +10,11 @@ import time
 import httpx
 import pytest
 from pydantic import ValidationError
+from starlette.responses import PlainTextResponse
 
 from devopsgpt_serving import completion_stream
 from devopsgpt_serving.backlog import Backlog
+from devopsgpt_serving.keys import Keys
 from devopsgpt_serving.sampling import Sampling
 from devopsgpt_serving.sequence import Sequence
 from devopsgpt_serving.settings import Settings
@@ -208,6 +212,40 @@ def test_keys_are_asked_for(common_shelf, tmp_path):
         for key in ("first", "second", "third"):
             headers = {"Authorization": f"Bearer {key}"}
             assert service.http.get("/v1/models", headers=headers).status_code == 200
+
+
+def status_with(authorization, accepted):
+    """What an application behind keys answers to a header."""
+
+    async def ask():
+        transport = httpx.ASGITransport(app=Keys(PlainTextResponse("passed"), accepted))
+        async with httpx.AsyncClient(transport=transport, base_url="http://here") as client:
+            return (await client.get("/v1/models", headers={"Authorization": authorization})).status_code
+
+    return asyncio.run(ask())
+
+
+@pytest.mark.parametrize("authorization", ["Bearer abc", "bearer abc", "BEARER  abc ", "Bearer schlüssel"])
+def test_a_key_passes_behind_its_scheme_in_any_case(authorization):
+    assert status_with(authorization.encode(), ["abc", "schlüssel"]) == 200
+
+
+@pytest.mark.parametrize("authorization", ["", "abc", "Bearer", "Bearerabc", "Basic abc", "Bearer Bearer abc"])
+def test_a_key_without_its_scheme_is_refused(authorization):
+    assert status_with(authorization.encode(), ["abc"]) == 401
+
+
+@pytest.mark.parametrize(("given", "status"), [("first", 200), ("second", 200), ("third", 200), ("wrong", 401)])
+def test_every_key_is_compared_whichever_fits(monkeypatch, given, status):
+    compared = []
+
+    def compare(one, other):
+        compared.append({one, other})
+        return one == other
+
+    monkeypatch.setattr(hmac, "compare_digest", compare)
+    assert status_with(f"Bearer {given}".encode(), ["first", "second", "third"]) == status
+    assert compared == [{given.encode(), key} for key in (b"first", b"second", b"third")]
 
 
 def test_other_origins_are_admitted_only_by_name(service, common_shelf, tmp_path):
