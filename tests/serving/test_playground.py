@@ -6,6 +6,7 @@ from contextlib import contextmanager
 
 import pytest
 
+from devopsgpt_serving.schemas import SamplingFields
 from serving.conftest import serving, until
 from serving.test_limits import slow_down
 
@@ -77,6 +78,31 @@ def test_the_playground_streams_an_answer(page, service):
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "wider than a phone"
 
 
+def test_each_setting_of_the_playground_is_sent(page, service):
+    settings = {
+        "Most tokens": ("max_tokens", 20),
+        "Temperature": ("temperature", 1.2),
+        "Top k (0: all)": ("top_k", 9),
+        "Top p": ("top_p", 0.9),
+        "Repetition penalty": ("repetition_penalty", 1.1),
+        "Presence penalty": ("presence_penalty", -0.5),
+        "Frequency penalty": ("frequency_penalty", 1.5),
+        "Seed (empty: any)": ("seed", 7),
+        "Stop text": ("stop", "never there"),
+    }
+    for label, (_, value) in settings.items():
+        page.get_by_label(label).fill(str(value))
+    with page.expect_request("**/v1/completions") as asked:
+        page.get_by_role("button", name="Go on").click()
+    page.get_by_text(re.compile("version 1: 20 tokens")).wait_for()
+    chosen = dict(settings.values())
+    body = asked.value.post_data_json
+    assert {name: body[name] for name in chosen} == chosen
+    assert set(SamplingFields.model_fields) <= set(chosen), "a setting that the page does not have"
+    expected = body["prompt"] + service.complete(body["prompt"], **chosen).json()["choices"][0]["text"]
+    assert page.locator("#answer").evaluate("node => node.textContent") == expected
+
+
 def test_the_playground_tells_what_went_wrong(page, service):
     page.get_by_label("Prompt").fill("x" * 300)
     page.get_by_role("button", name="Go on").click()
@@ -125,8 +151,8 @@ def test_the_playground_needs_no_mouse(page):
     while (now := focused()) != "go" and len(order) < 20:
         order.append(now)
         page.keyboard.press("Tab")
-    settings = ["max_tokens", "temperature", "top_k", "top_p", "repetition_penalty", "seed", "stop", "key"]
-    assert order == ["prompt", *settings]
+    penalties = ["repetition_penalty", "presence_penalty", "frequency_penalty"]
+    assert order == ["prompt", "max_tokens", "temperature", "top_k", "top_p", *penalties, "seed", "stop", "key"]
     outline = "getComputedStyle(document.activeElement).outlineStyle"
     assert page.evaluate(outline) == "solid", "where the keyboard is cannot be seen"
     page.keyboard.press("Enter")
