@@ -135,6 +135,35 @@ def test_the_playground_stops_an_answer_and_the_engine_with_it(browser, slow_ser
         assert page.complaints == []
 
 
+def test_the_playground_tells_the_lineage_of_the_version_that_answered(browser, shelf, tmp_path):
+    def lineage():
+        """Which version the page names, and whose runs it tells."""
+        told = page.locator("#lineage").evaluate("node => node.textContent")
+        which = page.locator("#which").evaluate("node => node.textContent")
+        return which, [version for version in ("1", "2") if run_of(version) in told]
+
+    def run_of(version):
+        return shelf.client.get_model_version(shelf.name, version).run_id
+
+    shelf.publish(seed=1)
+    shelf.publish(seed=2, champion=False)
+    with serving(tmp_path, tracking_uri=shelf.url, model_name=shelf.name) as service:
+        service.wait_for("1")
+        slow_down(service, 0.05)
+        with tab(browser, service) as page:
+            page.get_by_label("Most tokens").fill("60")
+            page.keyboard.press("Control+Enter")
+            page.get_by_text(re.compile(r"version 1: [3-9] tokens")).wait_for()
+            shelf.promote("2")
+            service.wait_for("2")
+            page.get_by_text(re.compile("version 1: 60 tokens.*ended at a limit")).wait_for()
+            page.locator("#serving").get_by_text(f"{service.name}, version 2").wait_for()
+            assert lineage() == ("version 1", ["1"])
+            page.keyboard.press("Control+Enter")
+            page.get_by_text(re.compile("version 2: 60 tokens.*ended at a limit")).wait_for()
+            assert lineage() == ("version 2", ["2"])
+
+
 def test_the_playground_asks_for_the_key(browser, slow_service):
     with tab(browser, slow_service) as page:
         page.get_by_role("button", name="Go on").click()
