@@ -48,8 +48,14 @@ class StreamOptions(BaseModel):
     include_obfuscation: StrictBool = False
 
 
+OPTIONS_NAMED: dict[str, Any] = {"properties": {"stream_options": {"type": "object"}}, "required": ["stream_options"]}
+STREAM_ASKED: dict[str, Any] = {"properties": {"stream": {"const": True}}, "required": ["stream"]}
+
+
 class CompletionRequest(SamplingFields):
     """OpenAI's fields; top_k and repetition_penalty come on top. What would have an effect elsewhere is refused."""
+
+    model_config = ConfigDict(json_schema_extra={"if": OPTIONS_NAMED, "then": STREAM_ASKED})
 
     model: str = Field(description="The model's id, as /v1/models lists it.")
     prompt: PromptText | TokenIds | Texts | Annotated[list[TokenIds], Field(min_length=1)] | None = Field(
@@ -65,7 +71,7 @@ class CompletionRequest(SamplingFields):
     )
     echo: StrictBool | None = Field(default=None, description="Whether the answer repeats the prompt.")
     stream: StrictBool | None = Field(default=None, description="Whether the answer comes piece by piece.")
-    stream_options: StreamOptions | None = None
+    stream_options: StreamOptions | None = Field(default=None, description="Only where stream is true.")
     suffix: Literal[""] | None = Field(default=None, description="Nothing: no text can be inserted before another.")
     logit_bias: dict[str, Zero] | None = Field(default=None, description="Zeros: no token can be favoured.")
     user: str | None = Field(default=None, description="Taken and not used.")
@@ -84,6 +90,15 @@ class CompletionRequest(SamplingFields):
         if best_of is not None and "n" in others.data and best_of != (n := others.data["n"] or 1):
             raise _only(f"null or as many as n, {n},")
         return best_of
+
+    @field_validator("stream_options")
+    @classmethod
+    def _refuse_options_of_no_stream(
+        cls, options: StreamOptions | None, others: ValidationInfo
+    ) -> StreamOptions | None:
+        if options is not None and "stream" in others.data and not others.data["stream"]:
+            raise PydanticCustomError("needs_stream", "Only taken where stream is true; leave it out")
+        return options
 
 
 def _only(possible: str) -> PydanticCustomError:

@@ -158,7 +158,7 @@ def test_context_overflow_is_openais_error(service, client):
         ({"prompt": "x", "logit_bias": {"5": 1, "6": 0}}, "logit_bias"),
         ({"prompt": "x", "logit_bias": {"5": False}}, "logit_bias"),
         ({"prompt": "x", "frequency_penalty": 2.1}, "frequency_penalty"),
-        ({"prompt": "x", "stream_options": {"other": 1}}, "stream_options"),
+        ({"prompt": "x", "stream": True, "stream_options": {"other": 1}}, "stream_options"),
     ],
 )
 def test_what_cannot_be_done_is_said(service, client, fields, param):
@@ -176,6 +176,17 @@ def test_a_field_that_would_have_an_effect_is_named_with_what_is_possible(servic
         with pytest.raises(openai.UnprocessableEntityError) as caught:
             client.completions.create(model=service.name, prompt="x", **fields)
         assert (caught.value.body["message"], caught.value.code) == (message, "unknown_field")
+
+
+@pytest.mark.parametrize("fields", [{}, {"stream": False}, {"stream": None}])
+def test_options_of_a_stream_need_a_stream(service, client, fields):
+    asked = dict(model=service.name, prompt="x", max_tokens=1) | fields
+    with pytest.raises(openai.UnprocessableEntityError) as caught:
+        client.completions.create(**asked, stream_options={"include_usage": True})
+    told = caught.value
+    assert (told.param, told.code) == ("stream_options", "invalid_value")
+    assert told.body["message"] == "stream_options: Only taken where stream is true; leave it out"
+    assert client.completions.create(**asked, stream_options=None).usage.completion_tokens == 1
 
 
 def test_a_field_without_effect_is_taken(service, client):
