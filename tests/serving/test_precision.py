@@ -8,7 +8,7 @@ import torch
 from devopsgpt_model.config import GPTConfig
 from devopsgpt_model.gpt import GPT
 from devopsgpt_serving.native.runner import NativeRunner, able
-from devopsgpt_serving.precision import Int8Linear, available, choose_precision, of_torch, pack, packable
+from devopsgpt_serving.precision import Int8Linear, choose_precision, of_torch, pack, packable
 from devopsgpt_serving.runner import EagerRunner
 
 CPU = torch.device("cpu")
@@ -108,9 +108,30 @@ def test_packing_leaves_the_vocabularys_padding_out(trained):
     assert head(torch.zeros(3, model.config.n_embd)).shape == (3, model.config.vocab_size)
 
 
-def test_auto_takes_what_the_processor_has():
-    assert choose_precision("auto", CPU) == available(CPU)[0]
+@pytest.mark.parametrize("codes", [True, False])
+@pytest.mark.parametrize("vnni", [True, False])
+@pytest.mark.parametrize("bfloat16", [True, False])
+def test_auto_takes_int8_then_bfloat16_then_float32(monkeypatch, bfloat16, vnni, codes):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: bfloat16)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: vnni)
+    monkeypatch.setattr("devopsgpt_serving.precision.has_code", lambda wanted: codes and wanted == "int8")
+    expected = "int8" if vnni or codes else "bfloat16" if bfloat16 else "float32"
+    assert choose_precision("auto", CPU) == expected
     assert choose_precision("float32", CPU) == "float32"
+
+
+def test_auto_takes_float32_where_torch_has_no_layouts(monkeypatch):
+    monkeypatch.setattr("devopsgpt_serving.precision.packable", lambda device: False)
+    monkeypatch.setattr("devopsgpt_serving.precision.has_code", lambda wanted: False)
+    assert choose_precision("auto", CPU) == "float32"
+
+
+@pytest.mark.parametrize(("able", "expected"), [(True, "bfloat16"), (False, "float32")])
+def test_auto_takes_bfloat16_on_cuda_and_never_int8(monkeypatch, able, expected):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: able)
+    monkeypatch.setattr("devopsgpt_serving.precision.has_code", lambda wanted: True)
+    assert choose_precision("auto", torch.device("cuda")) == expected
 
 
 def test_a_format_that_is_not_to_be_had_is_refused():
