@@ -300,25 +300,34 @@ def test_each_error_has_the_clients_own_class(common_shelf, tmp_path):
                 list(client.completions.create(**asked))
             return caught.value
 
-        assert isinstance(error_of(api_key="wrong"), openai.AuthenticationError)
+        def told(error):
+            return type(error), error.status_code, error.type, error.code
+
+        unknown = error_of(api_key="wrong")
+        assert told(unknown) == (openai.AuthenticationError, 401, "authentication_error", "invalid_api_key")
+        invalid = "invalid_request_error"
         too_large = error_of(prompt="x" * 3000)
-        assert (type(too_large), too_large.status_code) == (openai.APIStatusError, 413)
-        assert isinstance(error_of(prompt=" " * 500), openai.BadRequestError)
+        assert told(too_large) == (openai.APIStatusError, 413, invalid, "body_too_large")
+        too_long = error_of(prompt=" " * 500)
+        assert told(too_long) == (openai.BadRequestError, 400, invalid, "context_length_exceeded")
+        assert told(error_of(temperature=9)) == (openai.UnprocessableEntityError, 422, invalid, "invalid_value")
+        assert told(error_of(model="other")) == (openai.NotFoundError, 404, "not_found_error", "model_not_found")
         slow_down(service, 0.05)
-        late = error_of()
-        assert (type(late), late.status_code, late.code) == (openai.InternalServerError, 504, "deadline_exceeded")
+        assert told(error_of()) == (openai.InternalServerError, 504, "timeout_error", "deadline_exceeded")
         in_stream = error_of(stream=True)
-        assert (type(in_stream), in_stream.code) == (openai.APIError, "deadline_exceeded")
+        assert type(in_stream) is openai.APIError, "a stream's error comes after its 200"
+        assert (in_stream.type, in_stream.code) == ("timeout_error", "deadline_exceeded")
         busy = threading.Thread(target=error_of, kwargs={"n": 2})
         busy.start()
         until(lambda: service.service.engine.waiting == 1)
         full = error_of()
-        assert (type(full), full.code) == (openai.RateLimitError, "queue_full")
+        assert told(full) == (openai.RateLimitError, 429, "rate_limit_error", "queue_full")
         assert 1 <= int(full.response.headers["retry-after"]) <= 2
         busy.join()
+        service.service.engine.current.runner.error = RuntimeError("out of memory")
+        assert told(error_of()) == (openai.InternalServerError, 500, "server_error", "engine_failure")
         service.service.draining = True
-        gone = error_of()
-        assert (type(gone), gone.status_code, gone.code) == (openai.InternalServerError, 503, "draining")
+        assert told(error_of()) == (openai.InternalServerError, 503, "service_unavailable", "draining")
 
 
 def test_the_client_comes_back_after_a_full_queue_by_itself(common_shelf, tmp_path):
