@@ -1,4 +1,8 @@
-"""Prometheus metrics, named after vLLM's with the prefix devopsgpt: so that its dashboards need one change."""
+"""Prometheus metrics, named after vLLM's where it has the same, with the prefix devopsgpt: in place of its own.
+
+A dashboard written for vLLM's needs that prefix, and no filter by the label model_name, which ours lack:
+a process serves one model, which devopsgpt:model_info names.
+"""
 
 import time
 from collections.abc import Iterable
