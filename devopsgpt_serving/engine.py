@@ -13,6 +13,10 @@ from devopsgpt_serving.sequence import Sequence
 
 log = logging.getLogger(__name__)
 
+# A step is over in less, and what hangs must not keep the process past the 30 s that Kubernetes and Compose give it:
+# 5 s of not being ready + 15 s of drain_s + this.
+STOP_WAIT_S = 5.0
+
 
 class QueueFull(Exception):
     """More sequences than may wait."""
@@ -56,12 +60,14 @@ class Engine:
         self._thread.start()
 
     def stop(self) -> None:
-        """Give up what is under way and end the thread."""
+        """Give up what is under way and end the thread; one that hangs is left behind after STOP_WAIT_S."""
         with self._wake:
             self._stopping = True
             self._wake.notify()
         if self._thread.is_alive():
-            self._thread.join()
+            self._thread.join(STOP_WAIT_S)
+        if self._thread.is_alive():
+            log.error("the engine's thread hangs and is left behind", extra={"waited_s": STOP_WAIT_S})
 
     @property
     def alive(self) -> bool:

@@ -1,6 +1,7 @@
 """The engine alone: batching, seeds, prefixes, swaps, limits."""
 
 import queue
+import threading
 import time
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 
 from devopsgpt_model.generate import stream_ids
 from devopsgpt_model.tokenizer import Tokenizer
+from devopsgpt_serving import engine as engine_module
 from devopsgpt_serving.engine import Engine, EngineFailure, QueueFull
 from devopsgpt_serving.lane import Cancelled, LoadedModel
 from devopsgpt_serving.metrics import Metrics
@@ -21,13 +23,15 @@ TOKENIZER = Tokenizer.plain_bytes()
 
 
 class CountingRunner:
-    """Another runner, what it computed remembered; may be slowed down or made to fail."""
+    """Another runner, what it computed remembered; may be slowed down, made to fail or to hang."""
 
     def __init__(self, inner, delay_s=0.0):
         self.inner, self.delay_s, self.error = inner, delay_s, None
         self.rows, self.block_size, self.device = inner.rows, inner.block_size, inner.device
         self.copy_prefix, self.reuses_answers = inner.copy_prefix, inner.reuses_answers
         self.prefilled, self.decoded = [], []
+        self.moves = threading.Event()
+        self.moves.set()
 
     def prefill(self, row, ids, start, every):
         self.prefilled.append((row, start, len(ids)))
@@ -36,6 +40,7 @@ class CountingRunner:
     def decode(self, ids, starts, asked=None):
         if self.error:
             raise self.error
+        self.moves.wait()
         time.sleep(self.delay_s)
         self.decoded.append(len(asked))
         return self.inner.decode(ids, starts, asked)
@@ -336,3 +341,21 @@ def test_stopping_gives_up_what_runs():
     engine.stop()
     assert "stopped" in str(asked.end()[1])
     assert not engine.alive
+
+
+def test_stopping_does_not_wait_for_a_step_that_hangs(engine, monkeypatch, caplog):
+    monkeypatch.setattr(engine_module, "STOP_WAIT_S", 0.1)
+    runner = engine.current.loaded.runner
+    runner.moves.clear()
+    try:
+        Asked(engine, "x")
+        until(lambda: engine.running)
+        stopping = threading.Thread(target=engine.stop, daemon=True)
+        stopping.start()
+        stopping.join(5)
+        assert not stopping.is_alive()
+        assert engine.alive
+        assert "the engine's thread hangs" in caplog.text
+    finally:
+        runner.moves.set()
+    until(lambda: not engine.alive)
