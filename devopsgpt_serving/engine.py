@@ -99,6 +99,8 @@ class Engine:
         with self._wake:
             if self._stopping:
                 raise Stopping("the service is stopping")
+            if self._thread.ident is not None and not self.alive:  # it was started; what comes before may wait for it
+                raise Stopping("the engine's thread ended")
             if self._inside + len(sequences) > self.capacity:
                 raise QueueFull(
                     f"{self._inside} of {self.capacity} places are taken and {len(sequences)} are asked for; "

@@ -10,7 +10,7 @@ import torch
 from devopsgpt_model.generate import stream_ids
 from devopsgpt_model.tokenizer import Tokenizer
 from devopsgpt_serving import engine as engine_module
-from devopsgpt_serving.engine import Engine, EngineFailure, QueueFull
+from devopsgpt_serving.engine import Engine, EngineFailure, QueueFull, Stopping
 from devopsgpt_serving.lane import Cancelled, LoadedModel
 from devopsgpt_serving.metrics import Metrics
 from devopsgpt_serving.runner import EagerRunner
@@ -359,3 +359,21 @@ def test_stopping_does_not_wait_for_a_step_that_hangs(engine, monkeypatch, caplo
     finally:
         runner.moves.set()
     until(lambda: not engine.alive)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_an_engine_whose_thread_ended_takes_nothing_in(engine):
+    engine.current.loaded.runner.error = SystemExit()  # nothing but Exceptions is survived
+    Asked(engine, "x")
+    until(lambda: not engine.alive)
+    with pytest.raises(Stopping, match="the engine's thread ended"):
+        Asked(engine, "x")
+
+
+def test_what_is_asked_before_the_start_waits_for_it():
+    engine = Engine(max_running=4, max_queue=8, prefill_chunk=16)
+    engine.install(load())
+    asked = Asked(engine, "x", seed=1)
+    engine.start()
+    assert asked.text == alone("x", 1)
+    engine.stop()
