@@ -4,6 +4,7 @@ Leaving early, by an error or because the caller hung up, cancels what is under 
 """
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -15,10 +16,23 @@ from devopsgpt_serving.errors import CLIENT_GONE, ApiError, from_engine
 from devopsgpt_serving.lane import Lane
 from devopsgpt_serving.mailbox import Reports
 from devopsgpt_serving.sampling import Sampling
-from devopsgpt_serving.sequence import Failed, Finished, FinishReason, Progress, Report, Scored, Sequence
+from devopsgpt_serving.sequence import (
+    DeadlinePassed,
+    Failed,
+    Finished,
+    FinishReason,
+    Progress,
+    Report,
+    Scored,
+    Sequence,
+)
 from devopsgpt_serving.service import Service
 
 T = TypeVar("T")
+
+# The engine tells of a passed deadline between two steps: one may be under way, of seconds where a long prompt is read
+# on a slow processor. Later than this it hangs, and tells nothing.
+DEADLINE_GRACE_S = 5.0
 
 
 @dataclass
@@ -49,6 +63,7 @@ class Asked:
 
             return Sequence(prompt, sampling, report, deadline, state.request_id, state.version, state.span)
 
+        self.deadline = deadline
         self.sequences = [sequence(index, *one) for index, one in enumerate(wanted)]
         self._submit(service, lane)
 
@@ -67,7 +82,7 @@ class Asked:
         running = len(self.sequences)
         try:
             while running:
-                came, ready, failed = [await self.reports.get()], [], None
+                came, ready, failed = [await self._next()], [], None
                 while not self.reports.empty():
                     came.append(self.reports.get_nowait())
                 for index, report in came:
@@ -81,6 +96,14 @@ class Asked:
                     raise from_engine(failed)
         finally:
             self.cancel()
+
+    async def _next(self) -> tuple[int, Report]:
+        """The next report. raises: ApiError 504 where the engine is silent past the deadline"""
+        try:
+            async with asyncio.timeout(self.deadline + DEADLINE_GRACE_S - time.monotonic()):
+                return await self.reports.get()
+        except TimeoutError as error:
+            raise from_engine(DeadlinePassed("the engine did not answer within the request's deadline")) from error
 
     async def collect(self) -> list[Answer]:
         """Every answer, whole. raises: ApiError where one failed"""

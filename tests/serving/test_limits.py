@@ -12,7 +12,7 @@ import pytest
 from pydantic import ValidationError
 from starlette.responses import PlainTextResponse
 
-from devopsgpt_serving import completion_stream
+from devopsgpt_serving import answers, completion_stream
 from devopsgpt_serving.backlog import Backlog
 from devopsgpt_serving.keys import Keys
 from devopsgpt_serving.sampling import Sampling
@@ -147,6 +147,38 @@ def test_a_deadline_is_504(common_shelf, tmp_path):
         assert text.endswith("data: [DONE]\n\n")
         counted = 'devopsgpt:failed_streams_total{code="deadline_exceeded"} 1.0'
         until(lambda: counted in service.http.get("/metrics").text)
+
+
+def test_a_deadline_holds_though_the_engine_hangs(common_shelf, tmp_path, monkeypatch):
+    monkeypatch.setattr(answers, "DEADLINE_GRACE_S", 0.5)
+    where = dict(tracking_uri=common_shelf.url, model_name=common_shelf.name)
+    with serving(tmp_path, **where, deadline_s=0.3, poll_interval_s=60) as service:
+        service.wait_for("1")
+        slow_down(service, 0)
+        moves = service.service.engine.current.runner.moves
+        moves.clear()
+        try:
+            began = time.monotonic()
+            answer = httpx.post(f"{service.url}/api/generate", json={"prompt": "x"}, timeout=5)
+            assert (answer.status_code, answer.json()["error"]["code"]) == (504, "deadline_exceeded")
+            assert 0.8 <= time.monotonic() - began < 3
+            text = service.complete("x", max_tokens=100, stream=True).text
+            assert '"code":"deadline_exceeded"' in text
+            assert text.endswith("data: [DONE]\n\n")
+        finally:
+            moves.set()
+        until(lambda: idle(service))
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_dead_engine_is_503_at_once(small_service):
+    slow_down(small_service, 0)
+    small_service.service.engine.current.runner.error = SystemExit()
+    with pytest.raises(httpx.ReadTimeout):
+        httpx.post(f"{small_service.url}/api/generate", json={"prompt": "x"}, timeout=0.5)
+    answer = httpx.post(f"{small_service.url}/api/generate", json={"prompt": "x"}, timeout=1)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "draining")
+    assert "the engine's thread ended" in answer.json()["error"]["message"]
 
 
 def test_a_stream_that_fails_counts_as_an_error_under_its_id(small_service, caplog):
