@@ -4,11 +4,21 @@ import pytest
 
 from devopsgpt_model.generate import generate_text
 from devopsgpt_model.tokenizer import Tokenizer
-from serving.conftest import BLOCK_SIZE, make_model
+from serving.conftest import BLOCK_SIZE, make_model, serving
 
 
 def test_healthz_is_the_originals(service):
     assert service.http.get("/api/healthz").json() == {"api_healthy": True}
+
+
+def test_a_service_without_its_engine_is_neither_healthy_nor_ready(common_shelf, tmp_path):
+    with serving(tmp_path, tracking_uri=common_shelf.url, model_name=common_shelf.name) as service:
+        service.wait_for("1")
+        service.service.engine.stop()
+        health, ready = (service.http.get(f"/api/{name}") for name in ("healthz", "readyz"))
+        assert (health.status_code, health.json()) == (500, {"api_healthy": False})
+        assert (ready.status_code, ready.json()["ready"]) == (503, False)
+        assert ready.json()["problem"] == "the engine's thread ended; restart the service"
 
 
 def test_readyz_tells_version_and_lineage(service):
