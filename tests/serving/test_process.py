@@ -49,6 +49,16 @@ def status(url):
         return None
 
 
+def assert_whole(lines, answers, tokens):
+    """That a stream ends as it should: one that was given up ends with [DONE], too."""
+    assert lines[-2:] == ["data: [DONE]", ""]
+    events = [json.loads(line.removeprefix("data: ")) for line in lines[:-2] if line]
+    assert not [event for event in events if "error" in event]
+    reasons = [choice["finish_reason"] for event in events for choice in event["choices"]]
+    assert [reason for reason in reasons if reason] == ["length"] * answers
+    assert events[-1]["usage"]["completion_tokens"] == tokens
+
+
 def test_it_drains_on_sigterm(common_shelf, tmp_path):
     where = dict(tracking_uri=common_shelf.url, model_name=common_shelf.name)
     # the delay keeps the service draining long enough to be looked at, however fast it answers
@@ -56,14 +66,15 @@ def test_it_drains_on_sigterm(common_shelf, tmp_path):
     with process(tmp_path, **where, **calm) as (running, url, log):
         until(lambda: status(f"{url}/api/readyz") == 200, say=log.read_text)
         body = {"model": common_shelf.name, "prompt": "x", "max_tokens": 120, "n": 8, "stream": True}
+        body |= {"stream_options": {"include_usage": True}}
         with httpx.stream("POST", f"{url}/v1/completions", json=body, timeout=30) as answer:
             lines = answer.iter_lines()
-            next(lines)
+            first = next(lines)
             running.send_signal(signal.SIGTERM)
             until(lambda: status(f"{url}/api/readyz") == 503, seconds=1)
             assert status(f"{url}/api/healthz") == 200
             assert httpx.post(f"{url}/api/generate", json={"prompt": "x"}).json()["error"]["code"] == "draining"
-            assert list(lines)[-2:] == ["data: [DONE]", ""]
+            assert_whole([first, *lines], answers=8, tokens=8 * 120)
         assert running.wait(10) == 0
         logged = [json.loads(line) for line in log.read_text().splitlines()]
         requests = [line for line in logged if line["message"] == "request" and line["path"] == "/v1/completions"]
