@@ -256,6 +256,16 @@ def test_end_of_text_is_a_stop(engine):
     assert Asked(engine, "x", temperature=0).end() == ("", "stop")
 
 
+def test_penalties_take_what_they_say():
+    penalties = dict(repetition_penalty=2.0, presence_penalty=1.0, frequency_penalty=0.5)
+    sampler = Sampler(Sampling(max_tokens=9, **penalties), [1])
+    sampler.drawn[2] = 2
+    # prompt and answer: 1 / 2; the answer also 1 + 2 * 0.5
+    assert sampler.penalized(torch.ones(4)).tolist() == [1, 0.5, -1.5, 1]
+    # a negative logit goes down, too: -1 * 2
+    assert sampler.penalized(-torch.ones(4)).tolist() == [-1, -2, -4, -1]
+
+
 def test_penalties_keep_a_greedy_answer_from_repeating(engine):
     plain = Asked(engine, "aaaa", temperature=0, max_tokens=40).sequence
     until(lambda: plain.ended)
