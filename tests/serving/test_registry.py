@@ -1,14 +1,17 @@
 """A real registry: what its alias names, and a version that arrives verified or not at all."""
 
 import json
+import os
 import subprocess
 import sys
+import time
 
 import pytest
 
 from devopsgpt_serving import registry as registry_module
-from devopsgpt_serving.registry import NoModelYet, Registry, RegistryUnavailable
+from devopsgpt_serving.registry import NoModelYet, Registry, RegistryUnavailable, limit_patience
 from devopsgpt_serving.version_cache import DamagedVersion, VersionCache
+from serving.conftest import serving, until
 from serving.spoiling import cut_short, drop_file, drop_manifest, flip_a_byte
 
 
@@ -67,6 +70,42 @@ def test_a_registry_in_trouble_is_unavailable(common_shelf, cache, proxy, mode):
     with pytest.raises((RegistryUnavailable, DamagedVersion)):
         registry.fetch(version, cache)
     assert list(cache.folder.iterdir()) == []
+
+
+PATIENCE = ("MLFLOW_HTTP_REQUEST_TIMEOUT", "MLFLOW_HTTP_REQUEST_MAX_RETRIES", "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR")
+
+
+@pytest.fixture
+def as_deployed(monkeypatch):
+    """An environment without the patience that these tests give to MLflow's client."""
+    for name in PATIENCE:
+        monkeypatch.setenv(name, "")  # for monkeypatch to put back what there was, also where there was nothing
+        monkeypatch.delenv(name)
+
+
+def patience():
+    return tuple(os.environ.get(name) for name in PATIENCE)
+
+
+def test_patience_is_what_the_settings_say(as_deployed, tmp_path):
+    with serving(tmp_path, tracking_uri="http://127.0.0.1:9", registry_timeout_s=3) as service:
+        until(lambda: service.ready()["registry_up"] is False)
+        assert patience() == ("3", "1", "1")
+
+
+def test_patience_of_the_operator_stays(as_deployed, monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "300")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "7")
+    limit_patience(3)
+    assert patience() == ("300", "7", "1")
+
+
+def test_a_registry_that_hangs_is_given_up_within_seconds(as_deployed, common_shelf, proxy):
+    proxy.mode = "hang"
+    began = time.monotonic()
+    with pytest.raises(RegistryUnavailable):
+        Registry(proxy.url, common_shelf.name, "champion", 1).resolve()
+    assert time.monotonic() - began < 10  # two tries of 1 s and the wait between; MLflow's own patience is minutes
 
 
 SKINNY = """
