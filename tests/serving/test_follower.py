@@ -1,6 +1,7 @@
 """Following the alias of a real registry, through trouble of every kind."""
 
 import gc
+import threading
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 
@@ -8,6 +9,8 @@ import httpx
 import pytest
 
 from devopsgpt_serving import registry as registry_module
+from devopsgpt_serving.app import build_service
+from devopsgpt_serving.settings import Settings
 from devopsgpt_serving.version_cache import VersionCache
 from serving.conftest import Shelf, serving, until
 from serving.spoiling import cut_short, drop_tensor, flip_a_byte, no_numbers
@@ -203,6 +206,49 @@ def test_old_versions_make_room_for_a_new_one(shelf, tmp_path, monkeypatch):
         disk_of(2.5)
         service.wait_for("4")
         assert not files("2-*/model/*")
+
+
+def test_old_versions_go_where_the_cache_is_full(shelf, tmp_path):
+    def kept():
+        return sorted(path.name.partition("-")[0] for path in (tmp_path / "cache").glob("[0-9]*-*"))
+
+    where = dict(tracking_uri=shelf.url, model_name=shelf.name)
+    shelf.publish(seed=1)
+    with serving(tmp_path, **where) as service:
+        service.wait_for("1")
+        one = sum(path.stat().st_size for path in (tmp_path / "cache").glob("1-*/**/*") if path.is_file())
+    with serving(tmp_path, **where, max_cache_bytes=int(2.5 * one)) as service:
+        for seed in (2, 3):
+            assert "1" in kept(), "no need to drop it yet"
+            shelf.publish(seed=seed)
+            service.wait_for(str(seed))
+        until(lambda: kept() == ["2", "3"], say=kept)
+        shelf.publish(seed=4)
+        service.wait_for("4")
+        until(lambda: kept() == ["3", "4"], say=kept)
+
+
+class Waits(threading.Event):
+    """An event that nobody waits for; it notes how long they would have."""
+
+    def __init__(self):
+        super().__init__()
+        self.noted = []
+
+    def wait(self, timeout=None):
+        self.noted.append(timeout)
+        return super().wait(0.01)
+
+
+def test_replicas_look_every_15_seconds_and_not_in_step(tmp_path):
+    follower = build_service(Settings(cache_dir=tmp_path, tracking_uri="http://127.0.0.1:9")).follower
+    follower._poke = waits = Waits()
+    follower.start()
+    until(lambda: len(waits.noted) >= 20)
+    follower.stop()
+    assert (follower.poll_interval_s, follower.poll_jitter) == (15, 0.2)
+    assert all(15 * 0.8 <= wait <= 15 * 1.2 for wait in waits.noted)
+    assert max(waits.noted) - min(waits.noted) > 1
 
 
 def test_the_old_model_is_freed_once_its_last_answer_is_out(shelf, tmp_path):
