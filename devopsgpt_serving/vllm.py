@@ -9,6 +9,7 @@ stop strings, limits and scores are made here as they are for our own engine.
 import asyncio
 import http.client
 import json
+import math
 import os
 import queue
 import socket
@@ -28,7 +29,7 @@ from devopsgpt_model.tokenizer import Tokenizer
 from devopsgpt_serving.engine import Stopping
 from devopsgpt_serving.lane import Lane, LoadedModel, Observers, Row
 from devopsgpt_serving.runner import Runner
-from devopsgpt_serving.sampling import TokenScore
+from devopsgpt_serving.sampling import Sampling, TokenScore
 from devopsgpt_serving.sequence import Progress, Scored, Sequence
 from devopsgpt_serving.text_stream import TextStream
 from devopsgpt_serving.version_cache import Version
@@ -36,6 +37,7 @@ from devopsgpt_serving.version_cache import Version
 LINK = "vllm"
 WAIT_S = 0.005  # for the next token, before newcomers are looked for again
 CONNECT_TIMEOUT_S = 10.0
+FIRST_TOKEN_TIMEOUT_S = 60.0  # of a server that may still capture its graphs
 WATCH_EVERY_S = 1.0  # as often as vLLM is asked whether it is there; readiness probes come every 2 s, for 2 s at most
 TOKEN_ID = "token_id:"
 
@@ -95,6 +97,7 @@ def vllm_loader(
         turn_link(link, f"{version.key}/model")
         try:
             wait_until_listed(remote, start_s)
+            generate_once(remote, tokenizer.eot_id)
         except VllmUnavailable:
             if before is not None:
                 turn_link(link, before)  # back to what worked
@@ -118,6 +121,24 @@ def wait_until_listed(remote: RemoteModel, seconds: float) -> None:
         if time.monotonic() > deadline:
             raise VllmUnavailable(f"vLLM does not serve {remote.name} after {seconds:.0f} s: {problem}")
         time.sleep(0.2)
+
+
+def generate_once(remote: RemoteModel, token: int) -> None:
+    """Have the model go on from a token, as ours are warmed up. raises: VllmUnavailable where that fails"""
+    events: Events = queue.SimpleQueue()
+    asked = Sequence([token], Sampling(max_tokens=1, temperature=0.0), lambda report: None)
+    call = Call(remote, request_body(remote.name, asked), Row(0), events, FIRST_TOKEN_TIMEOUT_S)
+    try:
+        _, _, event = events.get(timeout=FIRST_TOKEN_TIMEOUT_S)
+        if isinstance(event, Exception):
+            raise event
+        scores = [score for choice in event["choices"] for score in read_scores(choice.get("logprobs"), None)]
+        if not all(score.logprob is not None and math.isfinite(score.logprob) for score in scores):
+            raise ValueError(f"no finite log-probability in {scores}")
+    except (OSError, http.client.HTTPException, LookupError, TypeError, ValueError, queue.Empty) as error:
+        raise VllmUnavailable(f"{remote.name} generates nothing at vLLM: {error!r:.200}") from error
+    finally:
+        call.close()
 
 
 class Watch:

@@ -12,7 +12,7 @@ from conftest import REPOSITORY
 
 from devopsgpt_serving.vllm import WATCH_EVERY_S
 from serving.conftest import make_model, serving, until
-from serving.vllm_server import VllmServer
+from serving.vllm_server import VllmServer, chunk
 
 QUESTION = dict(max_tokens=12, temperature=0)
 
@@ -132,6 +132,22 @@ def test_a_version_that_vllm_does_not_load_is_refused_and_the_link_goes_back(fro
     vllm.served = honest
     front.http.post("/admin/reload")
     front.wait_for("2")
+
+
+@pytest.mark.parametrize("broken", ["status", "scores"])
+def test_a_version_that_vllm_lists_and_cannot_compute_is_refused(front, shelf, vllm, monkeypatch, broken):
+    monkeypatch.setattr(vllm, *{"status": ("status", 500), "scores": ("events", no_numbers)}[broken])
+    shelf.publish(make_model(2))
+    until(lambda: failed(front), 20)
+    assert front.ready()["version"] == "1"
+    assert "generates nothing at vLLM" in front.ready()["problem"]
+    assert vllm.served()[0].startswith("1-")  # the link went back
+    monkeypatch.undo()
+    assert front.generate("x", max_token_len=3).status_code == 200
+
+
+def no_numbers(body):
+    yield chunk([(65, float("nan"), {})], None)
 
 
 def test_a_start_that_falls_back_leaves_vllm_with_what_it_fell_back_to(shelf, vllm, tmp_path):
