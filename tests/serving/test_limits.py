@@ -57,6 +57,9 @@ def test_a_full_queue_is_429_at_once(small_service):
     until(lambda: small_service.service.engine.running == 2)
     answer = httpx.post(f"{small_service.url}/api/generate", json={"prompt": "x"}, timeout=1)
     assert (answer.status_code, answer.json()["error"]["code"]) == (429, "queue_full")
+    told = small_service.http.get("/metrics").text
+    assert "devopsgpt:num_requests_running 2.0" in told
+    assert "devopsgpt:num_requests_waiting 2.0" in told
     thread.join()
     assert small_service.generate("x", max_token_len=1).status_code == 200
 
@@ -354,3 +357,15 @@ def test_a_file_of_keys_without_a_key_does_not_open_the_service(tmp_path, conten
             Settings(api_keys_file=keys, **others)
     keys.write_text(f"{content}second")
     assert Settings(api_keys_file=keys, api_keys="first").accepted_keys() == ["first", "second"]
+
+
+def test_a_text_before_every_prompt_is_computed_once(common_shelf, tmp_path):
+    where = dict(tracking_uri=common_shelf.url, model_name=common_shelf.name, pre_prompt="Notes of the night shift.")
+    with serving(tmp_path, **where) as service:
+        service.wait_for("1")
+        answers = [service.generate(prompt, max_token_len=1).json() for prompt in ("A disk", "It rings")]
+        before = len("Notes of the night shift. ")
+        assert [answer["usage"]["prompt_tokens"] for answer in answers] == [before + 6, before + 8]
+        assert f"devopsgpt:prefix_cache_hits_total {before:.1f}" in service.http.get("/metrics").text
+        unasked = service.generate("A disk", pre_prompt="", max_token_len=1).json()
+        assert unasked["usage"]["prompt_tokens"] == 6

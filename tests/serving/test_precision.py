@@ -7,6 +7,7 @@ import torch
 
 from devopsgpt_model.config import GPTConfig
 from devopsgpt_model.gpt import GPT
+from devopsgpt_serving.native.processor import instructions_for
 from devopsgpt_serving.native.runner import NativeRunner, able
 from devopsgpt_serving.precision import Int8Linear, choose_precision, of_torch, pack, packable
 from devopsgpt_serving.runner import EagerRunner
@@ -74,6 +75,16 @@ def test_log_probabilities_stay_near_float32(trained, precision, bound, runner):
     expected = logprobs(trained, idx)
     got = logprobs(trained, idx, precision, runner)
     assert (got - expected).abs().max() <= bound
+    assert val_loss(got, idx) == pytest.approx(val_loss(expected, idx), rel=0.005)
+
+
+def test_int8_of_the_narrower_instructions_stays_near_float32_too(trained, monkeypatch):
+    if instructions_for("float32") is None:
+        pytest.skip("this processor has not even AVX2")
+    monkeypatch.setattr("devopsgpt_serving.native.runner.instructions_for", lambda _: "avx2")
+    idx = windows(1000)
+    expected, got = logprobs(trained, idx), logprobs(trained, idx, "int8", NativeRunner)
+    assert (got - expected).abs().max() <= 0.05
     assert val_loss(got, idx) == pytest.approx(val_loss(expected, idx), rel=0.005)
 
 
