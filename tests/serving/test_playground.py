@@ -127,7 +127,7 @@ def test_the_playground_stops_an_answer_and_the_engine_with_it(browser, slow_ser
         page.get_by_label("API key").fill("the-key")
         page.get_by_label("Most tokens").fill("100")
         page.keyboard.press("Control+Enter")
-        page.get_by_text(re.compile(r"version 1: [3-9] tokens")).wait_for()
+        page.get_by_text(re.compile(r"version 1: ([3-9]|\d\d) tokens")).wait_for()  # a busy machine shows not each one
         stop.click() if way == "button" else page.keyboard.press("Escape")
         page.get_by_text(re.compile(r"version 1: \d{1,2} tokens, [\d.]+ tokens/s, stopped")).wait_for()
         assert stop.is_disabled()
@@ -153,7 +153,9 @@ def test_the_playground_tells_the_lineage_of_the_version_that_answered(browser, 
         with tab(browser, service) as page:
             page.get_by_label("Most tokens").fill("60")
             page.keyboard.press("Control+Enter")
-            page.get_by_text(re.compile(r"version 1: [3-9] tokens")).wait_for()
+            page.get_by_text(
+                re.compile(r"version 1: ([3-9]|\d\d) tokens")
+            ).wait_for()  # a busy machine shows not each one
             shelf.promote("2")
             service.wait_for("2")
             page.get_by_text(re.compile("version 1: 60 tokens.*ended at a limit")).wait_for()
