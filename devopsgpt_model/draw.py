@@ -86,7 +86,7 @@ def _drawn(logits: Tensor, top_k: int, draws: list[Draw]) -> list[int]:
 def _repick(weights: Tensor, picked: Tensor, draws: list[Draw]) -> Tensor:
     """What was picked, where it is one of the largest weights that reach top_p, else a pick of those.
 
-    Nothing is sorted: it is one of them where the larger weights do not reach top_p. Where they do, no smaller weight
+    Without sorting: it is one of them where the larger weights do not reach top_p. Where they do, no smaller weight
     is one either, so the next pick is out of the larger ones. weights: (R, N); picked: (R,)
     """
     larger = weights.where(weights > weights.gather(1, picked[:, None]), 0)

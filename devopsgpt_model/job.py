@@ -25,7 +25,7 @@ class TrainingJob:
     """Folder of token bins; the tokenizer lies in it."""
 
     out: Path
-    """Folder for the run's state, metrics.jsonl, result.json and the finished `checkpoint/`."""
+    """Folder for the run's state, metrics.jsonl, the best weights as `checkpoint/`, and result.json at its good end."""
 
     init_checkpoint: Path | None = None
     """Checkpoint folder to start from; None with init_from=scratch."""

@@ -6,7 +6,6 @@ The home is a volume that pods share. Knows nothing of what is trained; needs th
 import dataclasses
 import hashlib
 import os
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,6 +24,7 @@ from devopsgpt_pipeline.launcher import (
     hand_over,
     words_of_failure,
 )
+from devopsgpt_pipeline.meanwhile import meanwhile
 
 if TYPE_CHECKING:
     from dagster_k8s.client import DagsterKubernetesClient
@@ -75,22 +75,23 @@ class KubernetesLauncher(Launcher):
         client._load_k8s_config()  # for our own calls before its run: the same cluster
         api: DagsterKubernetesClient = DagsterKubernetesClient.production_client()  # type: ignore[no-untyped-call]
         self._end_pods(api, job)
+        operation = context.op_execution_context if isinstance(context, dg.AssetExecutionContext) else context
         try:
-            with beating(job.out / HEARTBEAT_FILE):
-                client.run(
-                    context=context.op_execution_context if isinstance(context, dg.AssetExecutionContext) else context,
-                    namespace=self.namespace,
-                    base_pod_meta={"labels": {LABEL: label_of(job)}},
-                    base_pod_spec=self.pod_spec(job_file, job.config.device),
-                )
+            try:
+                with beating(job.out / HEARTBEAT_FILE):
+                    client.run(
+                        context=operation,
+                        namespace=self.namespace,
+                        base_pod_meta={"labels": {LABEL: label_of(job)}},
+                        base_pod_spec=self.pod_spec(job_file, job.config.device),
+                    )
+            finally:
+                self._end_pods(api, job)  # a terminated trainer is still saving
         except DagsterK8sError as error:
             raise TrainingFailed(f"the training's pod failed: {words_of_failure(job)} ({error})") from error
         except BaseException:
-            self._end_pods(api, job)  # a terminated trainer is still saving
             context.log.info(words_of_failure(job))  # its last line, which nobody reads from a pod that is deleted
             raise
-        finally:
-            self._end_pods(api, job)
 
     def pod_spec(self, job_file: Path, device: str) -> dict[str, Any]:
         """The pod, confined as all of ours are. device: "cpu" asks for no GPU"""
@@ -184,17 +185,6 @@ def label_of(job: TrainingJob) -> str:
 @contextmanager
 def beating(path: Path) -> Iterator[None]:
     """Touch a file every few seconds: how a trainer on another machine knows that its launcher lives."""
-    ended = threading.Event()
-
-    def beat() -> None:
-        path.touch()
-        while not ended.wait(HEARTBEAT_S):
-            os.utime(path)
-
-    thread = threading.Thread(target=beat, daemon=True, name="heartbeat")
-    thread.start()
-    try:
+    path.touch()
+    with meanwhile(lambda: os.utime(path), HEARTBEAT_S):
         yield
-    finally:
-        ended.set()
-        thread.join()

@@ -8,14 +8,15 @@ import hashlib
 import os
 import re
 import sys
-import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
+
+from devopsgpt_pipeline.meanwhile import meanwhile
 
 WEIGHTS = "model.safetensors"
 NEEDED = ("config.json", "tokenizer.json", WEIGHTS)
@@ -129,23 +130,13 @@ def _download(model: HubModel, name: str, partial: Path, say: Say) -> str:
 @contextmanager
 def _told(name: str, partial: Path, size: int, say: Say) -> Iterator[None]:
     """Tell now and then how far a download came: in a step of Dagster stderr is a file, and the hub's bar is off."""
-    ended = threading.Event()
 
     def tell() -> None:
-        while not ended.wait(TELL_EVERY_S):
-            here = partial.stat().st_size
-            say(f"{name}: {here / 1e6:,.1f} of {size / 1e6:,.1f} MB ({here / max(size, 1):.0%})")
+        here = partial.stat().st_size
+        say(f"{name}: {here / 1e6:,.1f} of {size / 1e6:,.1f} MB ({here / max(size, 1):.0%})")
 
-    if sys.stderr.isatty():
+    with nullcontext() if sys.stderr.isatty() else meanwhile(tell, TELL_EVERY_S):
         yield
-        return
-    thread = threading.Thread(target=tell, daemon=True, name="download-progress")
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join()
 
 
 def _hash_like(expected: str, path: Path) -> str:

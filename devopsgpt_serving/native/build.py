@@ -28,7 +28,7 @@ LEVEL = {"avx512": "-march=x86-64-v4", "avx2": "-march=x86-64-v3"}
 # contracting a multiplication and an addition as the compiler likes would make a token's numbers depend on how many
 # others stand beside it
 FLAGS = ("-std=c++17", "-O3", "-fPIC", "-ffp-contract=off", "-fopenmp")
-TIMEOUT_S = 20.0  # it takes 2 to 4: readiness waits for it, and torch's operators do the same half as fast
+TIMEOUT_S = 20.0  # it takes 2: readiness waits for it, and torch's operators do the same half as fast
 
 
 class NotCompiled(Exception):

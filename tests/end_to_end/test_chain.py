@@ -90,18 +90,6 @@ def test_every_asset_has_group_description_kinds_owners_and_code_version(finishe
         assert spec.code_version or spec.key.path[0].startswith("book_site"), spec.key
 
 
-def test_what_computes_on_a_gpu_takes_turns_and_so_does_what_moves_an_alias(finished):
-    graph = finished.definitions.resolve_asset_graph()
-    pools = {key.path[0]: graph.get(key).pools for key in graph.materializable_asset_keys}
-    expected = {
-        "gpu": {"finetuned_checkpoint", "evaluation", "gpt2_baseline"},
-        "registry": {"registered_model", "champion"},
-    }
-    for pool, names in expected.items():
-        assert {name for name, theirs in pools.items() if pool in theirs} == names
-    assert finished.definitions.resolve_job_def("sweep_trial").get_node_named("train_trial").definition.pool == "gpu"
-
-
 def test_the_chain_ends_in_a_champion_that_loads(finished):
     assert int(finished.blob("champion", "version")) >= 1
     assert finished.blob("champion", "promoted") is True

@@ -7,6 +7,10 @@ import pytest
 
 from devopsgpt_pipeline.assets.datasets import TOKEN_BINS
 from devopsgpt_pipeline.automation import ON_CHANGE, Timetable
+from devopsgpt_pipeline.definitions import build_definitions
+from devopsgpt_pipeline.home import Home
+from devopsgpt_pipeline.profiles import PROFILES
+from devopsgpt_pipeline.sources.books import books_of_profile
 
 MONDAY = datetime(2026, 11, 2, 12, 0, tzinfo=UTC)
 DAY = timedelta(days=1)
@@ -149,3 +153,17 @@ def test_a_timetable_comes_from_the_environment(monkeypatch):
         Timetable.from_environment()
     with pytest.raises(ValueError, match="DEVOPSGPT_RETRAIN_CRON must be a cron expression"):
         Timetable(retrain="61 * * * *")
+
+
+def test_what_computes_on_a_gpu_takes_turns_and_so_does_what_moves_an_alias(tmp_path):
+    nowhere = "http://127.0.0.1:9"
+    definitions = build_definitions(PROFILES["sample"], books_of_profile("sample"), Home(tmp_path), nowhere, nowhere)
+    graph = definitions.resolve_asset_graph()
+    pools = {key.path[0]: graph.get(key).pools for key in graph.materializable_asset_keys}
+    expected = {
+        "gpu": {"finetuned_checkpoint", "evaluation", "gpt2_baseline"},
+        "registry": {"registered_model", "champion"},
+    }
+    for pool, names in expected.items():
+        assert {name for name, theirs in pools.items() if pool in theirs} == names
+    assert definitions.resolve_job_def("sweep_trial").get_node_named("train_trial").definition.pool == "gpu"
