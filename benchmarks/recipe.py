@@ -10,6 +10,7 @@ Then, at ours' best learning rate, ours with one thing changed at a time.
 import argparse
 import copy
 import statistics
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -71,6 +72,9 @@ def shuffled(tokens: np.ndarray, config: TrainingConfig) -> ShuffledWindows:
     return ShuffledWindows(tokens, config.block_size, config.batch_size, config.seed)
 
 
+Windows = Callable[[np.ndarray, TrainingConfig], ShuffledWindows | RandomWindows]
+
+
 def pretrain(tokens: np.ndarray, vocab_size: int) -> GPT:
     """A small GPT that knows tiny shakespeare."""
     shape = GPTConfig(vocab_size=vocab_size, block_size=PRETRAIN.block_size, n_layer=4, n_head=4, n_embd=128)
@@ -102,14 +106,16 @@ def nanogpt(start: GPT, train: np.ndarray, val: np.ndarray, config: TrainingConf
     return exact
 
 
-def ours(start: GPT, train: np.ndarray, val: np.ndarray, config: TrainingConfig) -> tuple[float, float]:
+def ours(
+    start: GPT, train: np.ndarray, val: np.ndarray, config: TrainingConfig, windows: Windows = shuffled
+) -> tuple[float, float]:
     """Best exact val_loss of our recipe, without and with an average of weights."""
     model = with_dropout(start, config.dropout)
     average = copy.deepcopy(model)
-    step, data = step_of(model, config), shuffled(train, config)
+    step, data = step_of(model, config), windows(train, config)
     best, best_average = float("inf"), float("inf")
     for number in range(config.max_steps):
-        step(number, data)
+        step(number, data)  # type: ignore[arg-type]
         with torch.no_grad():
             for mean, parameter in zip(average.parameters(), model.parameters(), strict=True):
                 mean.lerp_(parameter, 1 - AVERAGE_DECAY)
@@ -140,6 +146,9 @@ def main(arguments: list[str] | None = None) -> None:
         settings = settings | {name: rate * value for name, value in settings.items() if name == "min_learning_rate"}
         changed = replace(OURS, learning_rate=rate, **settings)  # type: ignore[arg-type]
         show(rate, f"ours, {change}", [ours(start, train, val, replace(changed, seed=seed))[0] for seed in SEEDS])
+    plain = replace(OURS, learning_rate=rate)
+    drawn = [ours(start, train, val, replace(plain, seed=seed), RandomWindows)[0] for seed in SEEDS]
+    show(rate, "ours, draws with replacement", drawn)
 
 
 def compare(start: GPT, train: np.ndarray, val: np.ndarray, rate: float) -> float:
@@ -156,7 +165,7 @@ def compare(start: GPT, train: np.ndarray, val: np.ndarray, rate: float) -> floa
 def show(rate: float, name: str, losses: list[float]) -> None:
     """Print a line: mean, spread, and each seed's loss."""
     shown = " ".join(f"{loss:.4f}" for loss in losses)
-    print(f"{rate:g}  {name:24} {statistics.mean(losses):.4f} +- {statistics.stdev(losses):.4f}  ({shown})", flush=True)
+    print(f"{rate:g}  {name:28} {statistics.mean(losses):.4f} +- {statistics.stdev(losses):.4f}  ({shown})", flush=True)
 
 
 if __name__ == "__main__":

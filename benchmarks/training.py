@@ -49,7 +49,7 @@ def make_step(contender: str, case: Case) -> Any:
     compiled = contender.endswith("-compiled")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if contender.startswith("nanogpt"):
-        from benchmarks.nanogpt import NanoGPTStep
+        from benchmarks._nanogpt import NanoGPTStep
 
         return NanoGPTStep(case.config, tokens, case.batch_size, case.accum, device, compiled)
     return _our_step(case, tokens, device, compiled)

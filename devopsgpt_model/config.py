@@ -188,7 +188,7 @@ PRESETS = {
     ),
     "finetune_sre_small": _FINETUNE,
     "finetune_shakespeare": replace(_FINETUNE, init_from="gpt2-xl", max_steps=20),
-    # 12 sequences * 256 = 3,072 tokens/step
+    # 12 sequences * 256 = 3,072 tokens/step; of the dataset's own tokenizer, where the seed's were characters
     "train_sre_cpu": TrainingConfig(
         dropout=0.0,
         batch_size=12,

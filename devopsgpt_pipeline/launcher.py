@@ -19,7 +19,8 @@ from devopsgpt_model.threads import usable_cpus
 
 POLL_S = 0.2
 AGENT_GRACE_S = 10.0  # for torchrun itself to end after its ranks
-DRIVERS = ("nvidia*", "dxg", "kfd")  # under /dev, where there is a GPU: NVIDIA's, Windows' under Linux, AMD's
+DEVICES = Path("/dev")
+DRIVERS = ("nvidia*", "dxg", "kfd")  # there, where there is a GPU: NVIDIA's, Windows' under Linux, AMD's
 
 OnMetrics = Callable[[dict[str, Any]], None]
 Context = dg.OpExecutionContext | dg.AssetExecutionContext
@@ -129,7 +130,7 @@ def processes_for(config: TrainingConfig, gpus: int) -> int:
 
 def visible_gpus() -> int:
     """CUDA devices that this process may use; looking does not occupy them."""
-    if not any(any(Path("/dev").glob(name)) for name in DRIVERS):
+    if not any(any(DEVICES.glob(name)) for name in DRIVERS):
         return 0  # without importing torch, which takes seconds
     import torch
 

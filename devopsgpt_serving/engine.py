@@ -17,6 +17,8 @@ log = logging.getLogger(__name__)
 # 5 s of not being ready + 15 s of drain_s + this.
 STOP_WAIT_S = 5.0
 
+THREAD_ENDED = "the engine's thread ended"
+
 
 class QueueFull(Exception):
     """More sequences than may wait."""
@@ -98,9 +100,7 @@ class Engine:
         sequences = list(sequences)
         with self._wake:
             if self._stopping:
-                raise Stopping("the service is stopping")
-            if self._thread.ident is not None and not self.alive:  # it was started; what comes before may wait for it
-                raise Stopping("the engine's thread ended")
+                raise Stopping("the service is stopping" if self.alive else THREAD_ENDED)
             if self._inside + len(sequences) > self.capacity:
                 raise QueueFull(
                     f"{self._inside} of {self.capacity} places are taken and {len(sequences)} are asked for; "
@@ -111,11 +111,20 @@ class Engine:
             self._wake.notify()
 
     def _work(self) -> None:
-        while self._take_in():
-            self._step_all()
-            self._let_go()
+        try:
+            while self._take_in():
+                self._step_all()
+                self._let_go()
+        finally:  # told to stop, or ended by what no step survives: nobody waits for an answer that will not come
+            self._give_up_all()
+
+    def _give_up_all(self) -> None:
+        with self._wake:
+            reason = Stopping("the service stopped" if self._stopping else THREAD_ENDED)
+            self._stopping = True
+            self._sort_in()
         for lane in self._lanes:
-            lane.fail_all(Stopping("the service stopped"))
+            lane.fail_all(reason)
 
     # Two functions for their variables to end with: a lane named by one of _work's own would keep a replaced model in
     # memory for as long as nothing is asked.
@@ -138,12 +147,15 @@ class Engine:
             while not (self._stopping or self._inbox or any(not lane.idle for lane in self._lanes)):
                 self._lanes = [lane for lane in self._lanes if lane is self._current]
                 self._wake.wait()
-            for lane, sequence in self._inbox:
-                lane.waiting.append(sequence)
-                if lane not in self._lanes:  # it was let go of between encoding and arrival
-                    self._lanes.append(lane)
-            self._inbox.clear()
+            self._sort_in()
             return not self._stopping
+
+    def _sort_in(self) -> None:
+        for lane, sequence in self._inbox:
+            lane.waiting.append(sequence)
+            if lane not in self._lanes:  # it was let go of between encoding and arrival
+                self._lanes.append(lane)
+        self._inbox.clear()
 
     def _step(self, lane: Lane) -> None:
         try:

@@ -25,6 +25,8 @@ LAUNCH = """mutation ($p: ExecutionParams!) { launchRun(executionParams: $p) {
   __typename ... on LaunchRunSuccess { run { runId } } ... on PythonError { message } } }"""
 TERMINATE = """mutation ($id: String!) { terminateRun(runId: $id) { __typename } }"""
 STATUS = """query ($id: ID!) { runOrError(runId: $id) { ... on Run { status } } }"""
+OBSERVATIONS = """{ assetOrError(assetKey: {path: ["finetuned_checkpoint"]}) { ... on Asset {
+  assetObservations(limit: 100) { metadataEntries { label } } } } }"""
 
 
 class Ui:
@@ -51,6 +53,11 @@ class Ui:
 
     def terminate(self, run_id):
         assert self.ask(TERMINATE, id=run_id)["terminateRun"]["__typename"] == "TerminateRunSuccess"
+
+    def observed(self):
+        """Labels of what the asset's page draws over time."""
+        observations = self.ask(OBSERVATIONS)["assetOrError"].get("assetObservations", [])
+        return {entry["label"] for each in observations for entry in each["metadataEntries"]}
 
     def wait_for(self, run_id, status, seconds):
         until(lambda: self.ask(STATUS, id=run_id)["runOrError"]["status"] == status, seconds, status)
@@ -108,16 +115,19 @@ def test_a_terminated_and_a_killed_training_go_on_in_the_same_mlflow_run(home, u
     # Terminate, as the UI's button does.
     first = ui.launch()
     until(lambda: step_of(home) >= 40, 90, "the first run trains")
+    (out,) = [path.parent for path in home.training.glob("*/run.json")]
+    run_id = json.loads((out / "run.json").read_text())["run_id"]
+    until(lambda: client.get_metric_history(run_id, "train_loss"), 20, "MLflow shows train_loss")
+    until(lambda: "train_loss" in ui.observed(), 20, "Dagster shows train_loss")
     trainer, asked = trainer_in(home), time.monotonic()
+    assert trainer.is_running()  # all that was seen while it trained
     ui.terminate(first)
     ui.wait_for(first, "CANCELED", 60)
     assert time.monotonic() - asked < 60
     psutil.wait_procs([trainer], timeout=5)
     assert not trainer.is_running()
-    (out,) = [path.parent for path in home.training.glob("*/run.json")]
     assert (out / "state.safetensors").exists()
     assert not (out / "result.json").exists()
-    run_id = json.loads((out / "run.json").read_text())["run_id"]
     assert client.get_run(run_id).info.status == "KILLED"
     logs = "".join(path.read_text() for path in (home.dagster / "storage" / first).rglob("*.err"))
     assert "start it again to go on from there" in logs  # the trainer's last words

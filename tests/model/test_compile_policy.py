@@ -89,7 +89,7 @@ def test_a_compiled_step_is_two_graphs_without_a_break_and_has_the_same_gradient
 
 
 def test_nanogpts_step_has_no_fewer_breaks_than_none():
-    from benchmarks.nanogpt import NanoGPT
+    from benchmarks._nanogpt import NanoGPT
 
     idx = torch.zeros(2, 64, dtype=torch.int64)
     explained = torch._dynamo.explain(

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import REPOSITORY
-from test_train import CONFIG, job, losses, wait_for_step  # noqa: F401  a fixture and its helpers
+from test_train import CONFIG, job, launch, losses, wait_for_step  # noqa: F401  a fixture and its helpers
 
 from devopsgpt_model.checkpoint import load_checkpoint
 from devopsgpt_model.ranks import Ranks
@@ -47,10 +47,10 @@ def finish(process):
     return output
 
 
-def assert_close(ours, theirs):
+def assert_close(ours, theirs, tolerance=1e-5):
     assert [line["step"] for line in ours] == [line["step"] for line in theirs]
     for mine, expected in zip(ours, theirs, strict=True):
-        assert mine == pytest.approx(expected, abs=1e-5)
+        assert mine == pytest.approx(expected, abs=tolerance)
 
 
 def distributions(names):
@@ -82,6 +82,17 @@ def bare_machine(tmp_path):
         answer = subprocess.run([python, "-c", f"import {absent}"], env=environment, capture_output=True, cwd=tmp_path)
         assert b"ModuleNotFoundError" in answer.stderr
     return python, environment
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_two_ranks_in_bfloat16_and_compiled_give_the_losses_of_one(job, tmp_path, parallel):  # noqa: F811
+    config = dataclasses.replace(FOUR_MICRO_BATCHES, parallel=parallel, dtype="bfloat16", compile="on")
+    job = dataclasses.replace(job, config=config)
+    alone = dataclasses.replace(job, out=tmp_path / "alone")
+    assert "bfloat16, compiled" in finish(launch(alone))
+    assert f"bfloat16, compiled, 2 processes ({parallel})" in finish(torchrun(job))
+    assert_close(losses(job), losses(alone), 1e-3)  # products of eight bits: another order of a sum rounds otherwise
 
 
 @pytest.mark.parametrize("parallel", ["ddp", pytest.param("fsdp", marks=pytest.mark.slow)])

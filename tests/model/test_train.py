@@ -98,13 +98,18 @@ def test_metrics_are_reported_at_the_configured_steps(job):
 
 
 @pytest.mark.parametrize(
-    "number",
-    [*(pytest.param(each, marks=pytest.mark.slow) for each in (signal.SIGINT, signal.SIGTERM)), signal.SIGKILL],
+    ("number", "settings"),
+    [
+        *(pytest.param(each, {}, marks=pytest.mark.slow) for each in (signal.SIGINT, signal.SIGTERM)),
+        pytest.param(signal.SIGKILL, {"dtype": "bfloat16", "compile": "on"}, marks=pytest.mark.slow),
+        (signal.SIGKILL, {}),
+    ],
 )
-def test_a_killed_run_ends_with_the_losses_of_one_that_never_was(job, tmp_path, number):
-    job = dataclasses.replace(job, config=dataclasses.replace(CONFIG, max_steps=300, eval_interval=25))
+def test_a_killed_run_ends_with_the_losses_of_one_that_never_was(job, tmp_path, number, settings):
+    job = dataclasses.replace(job, config=dataclasses.replace(CONFIG, max_steps=300, eval_interval=25, **settings))
     whole = dataclasses.replace(job, out=tmp_path / "whole")
-    train(whole)
+    output, errors = launch(whole).communicate(timeout=100)
+    assert ("compiled" in output) == ("compile" in settings), errors
     process = launch(job)
     wait_for_step(job, 60)
     process.send_signal(number)

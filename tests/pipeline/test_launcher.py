@@ -18,7 +18,7 @@ from devopsgpt_model.token_bins import write_token_bins
 from devopsgpt_model.tokenizer import Tokenizer
 from devopsgpt_pipeline.home import Home
 from devopsgpt_pipeline.kubernetes_launcher import KubernetesLauncher
-from devopsgpt_pipeline.launcher import LocalLauncher, command_of, processes_for
+from devopsgpt_pipeline.launcher import LocalLauncher, command_of, processes_for, visible_gpus
 from devopsgpt_pipeline.resources import launcher_from_environment
 
 TEXT = "a steady service answers; a slow service makes its users wait. " * 60
@@ -57,13 +57,17 @@ def job(tmp_path):
     return TrainingJob(config=CONFIG, bins=tmp_path / "bins", out=tmp_path / "out")
 
 
-def train(job, processes):
+def train(job, processes, on_metrics=lambda message: None):
     """Through Dagster, in this process. returns: what the launcher passed on, message by message"""
     heard = []
 
+    def hear(message):
+        heard.append(message)
+        on_metrics(message)
+
     @dg.asset
     def trained(context: dg.AssetExecutionContext, launcher: LocalLauncher):
-        launcher.train(context, job, heard.append)
+        launcher.train(context, job, hear)
         return dg.MaterializeResult()
 
     with dg.DagsterInstance.ephemeral() as instance:
@@ -114,6 +118,19 @@ def test_two_ranks_report_once_and_give_the_losses_of_one_process(job, tmp_path)
     assert facts["steps_trained"] == 12
 
 
+def test_losses_are_heard_while_the_trainer_trains(job):
+    class HeardEnough(Exception):
+        pass
+
+    def hear(message):
+        if message["step"] >= 6:
+            raise HeardEnough
+
+    with pytest.raises(HeardEnough):  # a training without end: waiting for it to be over would hear nothing
+        train(dataclasses.replace(job, config=ENDLESS), 1, hear)
+    assert (job.out / "state.safetensors").exists()
+
+
 @pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_an_interrupted_worker_leaves_a_saved_state_and_no_process(job, processes):
     worker, trainers = start_worker(dataclasses.replace(job, config=ENDLESS), processes)
@@ -135,6 +152,15 @@ def test_no_trainer_outlives_a_worker_that_was_killed(job, processes):
     assert (job.out / "state.safetensors").exists()
 
 
+def test_a_trainer_that_does_not_end_is_killed_in_time(monkeypatch):
+    monkeypatch.setattr("devopsgpt_pipeline.launcher.AGENT_GRACE_S", 0.1)
+    deaf = "import signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN); print(flush=True); time.sleep(600)"
+    with subprocess.Popen([sys.executable, "-c", deaf], stdout=subprocess.PIPE) as process:
+        process.stdout.readline()
+        LocalLauncher(termination_timeout_s=0.1)._terminate(process)
+        assert process.returncode == -signal.SIGKILL
+
+
 @pytest.mark.slow
 def test_micro_batches_that_several_processes_cannot_share_are_told(job):
     with pytest.raises(Exception, match="must be a multiple of the 3 processes, got 4"):
@@ -154,6 +180,14 @@ def test_micro_batches_that_several_processes_cannot_share_are_told(job):
 )
 def test_a_training_takes_the_gpus_that_its_micro_batches_can_be_dealt_out_to(gpus, accum, device, expected):
     assert processes_for(dataclasses.replace(CONFIG, grad_accum_steps=accum, device=device), gpus) == expected
+
+
+def test_gpus_are_counted_only_where_there_is_a_driver(monkeypatch, tmp_path):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setattr("devopsgpt_pipeline.launcher.DEVICES", tmp_path)
+    assert visible_gpus() == 0
+    (tmp_path / "nvidia0").touch()
+    assert visible_gpus() == 2
 
 
 def test_one_process_needs_no_torchrun(tmp_path):

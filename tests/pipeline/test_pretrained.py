@@ -7,9 +7,11 @@ import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from devopsgpt_model.checkpoint import load_checkpoint
 from devopsgpt_pipeline.finetune import initial_checkpoint
@@ -118,6 +120,13 @@ NAME = (
     "try: print(*fetch_from_hub(sys.argv[2], Path(sys.argv[1])))\n"
     "except (ConnectionError, ValueError) as error: print(type(error).__name__, error)\n"
 )
+INIT_FROM = (
+    "import sys; from pathlib import Path\n"
+    "from devopsgpt_pipeline.finetune import initial_checkpoint\n"
+    "from devopsgpt_pipeline.home import Home\n"
+    "initial = initial_checkpoint(Home(Path(sys.argv[1])), None, sys.argv[2])\n"
+    "print(initial.source, initial.folder)\n"
+)
 
 
 def start(code, endpoint, *arguments):
@@ -225,6 +234,13 @@ def test_a_name_of_the_hub_becomes_a_commit_and_is_found_again_without_a_network
     assert fetch(NAME, NOWHERE, tmp_path, "distilgpt2") == f"{model} {folder}"
     assert fetch(NAME, hub.url, tmp_path, "distilgpt2@v1") == f"{model} {folder}"
     assert sum(path.endswith(WEIGHTS) for path, _ in hub.log) == 1
+
+
+def test_a_training_starts_from_a_name_of_the_hub(hub, tmp_path, tiny_gpt):
+    source, folder = fetch(INIT_FROM, hub.url, tmp_path, "distilgpt2").split()
+    assert source == f"distilbert/distilgpt2@{OTHER}"
+    assert Path(folder).is_relative_to(Home(tmp_path).hub)
+    assert torch.equal(load_checkpoint(Path(folder)).model.wpe.weight, tiny_gpt.wpe.weight)
 
 
 @pytest.mark.parametrize(

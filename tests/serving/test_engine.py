@@ -372,9 +372,9 @@ def test_stopping_does_not_wait_for_a_step_that_hangs(engine, monkeypatch, caplo
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_an_engine_whose_thread_ended_takes_nothing_in(engine):
+def test_an_engine_whose_thread_ends_gives_up_what_it_has_and_takes_nothing_in(engine):
     engine.current.loaded.runner.error = SystemExit()  # nothing but Exceptions is survived
-    Asked(engine, "x")
+    assert "the engine's thread ended" in str(Asked(engine, "x").end()[1])
     until(lambda: not engine.alive)
     with pytest.raises(Stopping, match="the engine's thread ended"):
         Asked(engine, "x")

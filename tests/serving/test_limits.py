@@ -177,11 +177,10 @@ def test_a_deadline_holds_though_the_engine_hangs(common_shelf, tmp_path, monkey
 def test_a_dead_engine_is_503_at_once(small_service):
     slow_down(small_service, 0)
     small_service.service.engine.current.runner.error = SystemExit()
-    with pytest.raises(httpx.ReadTimeout):
-        httpx.post(f"{small_service.url}/api/generate", json={"prompt": "x"}, timeout=0.5)
-    answer = httpx.post(f"{small_service.url}/api/generate", json={"prompt": "x"}, timeout=1)
-    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "draining")
-    assert "the engine's thread ended" in answer.json()["error"]["message"]
+    for _ in range(2):  # what it ends over, and what comes later
+        answer = httpx.post(f"{small_service.url}/api/generate", json={"prompt": "x"}, timeout=2)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "draining")
+        assert "the engine's thread ended" in answer.json()["error"]["message"]
 
 
 def test_a_stream_that_fails_counts_as_an_error_under_its_id(small_service, caplog):
