@@ -59,6 +59,7 @@ def _our_step(case: Case, tokens: np.ndarray, device: str, compiled: bool) -> An
     from devopsgpt_model.batches import ShuffledWindows
     from devopsgpt_model.device import choose_autocast
     from devopsgpt_model.gpt import GPT
+    from devopsgpt_model.memory import keep_freed_memory
     from devopsgpt_model.ranks import Ranks
     from devopsgpt_model.step import TrainingStep
 
@@ -70,6 +71,8 @@ def _our_step(case: Case, tokens: np.ndarray, device: str, compiled: bool) -> An
         compile="on" if compiled else "off",
     )
     where = torch.device(device)
+    if device == "cpu":
+        keep_freed_memory()  # as the trainer does
     with where:
         model = GPT(case.config).init_weights(1)
     step = TrainingStep(model, config, where, choose_autocast("auto", where), Ranks())

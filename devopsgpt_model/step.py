@@ -15,7 +15,6 @@ from devopsgpt_model.compile_policy import compile_pays
 from devopsgpt_model.config import TrainingConfig
 from devopsgpt_model.device import send
 from devopsgpt_model.gpt import GPT, Block
-from devopsgpt_model.loss import HeadLoss, next_token_loss
 from devopsgpt_model.micro_batches import micro_batches_at_once
 from devopsgpt_model.ranks import Ranks
 from devopsgpt_model.stop import NEVER, Stopped, StopRequest
@@ -26,24 +25,21 @@ Layer = Callable[[Tensor], Tensor]
 class LossOf(nn.Module):
     """The network down to its loss, as a module: what DDP takes.
 
-    compiled: the blocks and the loss are compiled, each for itself. All blocks are the same code, so that 48 layers
-    compile as fast as one, and FSDP finds its hooks between them. Evaluations, which need no gradients, stay eager.
+    compiled: the blocks are, each for itself. All are the same code, so that 48 layers compile as fast as one, and FSDP
+    finds its hooks between them. The head's loss is faster without (loss.py), and evaluations need no gradients.
     """
 
     def __init__(self, model: GPT, compiled: bool = False) -> None:
         super().__init__()
         self.model = model
-        self.head_loss: HeadLoss = next_token_loss
         if compiled:
-            if model.wte.weight.device.type == "cpu":  # a GPU has a kernel of its own
-                self.head_loss = torch.compile(next_token_loss, fullgraph=True)
             run_block = torch.compile(Block.forward, fullgraph=True)
             for block in model.h:
                 block.forward = _with_gradients(partial(run_block, block), block.forward)  # type: ignore[method-assign, assignment]
 
     def forward(self, idx: Tensor, targets: Tensor) -> Tensor:
         """idx, targets: int64 (B, T) -> mean loss in nats/token"""
-        return self.model.loss(idx, targets, self.head_loss)
+        return self.model.loss(idx, targets)
 
 
 def _with_gradients(compiled: Layer, eager: Layer) -> Layer:

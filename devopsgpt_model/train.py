@@ -16,8 +16,10 @@ from pathlib import Path
 from typing import IO
 
 from devopsgpt_model.compile_policy import keep_compiled_code
+from devopsgpt_model.device import choose_device
 from devopsgpt_model.folders import write_whole
 from devopsgpt_model.job import FAILURE_FILE, HEARTBEAT_FILE, TrainingJob
+from devopsgpt_model.memory import keep_freed_memory
 from devopsgpt_model.ranks import Ranks
 from devopsgpt_model.report import Report, ReportError, Silence
 from devopsgpt_model.stop import STOPPED, Stopped, StopRequest
@@ -99,6 +101,8 @@ def main(arguments: list[str] | None = None) -> int:
     keep_to_quota()
     keep_compiled_code(job.out.parent / "compiled")
     try:
+        if choose_device(job.config.device).type == "cpu":
+            keep_freed_memory()
         train(job, stop)
     except Stopped as stopped:
         return _end(job, str(stopped), STOPPED)

@@ -90,7 +90,7 @@ def test_bad_shapes_are_refused():
 def test_attention_of_a_training_step_is_the_fused_kernel_with_dropout_too():
     config = GPTConfig(vocab_size=257, block_size=32, n_layer=2, n_head=2, n_embd=32, dropout=0.1)
     model, idx = GPT(config).init_weights(1).train(), torch.zeros(2, 32, dtype=torch.int64)
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiled:
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], acc_events=True) as profiled:
         model.loss(idx, idx).backward()
     calls = {each.key: each.count for each in profiled.key_averages()}
     fused = "aten::_scaled_dot_product_flash_attention_for_cpu"

@@ -4,7 +4,7 @@ from torch.nn import functional as F
 
 from devopsgpt_model.config import GPTConfig
 from devopsgpt_model.gpt import GPT
-from devopsgpt_model.loss import IGNORED, PIECE, ROWS, next_token_loss, token_losses
+from devopsgpt_model.loss import IGNORED, PIECE, ROWS, loss_and_gradient_, next_token_loss, token_losses
 
 
 @pytest.fixture
@@ -32,6 +32,16 @@ def test_loss_and_gradients_are_those_of_the_plain_form(tiny_gpt, batch, autocas
     assert loss.item() == pytest.approx(plain.item(), abs=1e-5 if not autocast else 2e-3)
     for name, gradient in gradients(tiny_gpt, loss).items():
         assert (gradient - expected[name]).norm() <= 1e-6 + tolerance * expected[name].norm(), name
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_target_too_unlikely_for_a_float32_has_its_loss(dtype):
+    logits = torch.zeros(ROWS + 1, 4, dtype=dtype)
+    logits[-1, 0] = 256.0
+    loss = loss_and_gradient_(logits, torch.ones(ROWS + 1, dtype=torch.int64), torch.eye(ROWS + 1)[-1], 4)
+    assert loss.item() == 256.0
+    assert logits[-1].tolist() == [1.0, -1.0, 0.0, 0.0]
+    assert not logits[:-1].any()
 
 
 def test_rows_of_padding_get_no_gradient(batch):
