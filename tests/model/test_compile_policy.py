@@ -5,8 +5,6 @@ import os
 
 import pytest
 import torch
-import torch._dynamo
-from torch._dynamo.utils import counters
 
 from devopsgpt_model.compile_policy import CACHE_VARIABLE, TRITON_CACHE_VARIABLE, compile_pays, keep_compiled_code
 from devopsgpt_model.config import GPT2_SIZES, PRESETS, GPTConfig, TrainingConfig
@@ -64,18 +62,27 @@ def test_compiled_code_in_use_does_not_age(tmp_path, monkeypatch):
         assert (folder.stat().st_mtime > 0) == young
 
 
+@pytest.fixture
+def counters():
+    """What the compiler counts, from zero. Its import takes seconds, which other tests need not wait for."""
+    import torch._dynamo
+    from torch._dynamo.utils import counters
+
+    torch._dynamo.reset()
+    counters.clear()
+    return counters
+
+
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # torch's own, in tracing
 @pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated")  # the same
 @pytest.mark.parametrize("autocast", [False, True])
 @pytest.mark.parametrize("backend", [pytest.param("inductor", marks=pytest.mark.slow), "aot_eager"])
 def test_a_compiled_step_is_one_graph_of_all_blocks_and_has_the_same_gradients(
-    tiny_gpt, autocast, backend, monkeypatch
+    tiny_gpt, autocast, backend, monkeypatch, counters
 ):
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=backend))
     idx = torch.randint(257, (2, 64), generator=torch.Generator().manual_seed(1))
     eager, compiled = tiny_gpt.eval(), copy.deepcopy(tiny_gpt)
-    torch._dynamo.reset()
-    counters.clear()
     losses = []
     for loss_of in (LossOf(eager), LossOf(compiled, compiled=True)):
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
@@ -89,6 +96,8 @@ def test_a_compiled_step_is_one_graph_of_all_blocks_and_has_the_same_gradients(
 
 
 def test_nanogpts_step_has_no_fewer_breaks_than_none():
+    import torch._dynamo
+
     from benchmarks._nanogpt import NanoGPT
 
     idx = torch.zeros(2, 64, dtype=torch.int64)
@@ -98,11 +107,10 @@ def test_nanogpts_step_has_no_fewer_breaks_than_none():
     assert (explained.graph_count, explained.graph_break_count) == (1, 0)
 
 
-def test_an_evaluation_of_a_compiled_model_compiles_nothing(tiny_gpt):
+def test_an_evaluation_of_a_compiled_model_compiles_nothing(tiny_gpt, counters):
     model, idx = tiny_gpt.eval(), torch.zeros(1, 32, dtype=torch.int64)
     expected = model(idx)[0]
     LossOf(model, compiled=True)
-    counters.clear()
     with torch.no_grad():
         assert torch.equal(model(idx)[0], expected)
     assert not counters["stats"]
