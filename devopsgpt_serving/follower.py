@@ -190,6 +190,8 @@ class Follower:
         lineage, reloads = read_lineage(folder), self.state.reloads + 1
         with self.tracing.step("model.load", model_version=version.version):
             loaded = self.load(version, folder)
+        if reloads == 1:
+            _leave_out_of_collections_what_is_here()
         with self.tracing.step("model.swap", model_version=version.version):
             self.engine.install(loaded)
         self._refused = None
@@ -199,8 +201,6 @@ class Follower:
         except OSError as error:  # a full disk: it is served all the same
             log.error("the version could not be noted", extra={"version": version.version, "problem": str(error)})
         self.cache.trim({version.key})
-        if reloads == 1:
-            _leave_out_of_collections_what_is_here()
         seconds = round(time.monotonic() - began, 3)
         log.info("serving a new version", extra={"version": version.version, "load_seconds": seconds})
 
