@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 HeadLoss = Callable[[Tensor, Tensor, Tensor, int], Tensor]
 IGNORED = -1  # targets with this id count towards no loss
-ROWS = 32  # tokens * 50,304 * 4 bytes = 6 MB of float32 at a time
+ROWS = 64  # tokens, 13 MB of float32 at a time: of 32, evaluations' products took a quarter longer
 GPU_ROWS = 4096  # a GPU waits for many small pieces
 PIECE = 512  # tokens whose float32 logits are held at once; 256 took 4% longer at 1,024 tokens, 512 as long as all
 
@@ -113,10 +113,10 @@ def loss_and_gradient_(logits: Tensor, targets: Tensor, share: Tensor, vocab_siz
     """
     total = torch.zeros((), device=logits.device)
     logits[:, vocab_size:] = float("-inf")
-    place = torch.empty(ROWS, logits.shape[1], device=logits.device)
+    buffer = torch.empty(ROWS, logits.shape[1], device=logits.device)
     for rows, target, part in zip(*(torch.split(each, ROWS) for each in (logits, targets, share)), strict=True):
         at, part = target.clamp(min=0)[:, None], part[:, None]
-        full = rows if rows.dtype == torch.float32 else place[: len(rows)].copy_(rows)
+        full = rows if rows.dtype == torch.float32 else buffer[: len(rows)].copy_(rows)
         highest, wanted = full.amax(-1, keepdim=True), full.gather(1, at)
         torch.softmax(full, -1, out=full)
         # of the highest logit: the probability of a target may be too small for a float32
