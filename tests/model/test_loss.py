@@ -58,7 +58,9 @@ def test_the_float32_logits_of_all_tokens_are_never_held(autocast, size):
     hidden = torch.randn(4096, 16, requires_grad=True)
     weight = torch.randn(4096, 16, requires_grad=True)
     with (
-        torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile,
+        torch.profiler.profile(
+            activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True, acc_events=True
+        ) as profile,
         torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast),
     ):
         next_token_loss(hidden, weight, torch.zeros(4096, dtype=torch.int64), 4096).backward()
