@@ -16,11 +16,11 @@ from benchmarks._onnx import onnxruntime
 from benchmarks._serving_answer import MOST_SEQUENCES, Answer
 from devopsgpt_model.checkpoint import load_checkpoint
 from devopsgpt_model.gpt import GPT
-from devopsgpt_serving.engine import Engine
-from devopsgpt_serving.loading import loader
-from devopsgpt_serving.sampling import Sampling
-from devopsgpt_serving.sequence import Finished, Progress, Report, Sequence
-from devopsgpt_serving.version_cache import Version
+from devopsgpt_serving.engine.engine import Engine
+from devopsgpt_serving.engine.sampling import Sampling
+from devopsgpt_serving.engine.sequence import Finished, Progress, Report, Sequence
+from devopsgpt_serving.versions.cache import Version
+from devopsgpt_serving.versions.loading import loader
 
 
 def ours(folder: Path, precision: str, forget: bool = True) -> Answer:

@@ -1,4 +1,4 @@
-"""What compiling a training step costs and saves: the numbers in devopsgpt_model/compile_policy.py.
+"""What compiling a training step costs and saves: the numbers in devopsgpt_model/training/compile_policy.py.
 
 `python -m benchmarks.compiling`: for each case of benchmarks.training the seconds to the end of the first step, eager,
 compiled with an empty cache and compiled with the cache that this left, and the seconds of the steps after it.
@@ -12,8 +12,8 @@ import sys
 import tempfile
 
 from benchmarks.training import Case, cases
-from devopsgpt_model.compile_policy import CACHE_VARIABLE
 from devopsgpt_model.config import GPTConfig
+from devopsgpt_model.training.compile_policy import CACHE_VARIABLE
 
 TURNS = 3
 

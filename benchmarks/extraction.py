@@ -8,8 +8,8 @@ import trafilatura
 from bs4 import BeautifulSoup
 
 from devopsgpt_pipeline.sources.books import Book, books_of_profile
-from devopsgpt_pipeline.sources.contents import read_contents
-from devopsgpt_pipeline.sources.sample_pages import PACKAGED, chapter_page, contents_page, read_sample_book
+from devopsgpt_pipeline.sources.pages.contents import read_contents
+from devopsgpt_pipeline.sources.sample_site.pages import PACKAGED, chapter_page, contents_page, read_sample_book
 from devopsgpt_pipeline.text.extract import extract_chapter
 
 TOTAL_BYTES = 50_000_000

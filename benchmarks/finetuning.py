@@ -17,9 +17,9 @@ from devopsgpt_model.checkpoint import save_checkpoint
 from devopsgpt_model.config import GPT2_SIZES, PRESETS, TrainingConfig
 from devopsgpt_model.device import choose_device
 from devopsgpt_model.gpt import GPT
-from devopsgpt_model.job import TrainingJob
 from devopsgpt_model.token_bins import write_token_bins
 from devopsgpt_model.tokenizer import Tokenizer
+from devopsgpt_model.training.job import TrainingJob
 
 
 def prepare(home: Path, text: str, size: str) -> None:

@@ -31,11 +31,11 @@ from devopsgpt_model.checkpoint import save_checkpoint
 from devopsgpt_model.config import GPTConfig
 from devopsgpt_model.gpt import GPT
 from devopsgpt_model.tokenizer import Tokenizer
-from devopsgpt_serving.engine import Engine
-from devopsgpt_serving.loading import loader
-from devopsgpt_serving.sampling import Sampling
-from devopsgpt_serving.sequence import Failed, Finished, Report, Sequence
-from devopsgpt_serving.version_cache import Version, VersionCache
+from devopsgpt_serving.engine.engine import Engine
+from devopsgpt_serving.engine.sampling import Sampling
+from devopsgpt_serving.engine.sequence import Failed, Finished, Report, Sequence
+from devopsgpt_serving.versions.cache import Version, VersionCache
+from devopsgpt_serving.versions.loading import loader
 
 GPT2 = GPTConfig(vocab_size=50257, block_size=1024, n_layer=12, n_head=12, n_embd=768)
 VERSION, ALIAS = Version("gpt2", "1", "models:/random", 0), "champion"

@@ -23,10 +23,10 @@ from devopsgpt_model.config import GPTConfig, TrainingConfig
 from devopsgpt_model.device import choose_autocast
 from devopsgpt_model.evaluate import mean_loss, random_batch_loss
 from devopsgpt_model.gpt import GPT
-from devopsgpt_model.ranks import Ranks
-from devopsgpt_model.step import TrainingStep
 from devopsgpt_model.token_bins import read_meta, read_tokens
 from devopsgpt_model.tokenizer import Tokenizer
+from devopsgpt_model.training.ranks import Ranks
+from devopsgpt_model.training.step import TrainingStep
 
 CPU = torch.device("cpu")
 SEEDS = (1, 2, 3)

@@ -60,8 +60,8 @@ def _our_step(case: Case, tokens: np.ndarray, device: str, compiled: bool) -> An
     from devopsgpt_model.device import choose_autocast
     from devopsgpt_model.gpt import GPT
     from devopsgpt_model.memory import keep_freed_memory
-    from devopsgpt_model.ranks import Ranks
-    from devopsgpt_model.step import TrainingStep
+    from devopsgpt_model.training.ranks import Ranks
+    from devopsgpt_model.training.step import TrainingStep
 
     config = TrainingConfig(
         block_size=case.config.block_size,

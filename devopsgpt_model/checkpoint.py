@@ -13,8 +13,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from devopsgpt_model.atomic import whole_folder, write_json
 from devopsgpt_model.config import GPTConfig
-from devopsgpt_model.folders import whole_folder, write_json
 from devopsgpt_model.gpt import GPT
 from devopsgpt_model.tokenizer import Tokenizer
 

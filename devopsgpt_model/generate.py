@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 import torch
 
-from devopsgpt_model.draw import Draw, sample_tokens, stream_of
 from devopsgpt_model.gpt import GPT
+from devopsgpt_model.sampling import Draw, sample_tokens, stream_of
 from devopsgpt_model.tokenizer import Tokenizer
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from devopsgpt_model.folders import whole_folder, write_json
+from devopsgpt_model.atomic import whole_folder, write_json
 from devopsgpt_model.tokenizer import Tokenizer
 
 DTYPE = np.dtype("<u2")

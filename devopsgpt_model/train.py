@@ -15,16 +15,16 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import IO
 
-from devopsgpt_model.compile_policy import keep_compiled_code
+from devopsgpt_model.atomic import write_whole
 from devopsgpt_model.device import choose_device
-from devopsgpt_model.folders import write_whole
-from devopsgpt_model.job import FAILURE_FILE, HEARTBEAT_FILE, TrainingJob
 from devopsgpt_model.memory import keep_freed_memory
-from devopsgpt_model.ranks import Ranks
-from devopsgpt_model.report import Report, ReportError, Silence
 from devopsgpt_model.stop import STOPPED, Stopped, StopRequest
 from devopsgpt_model.threads import keep_to_quota
-from devopsgpt_model.trainer import Trainer, TrainingDiverged
+from devopsgpt_model.training.compile_policy import keep_compiled_code
+from devopsgpt_model.training.job import FAILURE_FILE, HEARTBEAT_FILE, TrainingJob
+from devopsgpt_model.training.ranks import Ranks
+from devopsgpt_model.training.report import Report, ReportError, Silence
+from devopsgpt_model.training.trainer import Trainer, TrainingDiverged
 
 PATIENCE_S = 300.0  # of a trainer that nobody waits for: as long as saving 25 GB takes, and no longer if it hangs
 FAILED = 1

@@ -53,8 +53,8 @@ def run(question: str) -> None:
     Observes the books, then makes whatever is out of date: chapters, clean text, token bins, the fine-tuned
     checkpoint, its evaluation, the registered model, the champion. Run again, it redoes only what changed.
     """
-    from devopsgpt_pipeline.question import ask
-    from devopsgpt_pipeline.whole_chain import bring_up_to_date
+    from devopsgpt_pipeline.local.question import ask
+    from devopsgpt_pipeline.local.session import bring_up_to_date
 
     home = Home.from_environment().prepare()
     with bring_up_to_date(home, profile_from_environment()) as tracking_uri:
@@ -68,8 +68,8 @@ def run(question: str) -> None:
 @told_in_one_line
 def up(dagster_port: int, mlflow_port: int, service_port: int) -> None:
     """Start Dagster, MLflow and the service over the same home; Ctrl-C stops all three."""
-    from devopsgpt_pipeline import processes
-    from devopsgpt_pipeline.environment import configure, workspace_file
+    from devopsgpt_pipeline.local import servers as processes
+    from devopsgpt_pipeline.local.environment import configure, workspace_file
 
     home = Home.from_environment().prepare()
     mlflow = processes.mlflow_server(home, mlflow_port)
@@ -146,10 +146,10 @@ def finetune(preset: str, changes: tuple[str, ...], axes: tuple[str, ...], datas
     With --sweep every combination is trained, as child runs of one MLflow run, and the best goes on; the same command
     goes on with a sweep that was cut short.
     """
-    from devopsgpt_pipeline.progress import table
-    from devopsgpt_pipeline.sweep import grid
-    from devopsgpt_pipeline.training_options import changed, describe
-    from devopsgpt_pipeline.whole_chain import finetune_once, finetune_sweep
+    from devopsgpt_pipeline.local.progress import table
+    from devopsgpt_pipeline.local.session import finetune_once, finetune_sweep
+    from devopsgpt_pipeline.local.sweep import grid
+    from devopsgpt_pipeline.training.options import changed, describe
 
     config = changed(preset, changes)
     if list_settings:
@@ -189,10 +189,10 @@ def evaluate(models: tuple[str, ...], datasets: tuple[str, ...], batches: int, d
     from contextlib import nullcontext
 
     from devopsgpt_pipeline.datasets.folder import ON_DEMAND, folders_from_environment
-    from devopsgpt_pipeline.evaluate_models import evaluate_models, mlflow_for
-    from devopsgpt_pipeline.named_models import needs_mlflow
-    from devopsgpt_pipeline.progress import table
-    from devopsgpt_pipeline.whole_chain import make_datasets
+    from devopsgpt_pipeline.evaluation.evaluate import evaluate_models, mlflow_for
+    from devopsgpt_pipeline.evaluation.named_models import needs_mlflow
+    from devopsgpt_pipeline.local.progress import table
+    from devopsgpt_pipeline.local.session import make_datasets
 
     home, made_on_demand = Home.from_environment(), (*ON_DEMAND, *folders_from_environment())
     names = list(models) or [str(home.finetuned)]
@@ -223,10 +223,10 @@ def benchmark(model: str | None, tasks: str, data: Path | None, limit: int | Non
     """
     from contextlib import nullcontext
 
-    from devopsgpt_pipeline.benchmark import benchmark_model
-    from devopsgpt_pipeline.evaluate_models import mlflow_for
-    from devopsgpt_pipeline.named_models import needs_mlflow
-    from devopsgpt_pipeline.progress import table
+    from devopsgpt_pipeline.evaluation.benchmark import benchmark_model
+    from devopsgpt_pipeline.evaluation.evaluate import mlflow_for
+    from devopsgpt_pipeline.evaluation.named_models import needs_mlflow
+    from devopsgpt_pipeline.local.progress import table
 
     home, name = Home.from_environment(), model or str(Home.from_environment().finetuned)
     with mlflow_for(home) if needs_mlflow(name) else nullcontext() as uri:
@@ -243,8 +243,8 @@ def leaderboard() -> None:
 
     The asset `leaderboard` writes the same table and a picture of it to DEVOPSGPT_HOME/leaderboard.
     """
-    from devopsgpt_pipeline.leaderboard import read_leaderboard
-    from devopsgpt_pipeline.progress import table
+    from devopsgpt_pipeline.evaluation.leaderboard import read_leaderboard
+    from devopsgpt_pipeline.local.progress import table
 
     board = read_leaderboard(_client())
     if not board.entries:
@@ -279,7 +279,7 @@ def history(book: str, chapter: str | None, at: datetime | None) -> None:
 
     A version stays for a year after another one took its place.
     """
-    from devopsgpt_pipeline.progress import table
+    from devopsgpt_pipeline.local.progress import table
     from devopsgpt_pipeline.sources.books import books_from_environment
     from devopsgpt_pipeline.text import history as kept
 
@@ -329,8 +329,8 @@ def lineage(version: str, chapter: str | None, as_json: bool) -> None:
     Without VERSION it is the champion, which is what the service serves. With --chapter it is the other way round:
     which versions learned a chapter, in which form, and whether the archive's chapter is still the same.
     """
-    from devopsgpt_pipeline import lineage_view
-    from devopsgpt_pipeline.progress import table
+    from devopsgpt_pipeline.local.progress import table
+    from devopsgpt_pipeline.registry import lineage as lineage_view
     from devopsgpt_pipeline.registry.ancestry import all_lineages, lineage_of
 
     if chapter is not None:
@@ -363,8 +363,8 @@ def backup(target: Path, keep: int | None) -> None:
 
     Nothing has to be stopped. Where the environment names PostgreSQL databases, they are in it too.
     """
-    from devopsgpt_pipeline.backup import backup as write
-    from devopsgpt_pipeline.backup import forget_backups
+    from devopsgpt_pipeline.operations.backup import backup as write
+    from devopsgpt_pipeline.operations.backup import forget_backups
 
     if keep and not target.is_dir():
         raise click.UsageError(f"--keep needs a folder of backups, and {target} is none")
@@ -382,7 +382,7 @@ def restore(source: Path) -> None:
     Every file's hash is checked before anything moves. Where the environment names PostgreSQL databases, they must be
     empty and are filled first, each whole or not at all; an error names those that must be emptied to try again.
     """
-    from devopsgpt_pipeline.restore import restore as bring_back
+    from devopsgpt_pipeline.operations.restore import restore as bring_back
 
     home = Home.from_environment()
     bring_back(source, home)
@@ -390,7 +390,7 @@ def restore(source: Path) -> None:
 
 
 def _client() -> Any:
-    from devopsgpt_pipeline.registry.tracking import connect
+    from devopsgpt_pipeline.tracking.client import connect
 
     return connect(os.environ.get("MLFLOW_TRACKING_URI") or f"http://127.0.0.1:{MLFLOW_PORT}")
 

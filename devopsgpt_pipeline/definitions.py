@@ -6,28 +6,28 @@ from typing import Any
 
 import dagster as dg
 
-from devopsgpt_pipeline.assets.baselines import build_gpt2_baseline
-from devopsgpt_pipeline.assets.datasets import (
+from devopsgpt_pipeline.datasets.folder import folders_from_environment
+from devopsgpt_pipeline.defs.automation import DAILY, ON_CHANGE, Timetable
+from devopsgpt_pipeline.defs.baselines import build_gpt2_baseline
+from devopsgpt_pipeline.defs.checks import CHECKS
+from devopsgpt_pipeline.defs.datasets import (
     build_clean_text,
     build_token_bins,
     build_token_bins_folder,
     token_bins_openwebtext,
     token_bins_shakespeare,
 )
-from devopsgpt_pipeline.assets.evaluation import evaluation
-from devopsgpt_pipeline.assets.leaderboard import leaderboard
-from devopsgpt_pipeline.assets.pretrained import pretrained_gpt2
-from devopsgpt_pipeline.assets.registry import champion, registered_model
-from devopsgpt_pipeline.assets.sources import build_book_site, build_chapters
-from devopsgpt_pipeline.assets.sweep_trial import build_sweep_trial
-from devopsgpt_pipeline.assets.training import build_finetuned_checkpoint
-from devopsgpt_pipeline.automation import DAILY, ON_CHANGE, Timetable
-from devopsgpt_pipeline.checks import CHECKS
-from devopsgpt_pipeline.datasets.folder import folders_from_environment
+from devopsgpt_pipeline.defs.evaluation import evaluation
+from devopsgpt_pipeline.defs.leaderboard import leaderboard
+from devopsgpt_pipeline.defs.pretrained import pretrained_gpt2
+from devopsgpt_pipeline.defs.registry import champion, registered_model
+from devopsgpt_pipeline.defs.resources import HomeResource, MlflowResource, WebResource, launcher_from_environment
+from devopsgpt_pipeline.defs.sources import build_book_site, build_chapters
+from devopsgpt_pipeline.defs.sweep_trial import build_sweep_trial
+from devopsgpt_pipeline.defs.training import build_finetuned_checkpoint
 from devopsgpt_pipeline.home import Home, make_temporary_folder
+from devopsgpt_pipeline.operations.retention import RETENTION_DAILY, retention
 from devopsgpt_pipeline.profiles import Profile, profile_from_environment
-from devopsgpt_pipeline.resources import HomeResource, MlflowResource, WebResource, launcher_from_environment
-from devopsgpt_pipeline.retention import RETENTION_DAILY, retention
 from devopsgpt_pipeline.sources.books import Book, books_from_environment
 
 # Observed sources and live Pipes messages are beta in Dagster; what is used of them is pinned and tested.

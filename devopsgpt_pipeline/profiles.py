@@ -8,7 +8,7 @@ import os
 from dataclasses import dataclass, replace
 
 from devopsgpt_model.config import TrainingConfig, preset
-from devopsgpt_pipeline.training_options import changed
+from devopsgpt_pipeline.training.options import changed
 
 
 @dataclass(frozen=True, kw_only=True)

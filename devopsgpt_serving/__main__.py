@@ -16,7 +16,7 @@ from devopsgpt_serving import logs
 from devopsgpt_serving.settings import PREFIX, Settings
 
 if TYPE_CHECKING:
-    from devopsgpt_serving.service import Service
+    from devopsgpt_serving.api.service import Service
 
 log = logging.getLogger("devopsgpt_serving")
 

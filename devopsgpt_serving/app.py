@@ -10,26 +10,27 @@ from anyio import to_thread
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
-from devopsgpt_serving import api, completions
-from devopsgpt_serving.backlog import Backlog
-from devopsgpt_serving.description import describe_settings
-from devopsgpt_serving.engine import Engine
-from devopsgpt_serving.envelope import Envelope
-from devopsgpt_serving.errors import install_handlers
-from devopsgpt_serving.follower import Follower
-from devopsgpt_serving.keys import Keys
-from devopsgpt_serving.lane import Lane, LoadedModel
-from devopsgpt_serving.loading import loader
-from devopsgpt_serving.mailbox import Mailbox
+from devopsgpt_serving.api import completions
+from devopsgpt_serving.api import generate as api
+from devopsgpt_serving.api.errors import install_handlers
+from devopsgpt_serving.api.keys import Keys
+from devopsgpt_serving.api.middleware import Envelope
+from devopsgpt_serving.api.openapi import describe_settings
+from devopsgpt_serving.api.pages import install_pages
+from devopsgpt_serving.api.service import Service
+from devopsgpt_serving.engine.backlog import Backlog
+from devopsgpt_serving.engine.engine import Engine
+from devopsgpt_serving.engine.lane import Lane, LoadedModel
+from devopsgpt_serving.engine.mailbox import Mailbox
+from devopsgpt_serving.engine.sequence import Sequence
+from devopsgpt_serving.engine.vllm import VllmLane, vllm_loader
 from devopsgpt_serving.metrics import Metrics
-from devopsgpt_serving.pages import install_pages
-from devopsgpt_serving.registry import Registry
-from devopsgpt_serving.sequence import Sequence
-from devopsgpt_serving.service import Service
 from devopsgpt_serving.settings import Settings
 from devopsgpt_serving.tracing import open_tracing
-from devopsgpt_serving.version_cache import Version, VersionCache
-from devopsgpt_serving.vllm import VllmLane, vllm_loader
+from devopsgpt_serving.versions.cache import Version, VersionCache
+from devopsgpt_serving.versions.follower import Follower
+from devopsgpt_serving.versions.loading import loader
+from devopsgpt_serving.versions.registry import Registry
 
 DESCRIPTION = """Text from a GPT-2 fine-tuned on books about running services reliably.
 

@@ -12,11 +12,11 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from devopsgpt_serving.sequence import Sequence
+from devopsgpt_serving.engine.sequence import Sequence
 
 if TYPE_CHECKING:
-    from devopsgpt_serving.engine import Engine
-    from devopsgpt_serving.follower import Follower
+    from devopsgpt_serving.engine.engine import Engine
+    from devopsgpt_serving.versions.follower import Follower
 
 CONTENT_TYPE = "text/plain; version=1.0.0; charset=utf-8"
 _SECONDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from starlette.datastructures import Headers
 from starlette.types import Scope
 
-from devopsgpt_serving.sequence import Sequence
+from devopsgpt_serving.engine.sequence import Sequence
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider

@@ -65,12 +65,12 @@ def tiny_gpt():
 @pytest.fixture(scope="session")
 def mlflow_server(tmp_path_factory):
     """A real MLflow server with an empty registry, as `devopsgpt up` starts it."""
-    from devopsgpt_pipeline import processes
     from devopsgpt_pipeline.home import Home
+    from devopsgpt_pipeline.local import servers
 
     home = Home(tmp_path_factory.mktemp("mlflow-home")).prepare()
-    server = processes.mlflow_server(home, processes.free_port())
-    with processes.running([server]):
+    server = servers.mlflow_server(home, servers.free_port())
+    with servers.running([server]):
         yield server
 
 
@@ -79,7 +79,7 @@ def registry(mlflow_server, monkeypatch):
     """A client of the server, its registered model removed before and after the test."""
     from mlflow.exceptions import MlflowException
 
-    from devopsgpt_pipeline.registry.tracking import MODEL_NAME, connect
+    from devopsgpt_pipeline.tracking.client import MODEL_NAME, connect
 
     monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_server.url)
     client = connect(mlflow_server.url)

@@ -13,26 +13,42 @@ README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 MAKEFILE = (REPOSITORY / "Makefile").read_text()
 
 
+PACKAGES = ("devopsgpt_model", "devopsgpt_pipeline", "devopsgpt_serving")
+
+
 def tree_paths():
-    """Paths of the captioned tree, two spaces a level."""
+    """Paths of the captioned tree, two spaces a level. A line names one path, or several files and then what they are."""
     block = README.split("## What is where")[1].split("## ")[0]
     folder = ""
     for line in block.splitlines():
-        if match := re.match(r"    (  )?(\S+) ", line):
-            indented, name = match.groups()
-            folder = name if not indented and name.endswith("/") else folder
-            yield f"{folder}{name}" if indented else name
+        if match := re.match(r"    (  )?((?:[\w.-]+(?:/|\.\w+) ?)+)", line):
+            indented, names = match.groups()
+            first = names.split()[0]
+            folder = first if not indented and first.endswith("/") else folder
+            for name in names.split():
+                yield f"{folder}{name}" if indented else name
 
 
 def test_the_tree_is_there():
     paths = list(tree_paths())
-    assert len(paths) > 20
+    assert len(paths) > 40
     assert [path for path in paths if not (REPOSITORY / path).exists()] == []
 
 
-def test_the_tree_names_every_room_of_the_pipeline():
-    rooms = {f"devopsgpt_pipeline/{p.parent.name}/" for p in (REPOSITORY / "devopsgpt_pipeline").glob("*/__init__.py")}
-    assert rooms <= set(tree_paths())
+def test_the_tree_names_every_room_and_every_file_at_a_packages_root():
+    rooms = {
+        f"{path.parent.relative_to(REPOSITORY)}/"
+        for name in PACKAGES
+        for path in REPOSITORY.glob(f"{name}/*/__init__.py")
+    }
+    files = {str(path.relative_to(REPOSITORY)) for name in PACKAGES for path in REPOSITORY.glob(f"{name}/*.py")}
+    assert len(rooms) > 10
+    assert (rooms | {file for file in files if not file.endswith("__init__.py")}) - set(tree_paths()) == set()
+
+
+def test_the_tree_is_short():
+    block = README.split("## What is where")[1].split("## ")[0]
+    assert len([line for line in block.splitlines() if line.strip()]) <= 40
 
 
 def test_its_make_targets_exist():
@@ -86,7 +102,7 @@ def test_its_schedule_and_jobs_exist():
     for name in ("observe_books_daily", "on_change", "whole_chain"):
         assert f"`{name}`" in README or f"*Jobs > {name}*" in README
         assert f'"{name}"' in source
-    from devopsgpt_pipeline.automation import DAILY
+    from devopsgpt_pipeline.defs.automation import DAILY
 
     assert (DAILY.observe, DAILY.retrain) == ("17 4 * * *", "")
     assert "04:17 UTC" in README

@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from devopsgpt_model.folders import whole_folder, write_json
+from devopsgpt_model.atomic import whole_folder, write_json
 from devopsgpt_model.token_bins import DTYPE, SplitMeta, TokenBinsMeta, read_meta, read_tokens
 from devopsgpt_model.tokenizer import Tokenizer
 from devopsgpt_pipeline.datasets.encode import Encoders
-from devopsgpt_pipeline.datasets.hub import Source, declared_shards, one_shard
+from devopsgpt_pipeline.hub.shards import Source, declared_shards, one_shard
 
 TEST_SIZE, SPLIT_SEED = 0.0005, 2357  # nanoGPT's split of the whole
 PART_TEST_SIZE, PART_TEST_MAX = 0.05, 500  # of a part: 0.0005 of few documents would be none

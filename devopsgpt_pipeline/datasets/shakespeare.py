@@ -6,7 +6,7 @@ from pathlib import Path
 
 import requests
 
-from devopsgpt_model.folders import write_whole
+from devopsgpt_model.atomic import write_whole
 from devopsgpt_model.token_bins import TokenBinsMeta, write_token_bins
 from devopsgpt_model.tokenizer import Tokenizer
 

@@ -4,8 +4,8 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from devopsgpt_pipeline.registry.publish import fetch_document
-from devopsgpt_pipeline.registry.tracking import CHAMPION, MODEL_NAME, aliases_by_name, model_versions
+from devopsgpt_pipeline.tracking.client import CHAMPION, MODEL_NAME, aliases_by_name, model_versions
+from devopsgpt_pipeline.tracking.versions import fetch_document
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

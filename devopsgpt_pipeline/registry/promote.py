@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
-from devopsgpt_pipeline.registry.publish import fetch_version
-from devopsgpt_pipeline.registry.tracking import CHAMPION, MODEL_NAME, PREVIOUS, version_of_alias
+from devopsgpt_pipeline.tracking.client import CHAMPION, MODEL_NAME, PREVIOUS, version_of_alias
+from devopsgpt_pipeline.tracking.versions import fetch_version
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

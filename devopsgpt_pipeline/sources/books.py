@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from devopsgpt_pipeline.sources.page import selector_path
+from devopsgpt_pipeline.sources.html import selector_path
 
 SHIPPED = Path(__file__).parent / "books"
 SLUG = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")

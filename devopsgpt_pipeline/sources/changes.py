@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from devopsgpt_pipeline.sources.content import Content
+from devopsgpt_pipeline.sources.pages.chapter import Content
 
 MAX_DIFF_LINES = 200
 MAX_COMPARED_WORDS = 600

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from devopsgpt_pipeline.sources.changes import Chapter
-from devopsgpt_pipeline.sources.mojibake import mojibake_in
+from devopsgpt_pipeline.sources.pages.mojibake import mojibake_in
 
 LOST_SHARE = 0.2
 """Of a book's chapters or text: more than a fifth gone at once is a broken site before it is a new edition."""

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 
 from devopsgpt_pipeline.sources.archive import ChapterArchive, corpus_version
 from devopsgpt_pipeline.sources.books import Book
-from devopsgpt_pipeline.sources.content import read_content
-from devopsgpt_pipeline.sources.contents import LeftOut
-from devopsgpt_pipeline.sources.fetch import Fetcher
+from devopsgpt_pipeline.sources.pages.chapter import read_content
+from devopsgpt_pipeline.sources.pages.contents import LeftOut
 from devopsgpt_pipeline.sources.seen import SeenPages
 from devopsgpt_pipeline.sources.visit import FailedChapter, Progress, Visitor, silent
+from devopsgpt_pipeline.sources.web.fetch import Fetcher
 
 NO_CONTENT = "no content element"
 

@@ -9,12 +9,12 @@ from datetime import UTC, datetime, timedelta
 from devopsgpt_pipeline.sources.archive import ArchivedPage, ChapterArchive
 from devopsgpt_pipeline.sources.books import Book
 from devopsgpt_pipeline.sources.changes import Chapter, ChapterChange, as_markdown, compare
-from devopsgpt_pipeline.sources.content import Content, read_content
-from devopsgpt_pipeline.sources.contents import ChapterLink, ContentsUnreadable, LeftOut
-from devopsgpt_pipeline.sources.fetch import Fetcher
 from devopsgpt_pipeline.sources.guards import GUARDS, Corpus, GuardResult, judge
+from devopsgpt_pipeline.sources.pages.chapter import Content, read_content
+from devopsgpt_pipeline.sources.pages.contents import ChapterLink, ContentsUnreadable, LeftOut
 from devopsgpt_pipeline.sources.seen import SeenPage, SeenPages
 from devopsgpt_pipeline.sources.visit import FailedChapter, Progress, Visit, Visitor, silent
+from devopsgpt_pipeline.sources.web.fetch import Fetcher
 
 RESUME_WITHIN_S = 6 * 3600.0
 """A scrape that was cut off longer ago begins anew."""

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from devopsgpt_pipeline.sources.fetch import Page
+from devopsgpt_pipeline.sources.web.fetch import Page
 from devopsgpt_pipeline.sources.whole_files import write_whole
 
 logger = logging.getLogger(__name__)

@@ -7,7 +7,7 @@ single tokens where ’ and “ cost two, and because the books mix both. Dashes
 import re
 import unicodedata
 
-from devopsgpt_pipeline.sources.mojibake import mojibake_in
+from devopsgpt_pipeline.sources.pages.mojibake import mojibake_in
 
 QUOTES = str.maketrans(
     {"‘": "'", "’": "'", "‚": "'", "‛": "'", "′": "'", "“": '"', "”": '"', "„": '"', "‟": '"', "″": '"'}

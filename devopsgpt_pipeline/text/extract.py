@@ -7,9 +7,9 @@ down is decided here.
 import re
 from dataclasses import dataclass
 
-from devopsgpt_pipeline.sources.blocks import Block
 from devopsgpt_pipeline.sources.books import Book
-from devopsgpt_pipeline.sources.content import Content, read_content
+from devopsgpt_pipeline.sources.pages.blocks import Block
+from devopsgpt_pipeline.sources.pages.chapter import Content, read_content
 from devopsgpt_pipeline.text.clean import normalize, normalize_prose, refuse_mojibake
 
 LABEL = re.compile(r"^(chapter\s+|appendix\s+|part\s+)?([0-9]+|[ivxlc]+|[a-z])\s*[.:\-–—]\s+", re.IGNORECASE)

@@ -27,8 +27,8 @@ def forked(arguments, environment, log):
 
 def main(arguments):
     place, tracking_uri, seed = arguments[0], arguments[1], int(arguments[2])
-    from devopsgpt_pipeline.environment import configure
     from devopsgpt_pipeline.home import Home
+    from devopsgpt_pipeline.local.environment import configure
 
     os.environ["DEVOPSGPT_TRAINING"] = f"{TINY} seed={seed}"
     home = Home(Path(place)).prepare()
@@ -36,9 +36,9 @@ def main(arguments):
 
     import dagster as dg
 
-    from devopsgpt_pipeline import chain
-    from devopsgpt_pipeline.progress import ChainProgress
-    from devopsgpt_pipeline.whole_chain import Session
+    from devopsgpt_pipeline.local import chain
+    from devopsgpt_pipeline.local.progress import ChainProgress
+    from devopsgpt_pipeline.local.session import Session
 
     with ChainProgress() as progress, dg.DagsterInstance.get() as instance:
         chain.end_abandoned_runs(instance)

@@ -18,10 +18,10 @@ from conftest import REPOSITORY
 from safetensors import safe_open
 
 from chaos.chain_program import forked
-from devopsgpt_pipeline import processes
 from devopsgpt_pipeline.home import Home
-from devopsgpt_pipeline.registry.publish import checkpoint_sha256, fetch_version
-from devopsgpt_pipeline.registry.tracking import CHAMPION, MODEL_NAME, connect, experiment_id, version_of_alias
+from devopsgpt_pipeline.local import servers
+from devopsgpt_pipeline.tracking.client import CHAMPION, MODEL_NAME, connect, experiment_id, version_of_alias
+from devopsgpt_pipeline.tracking.versions import checkpoint_sha256, fetch_version
 
 PROGRAM = Path(__file__).with_name("chain_program.py")
 CHAIN_DEADLINE_S = 150
@@ -44,9 +44,9 @@ class World:
             "DEVOPSGPT_SERVING_CACHE_DIR": str(place / "cache"),
             "OMP_WAIT_POLICY": "passive",
         }
-        self.servers = {"mlflow": processes.mlflow_server(self.home, processes.free_port())}
+        self.servers = {"mlflow": servers.mlflow_server(self.home, servers.free_port())}
         self.url = self.servers["mlflow"].url
-        self.servers["service"] = processes.serving_server(self.home, processes.free_port(), self.url)
+        self.servers["service"] = servers.serving_server(self.home, servers.free_port(), self.url)
         self.running = {}
         self.watch = None
 
@@ -134,7 +134,7 @@ class Walk:
 
     forks = multiprocessing.get_context("forkserver")
     forks.set_forkserver_preload(
-        ["dagster", "torch", "mlflow", "devopsgpt_pipeline.whole_chain", "chaos.chain_program"]
+        ["dagster", "torch", "mlflow", "devopsgpt_pipeline.local.session", "chaos.chain_program"]
     )
 
     def __init__(self, *arguments):

@@ -15,7 +15,7 @@ from pathlib import Path
 import yaml
 from conftest import REPOSITORY
 
-from devopsgpt_pipeline import processes
+from devopsgpt_pipeline.local import servers
 
 COMPOSE_FILE = REPOSITORY / "docker-compose.yml"
 VARIABLE = re.compile(r"\$\{(\w+)(?::([-?])([^}]*))?\}")
@@ -66,7 +66,7 @@ class Stack:
     def __init__(self, services, postgres_port, place):
         self.services = {name: s for name, s in services.items() if not s.get("profiles") and name != "postgres"}
         ports = {"postgres": 5432, "mlflow": 5000, "code": 4000, "webserver": 3000, "serving": 8000}
-        self.ports = {name: postgres_port if name == "postgres" else processes.free_port() for name in ports}
+        self.ports = {name: postgres_port if name == "postgres" else servers.free_port() for name in ports}
         self.moved = {str(port): str(self.ports[name]) for name, port in ports.items()}
         self.names = ports
         self.place = place
@@ -154,11 +154,11 @@ class Stack:
         process.wait()
 
     def restart(self, name):
-        processes.stop([self.running.pop(name)])
+        servers.stop([self.running.pop(name)])
         self.start(name)
         if name != "daemon":
             self.wait(name)
 
     def down(self):
-        processes.stop(list(self.running.values()))
+        servers.stop(list(self.running.values()))
         self.running.clear()

@@ -11,8 +11,8 @@ import pytest
 from conftest import REPOSITORY
 
 from deploy.compose import read_env
-from devopsgpt_pipeline import processes
 from devopsgpt_pipeline.deploy_env import write_env
+from devopsgpt_pipeline.local import servers
 
 
 def as_postgres():
@@ -37,7 +37,7 @@ class Postgres:
 
     def __init__(self, folder, variables):
         self.folder, self.variables = folder, variables
-        self.port = processes.free_port()
+        self.port = servers.free_port()
 
     def make(self):
         who = as_postgres()

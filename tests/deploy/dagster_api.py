@@ -4,7 +4,7 @@ import time
 
 import requests
 
-from devopsgpt_pipeline.backup import run_postgres
+from devopsgpt_pipeline.operations.backup import run_postgres
 
 ENDED = ("SUCCESS", "FAILURE", "CANCELED")
 LAUNCH = """mutation($p: ExecutionParams!) { launchRun(executionParams: $p) {

@@ -19,12 +19,12 @@ import pytest
 from click.testing import CliRunner
 
 from deploy.conftest import Postgres
-from devopsgpt_model.folders import whole_folder
-from devopsgpt_pipeline import processes
-from devopsgpt_pipeline.backup import SQLITE_HEADER, BackupError, backup, run_postgres
+from devopsgpt_model.atomic import whole_folder
 from devopsgpt_pipeline.cli import main
 from devopsgpt_pipeline.home import Home
-from devopsgpt_pipeline.restore import restore
+from devopsgpt_pipeline.local import servers
+from devopsgpt_pipeline.operations.backup import SQLITE_HEADER, BackupError, backup, run_postgres
+from devopsgpt_pipeline.operations.restore import restore
 
 
 @pytest.fixture(autouse=True)
@@ -134,7 +134,7 @@ def test_a_python_that_cannot_unpack_safely_is_named(home, tmp_path, monkeypatch
 
 FILLING = """
 import pathlib, sys, time
-from devopsgpt_pipeline.restore import staging_folder
+from devopsgpt_pipeline.operations.restore import staging_folder
 with staging_folder(pathlib.Path(sys.argv[1])) as folder:
     (folder / "home").mkdir()
     print("filling", flush=True)
@@ -283,12 +283,12 @@ def test_an_error_of_postgres_names_no_password(variables):
 @pytest.mark.slow
 def test_a_restored_home_serves(tmp_path, checkpoint_folder, monkeypatch):
     from devopsgpt_pipeline.registry.promote import promote_by_hand
-    from devopsgpt_pipeline.registry.publish import publish
-    from devopsgpt_pipeline.registry.tracking import connect, experiment_id
+    from devopsgpt_pipeline.tracking.client import connect, experiment_id
+    from devopsgpt_pipeline.tracking.versions import publish
 
     home = Home(tmp_path / "home").prepare()
-    server = processes.mlflow_server(home, processes.free_port())
-    with processes.running([server]):
+    server = servers.mlflow_server(home, servers.free_port())
+    with servers.running([server]):
         client = connect(server.url)
         run = client.create_run(experiment_id(client)).info.run_id
         promote_by_hand(client, publish(client, checkpoint_folder, run, {}, "tiny"), "a test", home.promotion_lock)
@@ -297,10 +297,10 @@ def test_a_restored_home_serves(tmp_path, checkpoint_folder, monkeypatch):
     restored = Home(tmp_path / "elsewhere")
     restore(file, restored)
     restored.prepare()
-    server = processes.mlflow_server(restored, processes.free_port())
+    server = servers.mlflow_server(restored, servers.free_port())
     monkeypatch.setenv("DEVOPSGPT_HOME", str(restored.path))
-    service = processes.serving_server(restored, processes.free_port(), server.url)
-    with processes.running([server, service]):
+    service = servers.serving_server(restored, servers.free_port(), server.url)
+    with servers.running([server, service]):
         deadline = time.monotonic() + 30
         while httpx.get(f"{service.url}/api/readyz").status_code != 200:
             assert time.monotonic() < deadline

@@ -18,7 +18,7 @@ import pytest
 
 from deploy.compose import COMPOSE_FILE, load
 from deploy.dagster_api import STATUS, ask, run_chain
-from devopsgpt_pipeline import processes
+from devopsgpt_pipeline.local import servers
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 PORTS = {"webserver": "DAGSTER_PUBLISHED_PORT", "mlflow": "MLFLOW_PUBLISHED_PORT", "serving": "SERVICE_PUBLISHED_PORT"}
@@ -35,7 +35,7 @@ class Containers:
 
     def __init__(self, env_file, variables, place):
         self.place = place
-        self.ports = {name: processes.free_port() for name in PORTS | PROXY_PORTS}
+        self.ports = {name: servers.free_port() for name in PORTS | PROXY_PORTS}
         services = load(variables)["services"]
         with_proxy = here(services["proxy"]["image"])
         self.names = [name for name, each in services.items() if not each.get("profiles")] + ["proxy"] * with_proxy

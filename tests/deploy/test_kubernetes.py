@@ -14,9 +14,9 @@ from dagster_k8s.container_context import K8sContainerContext
 from dagster_k8s.job import DagsterK8sJobConfig, UserDefinedDagsterK8sConfig, construct_dagster_k8s_job
 from kubernetes.client import ApiClient
 
-from devopsgpt_pipeline.backup import POSTGRES
 from devopsgpt_pipeline.cli import main
 from devopsgpt_pipeline.deploy_env import SECRETS
+from devopsgpt_pipeline.operations.backup import POSTGRES
 from devopsgpt_serving.metrics import Metrics
 from devopsgpt_serving.settings import PREFIX, Settings
 
@@ -115,7 +115,7 @@ def run_pod(values):
 
 
 def training_pod(processes=0):
-    from devopsgpt_pipeline.kubernetes_launcher import KubernetesLauncher
+    from devopsgpt_pipeline.training.kubernetes_launcher import KubernetesLauncher
 
     launcher = KubernetesLauncher(image="docker.io/devopsgpt-pipeline:0.1.0", home_path="/data", processes=processes)
     return launcher.pod_spec(Path("/data/training/x/train.json"), "auto")
@@ -298,9 +298,9 @@ def test_every_pod_with_the_home_may_write_it_and_is_confined():
 
 
 def test_the_values_choose_the_launcher_that_makes_pods(monkeypatch):
+    from devopsgpt_pipeline.defs.resources import launcher_from_environment
     from devopsgpt_pipeline.home import Home
-    from devopsgpt_pipeline.kubernetes_launcher import KubernetesLauncher
-    from devopsgpt_pipeline.resources import launcher_from_environment
+    from devopsgpt_pipeline.training.kubernetes_launcher import KubernetesLauncher
 
     values = yaml.safe_load((FOLDER / "dagster-values.yaml").read_text())
     (deployment,) = values["dagster-user-deployments"]["deployments"]

@@ -11,14 +11,14 @@ import pytest
 PROGRAM = """
 import sys, time
 from pathlib import Path
-from devopsgpt_pipeline import processes
-port = processes.free_port()
+from devopsgpt_pipeline.local import servers
+port = servers.free_port()
 log = Path(sys.argv[1])
 # a server with a child of its own, as MLflow's has
 command = f"[sys.executable, '-m', 'http.server', '{port}', '--bind', '127.0.0.1']"
 script = f"import subprocess, sys; subprocess.run({command})"
-server = processes.Server("files", [sys.executable, "-c", script], port, "/", log)
-with processes.running([server]) as children:
+server = servers.Server("files", [sys.executable, "-c", script], port, "/", log)
+with servers.running([server]) as children:
     print(children[0].pid, flush=True)
     time.sleep(0 if sys.argv[2] == "leave" else 60)
 """

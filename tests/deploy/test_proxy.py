@@ -14,7 +14,7 @@ import httpx
 import pytest
 from conftest import REPOSITORY
 
-from devopsgpt_pipeline import processes
+from devopsgpt_pipeline.local import servers
 
 FOLDER = REPOSITORY / "deploy/proxy"
 PASSWORD = 'a long one, with $signs and "quotes"'
@@ -46,7 +46,7 @@ def pages():
 def proxy(pages, tmp_path):
     """Caddy on free ports. returns: the addresses of Dagster's and MLflow's pages behind it"""
     caddy = shutil.which("caddy", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
-    ports = {number: processes.free_port() for number in ("2019", "8443", "8444")}
+    ports = {number: servers.free_port() for number in ("2019", "8443", "8444")}
     text = (FOLDER / "Caddyfile").read_text()
     for number, port in ports.items():
         text = text.replace(f":{number}", f":{port}")

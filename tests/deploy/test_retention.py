@@ -7,14 +7,13 @@ import time
 import dagster as dg
 import pytest
 
-from devopsgpt_model.folders import whole_folder, write_json
-from devopsgpt_pipeline.datasets.hub import BY_HAND
+from devopsgpt_model.atomic import whole_folder, write_json
+from devopsgpt_pipeline.defs.resources import HomeResource, MlflowResource
 from devopsgpt_pipeline.home import Home
-from devopsgpt_pipeline.registry.promote import promote_by_hand
-from devopsgpt_pipeline.registry.publish import fetch_version, publish
-from devopsgpt_pipeline.registry.tracking import CHAMPION, MODEL_NAME, experiment_id, version_of_alias
-from devopsgpt_pipeline.resources import HomeResource, MlflowResource
-from devopsgpt_pipeline.retention import (
+from devopsgpt_pipeline.hub.models import NEEDED
+from devopsgpt_pipeline.hub.pretrained import fetch_from_hub
+from devopsgpt_pipeline.hub.shards import BY_HAND
+from devopsgpt_pipeline.operations.retention import (
     Retention,
     cut_logs,
     forget_folders,
@@ -24,8 +23,9 @@ from devopsgpt_pipeline.retention import (
     forget_versions,
     retention,
 )
-from devopsgpt_pipeline.sources.hub import NEEDED
-from devopsgpt_pipeline.sources.pretrained import fetch_from_hub
+from devopsgpt_pipeline.registry.promote import promote_by_hand
+from devopsgpt_pipeline.tracking.client import CHAMPION, MODEL_NAME, experiment_id, version_of_alias
+from devopsgpt_pipeline.tracking.versions import fetch_version, publish
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ import httpx
 import pytest
 from chaos.world import World, until
 
-from devopsgpt_pipeline.registry.tracking import TrackingUnavailable, connect
-from devopsgpt_serving.registry import Registry, RegistryUnavailable
+from devopsgpt_pipeline.tracking.client import TrackingUnavailable, connect
+from devopsgpt_serving.versions.registry import Registry, RegistryUnavailable
 
 SECRET = secrets.token_hex(16)
 PLANTED = {

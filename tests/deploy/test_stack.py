@@ -7,7 +7,7 @@ import pytest
 
 from deploy.compose import Stack, load
 from deploy.dagster_api import STATUS, ask, counts, run_chain, told_by_files
-from devopsgpt_pipeline.backup import run_postgres
+from devopsgpt_pipeline.operations.backup import run_postgres
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(580)]
 

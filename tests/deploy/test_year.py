@@ -14,8 +14,8 @@ import pytest
 from chaos.clock import Clock
 from conftest import REPOSITORY
 
-from devopsgpt_pipeline import processes
 from devopsgpt_pipeline.home import Home
+from devopsgpt_pipeline.local import servers
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(570)]
 PROGRAM = Path(__file__).with_name("year_program.py")
@@ -31,9 +31,9 @@ KINDS = ("runs", "versions", "work", "downloads", "pages", "logs")
 def two_years(place, retention):
     """returns: what is kept after each rescrape"""
     home, clock = Home(place / "home").prepare(), Clock(place)
-    server = processes.mlflow_server(home, processes.free_port())
+    server = servers.mlflow_server(home, servers.free_port())
     environment = os.environ | clock.environment | {"PYTHONPATH": f"{REPOSITORY}:{REPOSITORY / 'tests'}"}
-    with processes.running([server]):
+    with servers.running([server]):
         command = [sys.executable, PROGRAM, home.path, server.url, str(KEEP), retention]
         answer = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert answer.returncode == 0, (answer.stdout + answer.stderr)[-3000:]

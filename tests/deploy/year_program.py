@@ -13,9 +13,9 @@ from pathlib import Path
 
 from chaos.chain_program import TINY
 from chaos.clock import move
-from pipeline.book_site import Server, sentence, small_site
+from pipeline.sources.book_site import Server, sentence, small_site
 
-from devopsgpt_model.folders import write_json
+from devopsgpt_model.atomic import write_json
 
 DAY_S = 86_400
 RESCRAPES, SPAN_DAYS = 9, 730
@@ -42,20 +42,20 @@ def main(place, tracking_uri, keep, retention):
 
 
 def live(place, tracking_uri, keep, retained, site):
-    from devopsgpt_pipeline.environment import configure
     from devopsgpt_pipeline.home import Home
+    from devopsgpt_pipeline.local.environment import configure
 
     home = Home(place).prepare()
     configure(home, tracking_uri, tracking_uri)
     import dagster as dg
 
-    from devopsgpt_pipeline import chain
     from devopsgpt_pipeline.definitions import defs
-    from devopsgpt_pipeline.progress import ChainProgress
-    from devopsgpt_pipeline.registry.tracking import connect, model_versions
-    from devopsgpt_pipeline.retention import Retention
+    from devopsgpt_pipeline.local import chain
+    from devopsgpt_pipeline.local.progress import ChainProgress
+    from devopsgpt_pipeline.local.session import Session
+    from devopsgpt_pipeline.operations.retention import Retention
     from devopsgpt_pipeline.sources.archive import ChapterArchive
-    from devopsgpt_pipeline.whole_chain import Session
+    from devopsgpt_pipeline.tracking.client import connect, model_versions
 
     if not retained:
         ChapterArchive.__init__.__defaults__ = (10 * SPAN_DAYS,)  # earlier pages go without the job

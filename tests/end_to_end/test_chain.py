@@ -13,13 +13,13 @@ from conftest import shared_file
 
 from devopsgpt_model.checkpoint import load_checkpoint
 from devopsgpt_model.config import TrainingConfig
-from devopsgpt_pipeline import chain
 from devopsgpt_pipeline.definitions import build_definitions
 from devopsgpt_pipeline.home import Home
+from devopsgpt_pipeline.hub.pretrained import PRETRAINED
+from devopsgpt_pipeline.local import chain
 from devopsgpt_pipeline.profiles import PROFILES
-from devopsgpt_pipeline.registry.tracking import CHALLENGER, CHAMPION, MODEL_NAME, version_of_alias
 from devopsgpt_pipeline.sources.books import books_of_profile
-from devopsgpt_pipeline.sources.pretrained import PRETRAINED
+from devopsgpt_pipeline.tracking.client import CHALLENGER, CHAMPION, MODEL_NAME, version_of_alias
 
 TINY = TrainingConfig(
     **dict(n_layer=1, n_head=2, n_embd=32, block_size=64, batch_size=4, max_steps=20, warmup_steps=2),
@@ -128,7 +128,7 @@ def test_training_reports_live_to_dagster(finished):
 
 
 def test_mlflow_shows_the_run(finished, mlflow_server):
-    from devopsgpt_pipeline.registry.tracking import connect
+    from devopsgpt_pipeline.tracking.client import connect
 
     client = connect(mlflow_server.url)
     run = client.get_run(finished.home.finetuned_facts()["mlflow_run_id"])
@@ -143,7 +143,7 @@ def test_mlflow_shows_the_run(finished, mlflow_server):
 
 
 def test_the_version_is_tagged_with_its_lineage(finished, mlflow_server):
-    from devopsgpt_pipeline.registry.tracking import connect
+    from devopsgpt_pipeline.tracking.client import connect
 
     version = connect(mlflow_server.url).get_model_version(MODEL_NAME, str(finished.blob("champion", "version")))
     wanted = ("val_loss", "data_version", "dagster_run_id", "mlflow_run_id", "git_commit", "checkpoint_sha256")
@@ -152,7 +152,7 @@ def test_the_version_is_tagged_with_its_lineage(finished, mlflow_server):
 
 def test_the_version_records_its_chapters_and_the_runs_of_each_step(finished, mlflow_server):
     from devopsgpt_pipeline.registry.ancestry import lineage_of
-    from devopsgpt_pipeline.registry.tracking import connect
+    from devopsgpt_pipeline.tracking.client import connect
 
     made_of = lineage_of(connect(mlflow_server.url), str(finished.blob("champion", "version"))).made_of
     assert len(made_of["chapters"]) == sum(
@@ -169,9 +169,9 @@ def test_the_version_records_its_chapters_and_the_runs_of_each_step(finished, ml
 def test_the_version_carries_a_card_with_the_evaluations_numbers(finished, mlflow_server):
     from huggingface_hub import ModelCard
 
-    from devopsgpt_pipeline.evaluation import Comparison
-    from devopsgpt_pipeline.registry.publish import fetch_document
-    from devopsgpt_pipeline.registry.tracking import connect
+    from devopsgpt_pipeline.evaluation.comparison import Comparison
+    from devopsgpt_pipeline.tracking.client import connect
+    from devopsgpt_pipeline.tracking.versions import fetch_document
 
     text = fetch_document(connect(mlflow_server.url), str(finished.blob("champion", "version")), "README.md")
     card, measured = ModelCard(text), Comparison.read(finished.home.evaluation)
@@ -205,7 +205,7 @@ def copied(finished, tmp_path, mlflow_server):
 
 
 def test_a_model_that_is_worse_is_registered_and_not_promoted(copied, mlflow_server):
-    from devopsgpt_pipeline.registry.tracking import connect
+    from devopsgpt_pipeline.tracking.client import connect
 
     client = connect(mlflow_server.url)
     before = version_of_alias(client, CHAMPION)
@@ -216,7 +216,7 @@ def test_a_model_that_is_worse_is_registered_and_not_promoted(copied, mlflow_ser
 
 
 def test_a_checkpoint_no_better_than_its_start_is_not_registered(copied, mlflow_server):
-    from devopsgpt_pipeline.registry.tracking import connect
+    from devopsgpt_pipeline.tracking.client import connect
 
     before = version_of_alias(connect(mlflow_server.url), CHALLENGER)
     with pytest.raises(chain.ChainError, match="check beats_its_start failed"):
@@ -227,8 +227,8 @@ def test_a_checkpoint_no_better_than_its_start_is_not_registered(copied, mlflow_
 
 
 def test_a_damaged_checkpoint_does_not_pass_the_gate(copied):
-    from devopsgpt_pipeline.checks import loads_and_generates
-    from devopsgpt_pipeline.resources import HomeResource
+    from devopsgpt_pipeline.defs.checks import loads_and_generates
+    from devopsgpt_pipeline.defs.resources import HomeResource
 
     resource = HomeResource(path=str(copied.home.path))
     assert loads_and_generates(home=resource).passed
@@ -242,8 +242,8 @@ def test_a_damaged_checkpoint_does_not_pass_the_gate(copied):
 def test_weights_that_are_not_finite_do_not_pass_the_gate(copied):
     from safetensors.torch import load_file, save_file
 
-    from devopsgpt_pipeline.checks import loads_and_generates, weights_are_finite
-    from devopsgpt_pipeline.resources import HomeResource
+    from devopsgpt_pipeline.defs.checks import loads_and_generates, weights_are_finite
+    from devopsgpt_pipeline.defs.resources import HomeResource
 
     resource = HomeResource(path=str(copied.home.path))
     assert weights_are_finite(home=resource).passed
@@ -258,9 +258,9 @@ def test_weights_that_are_not_finite_do_not_pass_the_gate(copied):
 
 
 def test_a_model_that_recites_does_not_pass_the_gate(copied):
-    from devopsgpt_model.folders import write_json
-    from devopsgpt_pipeline.checks import MEMORIZATION_LIMIT, does_not_recite
-    from devopsgpt_pipeline.resources import HomeResource
+    from devopsgpt_model.atomic import write_json
+    from devopsgpt_pipeline.defs.checks import MEMORIZATION_LIMIT, does_not_recite
+    from devopsgpt_pipeline.defs.resources import HomeResource
 
     resource = HomeResource(path=str(copied.home.path))
     assert does_not_recite(home=resource).passed
@@ -273,9 +273,9 @@ def test_a_model_that_recites_does_not_pass_the_gate(copied):
 
 def test_a_leak_between_the_splits_is_found_unless_it_is_named_as_quoted(copied, monkeypatch):
     from devopsgpt_model.tokenizer import Tokenizer
-    from devopsgpt_pipeline import checks
     from devopsgpt_pipeline.datasets.books import split_chapters, write_books
-    from devopsgpt_pipeline.resources import HomeResource
+    from devopsgpt_pipeline.defs import checks
+    from devopsgpt_pipeline.defs.resources import HomeResource
 
     resource = HomeResource(path=str(copied.home.path))
     assert checks.nothing_leaked(home=resource).passed

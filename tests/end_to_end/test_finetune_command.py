@@ -7,10 +7,10 @@ import sys
 
 import pytest
 
-from devopsgpt_pipeline import processes
 from devopsgpt_pipeline.home import Home
-from devopsgpt_pipeline.registry.runs import PARENT_TAG
-from devopsgpt_pipeline.registry.tracking import CHAMPION, MODEL_NAME, connect, experiment_id
+from devopsgpt_pipeline.local import servers
+from devopsgpt_pipeline.tracking.client import CHAMPION, MODEL_NAME, connect, experiment_id
+from devopsgpt_pipeline.tracking.runs import PARENT_TAG
 
 TINY = [
     *("n_layer=1", "n_head=2", "n_embd=32", "block_size=64", "batch_size=4", "max_steps=20", "warmup_steps=2"),
@@ -41,8 +41,8 @@ def test_settings_of_ones_own_and_a_sweep_each_end_at_the_gate(tmp_path):
     assert best["config"]["learning_rate"] == 1e-2
     assert best["val_loss"] < first["val_loss"]
 
-    server = processes.mlflow_server(home, processes.free_port())
-    with processes.running([server]):
+    server = servers.mlflow_server(home, servers.free_port())
+    with servers.running([server]):
         client = connect(server.url)
         champion = client.get_model_version_by_alias(MODEL_NAME, CHAMPION)
         assert champion.run_id == best["mlflow_run_id"]

@@ -12,15 +12,15 @@ from click.testing import CliRunner
 
 from devopsgpt_model.token_bins import write_token_bins
 from devopsgpt_model.tokenizer import Tokenizer
-from devopsgpt_pipeline import chain
 from devopsgpt_pipeline.cli import main
 from devopsgpt_pipeline.definitions import build_definitions
 from devopsgpt_pipeline.home import Home
+from devopsgpt_pipeline.local import chain
+from devopsgpt_pipeline.local.sweep import TRIAL_TAG, Sweep, grid
 from devopsgpt_pipeline.profiles import PROFILES
-from devopsgpt_pipeline.registry.runs import PARENT_TAG
-from devopsgpt_pipeline.registry.tracking import connect, experiment_id
 from devopsgpt_pipeline.sources.books import books_of_profile
-from devopsgpt_pipeline.sweep import TRIAL_TAG, Sweep, grid
+from devopsgpt_pipeline.tracking.client import connect, experiment_id
+from devopsgpt_pipeline.tracking.runs import PARENT_TAG
 
 TINY = [
     *("n_layer=1", "n_head=2", "n_embd=32", "block_size=32", "batch_size=4", "max_steps=20", "warmup_steps=2"),
@@ -33,11 +33,11 @@ from pathlib import Path
 import dagster as dg
 sys.path.insert(0, sys.argv[3])
 from test_sweep import TINY, definitions_for
-from devopsgpt_pipeline import chain
+from devopsgpt_pipeline.local import chain
 from devopsgpt_pipeline.home import Home
-from devopsgpt_pipeline.progress import ChainProgress
-from devopsgpt_pipeline.registry.tracking import connect
-from devopsgpt_pipeline.sweep import Sweep, grid
+from devopsgpt_pipeline.local.progress import ChainProgress
+from devopsgpt_pipeline.tracking.client import connect
+from devopsgpt_pipeline.local.sweep import Sweep, grid
 
 home = Home(Path(sys.argv[1]))
 trials = grid("sample", [*TINY, "max_steps=200"], ["seed=1,2"])

@@ -7,13 +7,13 @@ import psutil
 import pytest
 import requests
 
-from devopsgpt_model.report import read_metrics
 from devopsgpt_model.token_bins import write_token_bins
 from devopsgpt_model.tokenizer import Tokenizer
-from devopsgpt_pipeline import processes
-from devopsgpt_pipeline.environment import configure, workspace_file
+from devopsgpt_model.training.report import read_metrics
 from devopsgpt_pipeline.home import Home
-from devopsgpt_pipeline.registry.tracking import connect
+from devopsgpt_pipeline.local import servers
+from devopsgpt_pipeline.local.environment import configure, workspace_file
+from devopsgpt_pipeline.tracking.client import connect
 
 STEPS = 1500
 SETTINGS = {
@@ -102,8 +102,8 @@ def home(tmp_path, mlflow_server, monkeypatch):
 
 @pytest.fixture
 def ui(home):
-    server = processes.dagster_server(home, processes.free_port(), workspace_file())
-    with processes.running([server]):
+    server = servers.dagster_server(home, servers.free_port(), workspace_file())
+    with servers.running([server]):
         yield Ui(server.url)
 
 

@@ -11,9 +11,9 @@ import dagster as dg
 import pytest
 import requests
 from conftest import DEVOPSGPT
-from pipeline.book_site import Server, small_site
+from pipeline.sources.book_site import Server, small_site
 
-from devopsgpt_pipeline.processes import free_port
+from devopsgpt_pipeline.local.servers import free_port
 
 DEADLINE_S = 420.0
 SMALL = "n_layer=1 n_head=2 n_embd=32 block_size=64 batch_size=8 warmup_steps=2 learning_rate=0.01 eval_interval=20"

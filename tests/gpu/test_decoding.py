@@ -9,13 +9,13 @@ import torch
 from devopsgpt_model.config import GPTConfig
 from devopsgpt_model.gpt import GPT
 from devopsgpt_model.tokenizer import Tokenizer
-from devopsgpt_serving.captured import CapturedRunner
-from devopsgpt_serving.engine import Engine
-from devopsgpt_serving.lane import LoadedModel
-from devopsgpt_serving.runner import EagerRunner
-from devopsgpt_serving.sampling import Sampling
-from devopsgpt_serving.sequence import Failed, Sequence
-from devopsgpt_serving.version_cache import Version
+from devopsgpt_serving.compute.captured import CapturedRunner
+from devopsgpt_serving.compute.runner import EagerRunner
+from devopsgpt_serving.engine.engine import Engine
+from devopsgpt_serving.engine.lane import LoadedModel
+from devopsgpt_serving.engine.sampling import Sampling
+from devopsgpt_serving.engine.sequence import Failed, Sequence
+from devopsgpt_serving.versions.cache import Version
 
 pytestmark = [
     pytest.mark.gpu,

@@ -13,13 +13,13 @@ from devopsgpt_model.batches import ShuffledWindows
 from devopsgpt_model.config import GPT2_SIZES, GPTConfig, TrainingConfig
 from devopsgpt_model.evaluate import summed_loss
 from devopsgpt_model.gpt import GPT
-from devopsgpt_model.job import TrainingJob
-from devopsgpt_model.ranks import Ranks
-from devopsgpt_model.saver import Saver
-from devopsgpt_model.step import LossOf, TrainingStep
 from devopsgpt_model.token_bins import write_token_bins
 from devopsgpt_model.tokenizer import Tokenizer
 from devopsgpt_model.train import train
+from devopsgpt_model.training.job import TrainingJob
+from devopsgpt_model.training.ranks import Ranks
+from devopsgpt_model.training.saver import Saver
+from devopsgpt_model.training.step import LossOf, TrainingStep
 
 pytestmark = [
     pytest.mark.gpu,

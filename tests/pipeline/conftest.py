@@ -4,13 +4,13 @@ import pytest
 
 from devopsgpt_model.token_bins import write_token_bins
 from devopsgpt_model.tokenizer import Tokenizer
-from devopsgpt_pipeline.registry.publish import publish
-from devopsgpt_pipeline.registry.runs import start_run
-from devopsgpt_pipeline.registry.tracking import CHAMPION, MODEL_NAME
 from devopsgpt_pipeline.sources.archive import ChapterArchive
-from devopsgpt_pipeline.sources.fetch import Fetcher, FetchSettings
-from pipeline.book_site import Server, small_site
-from pipeline.contenders import TEXT, save_contender
+from devopsgpt_pipeline.sources.web.fetch import Fetcher, FetchSettings
+from devopsgpt_pipeline.tracking.client import CHAMPION, MODEL_NAME
+from devopsgpt_pipeline.tracking.runs import start_run
+from devopsgpt_pipeline.tracking.versions import publish
+from pipeline.registry.contenders import TEXT, save_contender
+from pipeline.sources.book_site import Server, small_site
 
 QUICK = FetchSettings(
     delay_s=0.0,

@@ -24,7 +24,7 @@ from devopsgpt_model.gpt import GPT
 from devopsgpt_model.tokenizer import Tokenizer
 from devopsgpt_serving.app import create_app
 from devopsgpt_serving.settings import Settings
-from serving.trouble import Proxy
+from serving.versions.trouble import Proxy
 
 BLOCK_SIZE = 128
 

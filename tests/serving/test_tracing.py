@@ -8,9 +8,9 @@ import time
 import pytest
 
 from devopsgpt_serving import tracing
+from serving.api.test_limits import slow_down
 from serving.collector import collecting
 from serving.conftest import serving, until
-from serving.test_limits import slow_down
 
 ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"
 

@@ -1,0 +1,356 @@
+"""One training run: model, optimizer and data, and the way from step to step, to evaluations and saved states."""
+
+import hashlib
+import json
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict
+from itertools import chain
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from devopsgpt_model.atomic import write_json
+from devopsgpt_model.batches import ShuffledWindows
+from devopsgpt_model.checkpoint import load_checkpoint, save_checkpoint
+from devopsgpt_model.config import GPTConfig, TrainingConfig
+from devopsgpt_model.device import choose_autocast, choose_device
+from devopsgpt_model.evaluate import summed_loss
+from devopsgpt_model.gpt import GPT
+from devopsgpt_model.stop import NEVER, Stopped, StopRequest
+from devopsgpt_model.token_bins import read_meta, read_tokens
+from devopsgpt_model.tokenizer import Tokenizer
+from devopsgpt_model.training.job import TrainingJob
+from devopsgpt_model.training.ranks import Ranks, whole
+from devopsgpt_model.training.saver import Saver, Snapshot
+from devopsgpt_model.training.state import (
+    BEST,
+    MODEL,
+    Progress,
+    read_progress,
+    restore,
+    save_best,
+    save_tensors,
+    state_metadata,
+    state_tensors,
+)
+from devopsgpt_model.training.step import TrainingStep, learning_rate_at
+
+
+class TrainingDiverged(ArithmeticError):
+    """A loss that is not finite."""
+
+
+def initial_model(config: TrainingConfig, init_checkpoint: Path | None, vocab_size: int) -> GPT:
+    """The model before its first step, float32 on the CPU, in evaluation mode.
+
+    raises: ValueError where the checkpoint's vocabulary or context does not fit the data and the settings
+    """
+    if init_checkpoint is None:
+        shape = GPTConfig(
+            vocab_size=vocab_size,
+            block_size=config.block_size,
+            n_layer=config.n_layer,
+            n_head=config.n_head,
+            n_embd=config.n_embd,
+            dropout=config.dropout,
+        )
+        return GPT(shape).init_weights(config.seed).eval()
+    model = load_checkpoint(init_checkpoint, dropout=config.dropout).model
+    if model.config.vocab_size != vocab_size:
+        raise ValueError(
+            f"the token bins have a vocabulary of {vocab_size:,} and {init_checkpoint} one of "
+            f"{model.config.vocab_size:,}; materialize token_bins with this checkpoint's tokenizer"
+        )
+    if config.block_size > model.config.block_size:
+        raise ValueError(
+            f"block_size must be at most the checkpoint's context of {model.config.block_size}, got {config.block_size}"
+        )
+    return model
+
+
+class Listener(Protocol):
+    """Who hears of a run: `report.Report` on rank 0."""
+
+    def metrics(self, step: int, values: dict[str, float], note: dict[str, float] | None = None) -> None:
+        """Values of one step."""
+
+    def say(self, text: str) -> None:
+        """A line for a person."""
+
+
+class Trainer:
+    """One run: model, optimizer and data, and the way from step to step."""
+
+    def __init__(self, job: TrainingJob, ranks: Ranks, stop: StopRequest = NEVER) -> None:
+        """raises: ValueError for settings, data and a state that do not fit each other"""
+        self.job, self.config, self.ranks, self.stop = job, job.config, ranks, stop
+        self.fingerprint = _fingerprint(job)
+        state = job.out / "state.safetensors"
+        earlier = read_progress(state, self.fingerprint)
+        self.progress = earlier or Progress()
+        if not ranks.agree(self.progress.step):
+            raise ValueError(
+                f"rank {ranks.rank} stands at step {self.progress.step}, others elsewhere: {job.out} must "
+                "be a folder that every machine sees"
+            )
+        self.device = ranks.place(choose_device(self.config.device))
+        self.autocast = choose_autocast(self.config.dtype, self.device)
+        self.tokenizer = Tokenizer.load(job.bins)
+        self.val_tokens = read_tokens(job.bins, "val")
+        self.data = ShuffledWindows(
+            read_tokens(job.bins, "train"), self.config.block_size, self.config.batch_size, self.config.seed
+        )
+        self.model = initial_model(self.config, job.init_checkpoint, read_meta(job.bins).vocab_size).to(self.device)
+        self.step = TrainingStep(self.model, self.config, self.device, self.autocast, ranks)
+        if earlier:
+            restore(state, self.model, self.step.optimizer)
+        self.saver = Saver(self.device)
+        self.best: dict[str, Tensor] = {}  # on the device: keeping them waits for nobody
+        self.best_on_disk = self.progress.best_step if earlier else -1
+
+    @property
+    def tokens_per_step(self) -> int:
+        return self.config.grad_accum_steps * self.config.batch_size * self.config.block_size
+
+    def run(self, report: Listener) -> None:
+        """Train to max_steps or early stop, then leave the best weights as a checkpoint folder.
+
+        raises: Stopped when told to stop; TrainingDiverged for a loss that is not finite
+        """
+        began = time.monotonic() - self.progress.seconds
+        report.say(self._opening_line())
+        try:
+            with self.saver:
+                self._train_and_save(report, began)
+        except TrainingDiverged:
+            self._write_checkpoint()
+            raise
+        self._write_checkpoint()
+        self._finish(report)
+
+    def _train_and_save(self, report: Listener, began: float) -> None:
+        try:
+            self._train(report, began)
+        except Stopped:
+            self._save()
+            self.saver.wait()
+            raise Stopped(f"stopped after step {self.progress.step}; start it again to go on from there") from None
+        self._save(finished=True)
+
+    def _train(self, report: Listener, began: float) -> None:
+        while not self._finished():
+            if self.progress.step % self.config.eval_interval == 0:
+                self._evaluate(report, began)
+                if self._save_is_due():
+                    self._save()
+            self._train_steps(report, began)
+        self._evaluate(report, began)
+
+    def _finished(self) -> bool:
+        too_long = 0 < self.config.patience <= self.progress.evaluations_without_gain
+        return self.progress.step >= self.config.max_steps or too_long
+
+    def _train_steps(self, report: Listener, began: float) -> None:
+        """Train to the next step that is reported; losses are looked at once, there, so that a GPU never waits."""
+        losses: list[Tensor] = []
+        started, wanted = time.monotonic(), self._steps_to_report()
+        try:
+            while len(losses) < wanted:
+                losses.append(self.step(self.progress.step, self.data, self.stop))
+                self.progress.step += 1
+        except Stopped:
+            self._keep(losses, began)
+            raise
+        seconds = time.monotonic() - started
+        self._keep(losses, began)
+        self._report_steps(report, seconds / wanted)
+
+    def _keep(self, losses: list[Tensor], began: float) -> None:
+        """Note what was trained and not yet reported."""
+        self.progress.seconds = time.monotonic() - began
+        self.progress.pending_losses += self._over_ranks(losses)
+
+    def _over_ranks(self, losses: list[Tensor]) -> list[float]:
+        means: list[float] = (self.ranks.sum(torch.stack(losses)) / self.ranks.size).tolist() if losses else []
+        return means
+
+    def _steps_to_report(self) -> int:
+        step, every, evaluate = self.progress.step, self.config.log_interval, self.config.eval_interval
+        return min(every - step % every, evaluate - step % evaluate, self.config.max_steps - step)
+
+    def _report_steps(self, report: Listener, step_seconds: float) -> None:
+        losses, self.progress.pending_losses = self.progress.pending_losses, []
+        first = self.progress.step - len(losses)
+        if bad := [first + i for i, loss in enumerate(losses) if not math.isfinite(loss)]:
+            raise self._diverged(f"the loss is not finite at step {bad[0]}")
+        values = {
+            "train_loss": sum(losses) / len(losses),
+            "learning_rate": learning_rate_at(self.progress.step - 1, self.config),
+            "tokens_per_second": self.tokens_per_step / step_seconds,
+            "step_seconds": step_seconds,
+        }
+        self._report(report, values, (self.config.max_steps - self.progress.step) * step_seconds)
+
+    def _diverged(self, what: str) -> TrainingDiverged:
+        """The error to raise, once the best weights are being written."""
+        progress = self.progress
+        best = "no checkpoint was good"
+        if math.isfinite(progress.best_val_loss):
+            self._save_best()
+            best = f"the best checkpoint is of step {progress.best_step}, in {self.job.out / 'checkpoint'}"
+        return TrainingDiverged(f"{what}; {best}. Try a lower learning_rate or a longer warmup")
+
+    def _report(self, report: Listener, values: dict[str, float], seconds_left: float) -> None:
+        note = {"max_steps": self.config.max_steps, "seconds_left": seconds_left}
+        report.metrics(self.progress.step, values, note)
+
+    def _evaluate(self, report: Listener, began: float) -> None:
+        """Exact val_loss; it is reported before it is saved: no state on disk stands for a value that nobody heard.
+
+        raises: TrainingDiverged; Stopped
+        """
+        if self.progress.evaluated_step == self.progress.step:
+            return  # a resumed run stands where it was last evaluated
+        progress, loss = self.progress, self._val_loss()
+        if not math.isfinite(loss):
+            raise self._diverged(f"val_loss is not finite at step {progress.step}")
+        if progress.step == 0:
+            progress.start_val_loss = loss
+        gained = loss < progress.best_val_loss
+        if gained:
+            progress.best_val_loss, progress.best_step, progress.evaluations_without_gain = loss, progress.step, 0
+            self._keep_best()
+        else:
+            progress.evaluations_without_gain += 1
+        progress.seconds, progress.evaluated_step = time.monotonic() - began, progress.step
+        report.metrics(progress.step, {"val_loss": loss}, {"max_steps": self.config.max_steps})
+
+    @torch.no_grad()
+    def _keep_best(self) -> None:
+        for name, parameter in self.model.named_parameters():
+            if name in self.best:
+                self.best[name].copy_(parameter)
+            else:
+                self.best[name] = parameter.detach().clone()
+
+    def _val_loss(self) -> float:
+        """val_loss of every held-out token, in the steps' number format; the ranks share the windows out."""
+        total, count = summed_loss(
+            *(self.model, self.val_tokens, self.config.block_size, self.autocast),
+            self.ranks.rank,
+            self.ranks.size,
+            stop=NEVER if self.step.sharded else self.stop,  # shards are gathered in step, to the last pass
+        )
+        sums = torch.tensor([total, count, self.stop.made], dtype=torch.float64)
+        total, count, stopped = self.ranks.sum(sums).tolist()
+        if stopped:
+            raise Stopped
+        return total / count
+
+    def _save_is_due(self) -> bool:
+        """Before the first step there is nothing to lose; after it rank 0, who writes, decides."""
+        size = 16 * sum(parameter.numel() for parameter in self.model.parameters())  # best, weights, AdamW's moments
+        return self.progress.step > 0 and self.ranks.any(self.ranks.first and self.saver.due(size))
+
+    def _save(self, finished: bool = False) -> None:
+        """Have the state written, newer best weights before it: a kill between the two costs nothing.
+
+        finished: no step will need weights or moments again, only how far the run came
+        """
+        step, best_step = self.progress.step, self.progress.best_step
+        metadata = state_metadata(self.progress, self.fingerprint)
+        tensors, prefix = iter(()) if finished else state_tensors(self.model, self.step.optimizer), MODEL
+        newer = best_step != self.best_on_disk
+        if newer and (finished or best_step != step):
+            tensors, prefix = chain(tensors, self._best_tensors()), BEST
+        self.best_on_disk = best_step
+
+        def write(snapshot: Snapshot) -> None:
+            if newer:
+                save_best(self.job.out / "best.safetensors", snapshot, best_step, prefix)
+            state = {} if finished else {name: t for name, t in snapshot.items() if not name.startswith(BEST)}
+            save_tensors(self.job.out / "state.safetensors", state, metadata)
+
+        self._hand_over(tensors, write)
+
+    def _save_best(self) -> None:
+        """Have the best weights written alone, where they are newer than those on disk."""
+        path, step = self.job.out / "best.safetensors", self.progress.best_step
+        if step != self.best_on_disk:
+            self._hand_over(self._best_tensors(), lambda snapshot: save_best(path, snapshot, step, BEST))
+
+    def _hand_over(self, tensors: Iterable[tuple[str, Tensor]], write: Callable[[Snapshot], None]) -> None:
+        if self.ranks.first:
+            self.saver.save(tensors, write)
+        else:
+            deque(tensors, maxlen=0)  # helps rank 0 to put sharded tensors together
+
+    def _best_tensors(self) -> Iterator[tuple[str, Tensor]]:
+        return ((f"{BEST}{name}", whole(weight)) for name, weight in self.best.items())
+
+    def _write_checkpoint(self) -> None:
+        """Make a checkpoint folder of the best weights, if there are any."""
+        path = self.job.out / "best.safetensors"
+        if self.ranks.first and path.exists():
+            best = GPT(self.model.config)
+            best.load_state_dict(load_file(path))
+            save_checkpoint(self.job.out / "checkpoint", best, self.tokenizer, self.facts())
+
+    def _finish(self, report: Listener) -> None:
+        """Say that the run is complete: to who looks for result.json, and to a person."""
+        if not self.ranks.first:
+            return
+        write_json(self.job.out / "result.json", self.facts())
+        progress = self.progress
+        report.say(
+            f"val_loss {progress.start_val_loss:.4f} -> {progress.best_val_loss:.4f} nats/token "
+            f"(best at step {progress.best_step}) in {progress.seconds:.0f} s"
+        )
+
+    def facts(self) -> dict[str, object]:
+        """What training.json says: how these weights came to be."""
+        return {
+            "config": asdict(self.config),
+            "step": self.progress.best_step,
+            "steps_trained": self.progress.step,
+            "tokens_trained": self.progress.step * self.tokens_per_step,
+            "val_loss": self.progress.best_val_loss,
+            "start_val_loss": self.progress.start_val_loss,
+            "seconds": round(self.progress.seconds, 1),
+            "device": str(self.device),
+            "dtype": "bfloat16" if self.autocast else "float32",
+            "init_checkpoint": str(self.job.init_checkpoint or ""),
+            "dataset": read_meta(self.job.bins).dataset,
+            "data_version": self.job.data_version,
+            "code_version": self.job.code_version,
+            "mlflow_run_id": self.job.mlflow_run_id,
+        }
+
+    def _opening_line(self) -> str:
+        where = (
+            f"{self.device}, {'bfloat16' if self.autocast else 'float32'}{', compiled' if self.step.compiled else ''}"
+        )
+        if self.ranks.size > 1:
+            where += f", {self.ranks.size} processes ({self.config.parallel})"
+        if self.step.at_once > 1:
+            where += f", {self.step.at_once * self.config.batch_size} sequences at once"
+        start = f"resuming at step {self.progress.step}" if self.progress.step else "starting"
+        return (
+            f"{start}: {self.model.parameter_count():,} parameters, {self.tokens_per_step:,} tokens/step, "
+            f"{self.config.max_steps:,} steps, {self.data.windows_per_epoch} windows/epoch, on {where}"
+        )
+
+
+def _fingerprint(job: TrainingJob) -> str:
+    facts = {
+        "config": asdict(job.config),
+        "data": read_meta(job.bins).data_version,
+        "init": str(job.init_checkpoint),
+    }
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,127 @@
+"""Registry: the checkpoint becomes a model version, and the better version becomes the champion."""
+
+import json
+
+import dagster as dg
+from pydantic import Field
+
+from devopsgpt_pipeline.defs import OWNERS
+from devopsgpt_pipeline.defs.datasets import DATASET, TOKEN_BINS
+from devopsgpt_pipeline.defs.resources import HomeResource, MlflowResource
+from devopsgpt_pipeline.evaluation.comparison import Comparison
+from devopsgpt_pipeline.registry.ancestry import LINEAGE_FILE
+from devopsgpt_pipeline.registry.card import CARD_FILE, model_card
+from devopsgpt_pipeline.registry.gate import Verdict, judge_challenger
+from devopsgpt_pipeline.registry.promote import MARGIN_BITS_PER_BYTE
+from devopsgpt_pipeline.tracking.client import MODEL_NAME
+from devopsgpt_pipeline.tracking.runs import git_commit
+from devopsgpt_pipeline.tracking.versions import checkpoint_sha256, publish
+from devopsgpt_pipeline.training.lineage import as_text, completed
+
+
+@dg.asset(
+    deps=["finetuned_checkpoint", "evaluation"],
+    group_name="registry",
+    kinds={"mlflow"},
+    owners=OWNERS,
+    code_version="1",
+    pool="registry",
+)
+def registered_model(
+    context: dg.AssetExecutionContext, home: HomeResource, mlflow: MlflowResource
+) -> dg.MaterializeResult:  # type: ignore[type-arg]
+    """A version in MLflow's registry, alias `challenger`: it passed its checks and could be served."""
+    folders = home.folders
+    comparison = Comparison.read(folders.evaluation)
+    digest = checkpoint_sha256(folders.finetuned)
+    if comparison.checkpoint_sha256 != digest:
+        raise ValueError(
+            f"the evaluation is of checkpoint {comparison.checkpoint_sha256[:16]}, the newest is {digest[:16]}; "
+            "materialize `evaluation` first"
+        )
+    run_id = folders.finetuned_facts()["mlflow_run_id"]
+    tags = {
+        "val_loss": f"{comparison.finetuned['val_loss']:.6f}",
+        "bits_per_byte": f"{comparison.finetuned['bits_per_byte']:.6f}",
+        "memorization": f"{comparison.memorization:.4f}",
+        "dataset": comparison.dataset,
+        "data_version": comparison.data_version,
+        "checkpoint_sha256": digest,
+        "dagster_run_id": context.run.run_id,
+        "mlflow_run_id": run_id,
+        "git_commit": git_commit(),
+    }
+    runs = {"evaluation": _run_of(context, "evaluation"), "registered_model": context.run.run_id}
+    lineage = completed(folders.finetuned, runs)
+    context_tokens = json.loads((folders.finetuned / "config.json").read_text())["n_positions"]
+    card = model_card(lineage, comparison, context_tokens)
+    documents = {LINEAGE_FILE: as_text(lineage), CARD_FILE: card}
+    version = publish(mlflow.client(), folders.finetuned, run_id, tags, _description(comparison), documents)
+    return dg.MaterializeResult(
+        data_version=dg.DataVersion(digest[:16]),
+        metadata={
+            "version": int(version),
+            "model_version": mlflow.version_link(version),
+            "model_card": dg.MetadataValue.md(card),
+            **tags,
+        },
+    )
+
+
+def _run_of(context: dg.AssetExecutionContext, asset: str) -> str:
+    """The Dagster run that made an asset what it is now; empty where Dagster does not know it."""
+    made = context.instance.get_latest_materialization_event(dg.AssetKey(asset))
+    return made.run_id if made else ""
+
+
+class PromotionSettings(dg.Config):
+    """What a person can say about a promotion."""
+
+    margin_bits_per_byte: float = Field(
+        default=MARGIN_BITS_PER_BYTE, ge=0, description="Bits per byte by which a challenger must beat the champion."
+    )
+
+
+@dg.asset(
+    deps=["registered_model", TOKEN_BINS],
+    group_name="registry",
+    kinds={"mlflow"},
+    owners=OWNERS,
+    code_version="2",
+    pool="registry",
+)
+def champion(
+    context: dg.AssetExecutionContext, config: PromotionSettings, home: HomeResource, mlflow: MlflowResource
+) -> dg.MaterializeResult:  # type: ignore[type-arg]
+    """The version that is served: the challenger, if it beats the champion on today's held-out chapters."""
+    client = mlflow.client()
+    bins = home.folders.tokens / DATASET
+    verdict = judge_challenger(client, bins, home.folders.promotion_lock, config.margin_bits_per_byte)
+    decision, now = verdict.decision, verdict.champion
+    context.log.info(_told(verdict))
+    digest = client.get_model_version(MODEL_NAME, now).tags.get("checkpoint_sha256", now) if now else "none"
+    return dg.MaterializeResult(
+        data_version=dg.DataVersion(digest[:16]),
+        metadata={
+            "challenger": int(verdict.challenger),
+            "promoted": decision.promote,
+            "decision": decision.reason,
+            "numbers": dg.MetadataValue.json(verdict.tags),
+            **({"version": int(now), "model_version": mlflow.version_link(now)} if now else {}),
+        },
+    )
+
+
+def _told(verdict: Verdict) -> str:
+    if verdict.decision.promote:
+        return f"Version {verdict.champion} is the champion: {verdict.decision.reason}"
+    stays = f"version {verdict.champion} stays the champion" if verdict.champion else "there is no champion yet"
+    return f"Version {verdict.challenger} is not promoted, {stays}: {verdict.decision.reason}"
+
+
+def _description(comparison: Comparison) -> str:
+    before, after = comparison.start["val_loss"], comparison.finetuned["val_loss"]
+    return (
+        f"val_loss {before:.4f} -> {after:.4f} nats/token on the held-out part of {comparison.dataset} "
+        f"(data version {comparison.data_version})"
+    )

@@ -1,0 +1,95 @@
+"""What assets are given: places and services, never values of their own."""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import dagster as dg
+
+from devopsgpt_pipeline.home import Home
+from devopsgpt_pipeline.sources.books import Book
+from devopsgpt_pipeline.sources.web.fetch import Fetcher
+from devopsgpt_pipeline.sources.web.settings import FetchSettings
+from devopsgpt_pipeline.tracking import client as tracking
+from devopsgpt_pipeline.training.kubernetes_launcher import KubernetesLauncher
+from devopsgpt_pipeline.training.launcher import Launcher, LocalLauncher
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+
+class HomeResource(dg.ConfigurableResource):  # type: ignore[type-arg]
+    """The folder that everything is written under."""
+
+    path: str
+
+    @property
+    def folders(self) -> Home:
+        return Home(Path(self.path))
+
+
+class WebResource(dg.ConfigurableResource):  # type: ignore[type-arg]
+    """How the crawler behaves on the web."""
+
+    contact: str = ""
+    """An address for the sites' owners, sent in the User-Agent."""
+
+    def fetcher(self, home: Home, book: Book) -> Fetcher:
+        """A fetcher that keeps its pace across processes. Use it as a context manager.
+
+        Plain http is spoken with a book whose own file gives such an address, and with no other.
+        """
+        settings = FetchSettings(contact=self.contact, allow_http=book.contents_url.startswith("http:"))
+        return Fetcher(settings, pace_folder=home.chapters)
+
+
+class MlflowResource(dg.ConfigurableResource):  # type: ignore[type-arg]
+    """The tracking server and model registry."""
+
+    tracking_uri: str
+    """Where clients connect."""
+
+    ui_url: str
+    """Where people look, for links in metadata."""
+
+    def client(self) -> "MlflowClient":
+        """raises: TrackingUnavailable where no server answers"""
+        return tracking.connect(self.tracking_uri)
+
+    def run_link(self, experiment_id: str, run_id: str) -> dg.MetadataValue:
+        return dg.MetadataValue.url(
+            f"{tracking.without_login(self.ui_url)}/#/experiments/{experiment_id}/runs/{run_id}"
+        )
+
+    def version_link(self, version: str) -> dg.MetadataValue:
+        return dg.MetadataValue.url(
+            f"{tracking.without_login(self.ui_url)}/#/models/{tracking.MODEL_NAME}/versions/{version}"
+        )
+
+
+def launcher_from_environment(home: Home) -> Launcher:
+    """Where trainings run: DEVOPSGPT_LAUNCHER is `local` (the default) or `kubernetes`.
+
+    DEVOPSGPT_PROCESSES: processes of each training, 0 for what there is
+    DEVOPSGPT_KUBERNETES_IMAGE, _NAMESPACE, _CLAIM: of the training's pod
+    raises: ValueError for an unknown launcher, a number of processes that is none, a pod without an image
+    """
+    settings = os.environ
+    text = settings.get("DEVOPSGPT_PROCESSES") or "0"
+    if not text.isdecimal():
+        raise ValueError(f"DEVOPSGPT_PROCESSES must be a number, 0 for every visible GPU, got {text!r}")
+    kind = settings.get("DEVOPSGPT_LAUNCHER") or "local"
+    if kind == "local":
+        return LocalLauncher(processes=int(text))
+    if kind != "kubernetes":
+        raise ValueError(f"DEVOPSGPT_LAUNCHER must be local or kubernetes, got {kind!r}")
+    image = settings.get("DEVOPSGPT_KUBERNETES_IMAGE")
+    if not image:
+        raise ValueError("DEVOPSGPT_LAUNCHER=kubernetes needs DEVOPSGPT_KUBERNETES_IMAGE, the image of the pod")
+    return KubernetesLauncher(
+        processes=int(text),
+        image=image,
+        home_path=str(home.path),
+        home_claim=settings.get("DEVOPSGPT_KUBERNETES_CLAIM") or "devopsgpt-home",
+        namespace=settings.get("DEVOPSGPT_KUBERNETES_NAMESPACE") or "default",
+    )

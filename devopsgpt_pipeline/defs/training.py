@@ -1,0 +1,142 @@
+"""Fine-tuning: token bins to a checkpoint, in a process of its own."""
+
+import hashlib
+import json
+import math
+import shutil
+import time
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+
+from devopsgpt_model.atomic import whole_folder
+from devopsgpt_model.config import GPT2_SIZES, TrainingConfig
+from devopsgpt_model.training.job import TrainingJob
+from devopsgpt_model.training.report import read_metrics
+from devopsgpt_pipeline.defs import OWNERS, pictures
+from devopsgpt_pipeline.defs.datasets import DATASET, TOKEN_BINS
+from devopsgpt_pipeline.defs.resources import HomeResource, MlflowResource
+from devopsgpt_pipeline.defs.training_settings import settings_of, training_run_config
+from devopsgpt_pipeline.home import Home
+from devopsgpt_pipeline.profiles import Profile
+from devopsgpt_pipeline.registry.ancestry import LINEAGE_FILE
+from devopsgpt_pipeline.tracking.runs import git_commit, log_bytes, run_status
+from devopsgpt_pipeline.tracking.versions import checkpoint_sha256
+from devopsgpt_pipeline.training.launcher import Context, Launcher
+from devopsgpt_pipeline.training.prepare import training_job
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+CODE_VERSION = "1"
+OBSERVE_EVERY_S = 5.0  # an observation is a row in Dagster's event log; a curve needs few
+
+
+def build_finetuned_checkpoint(profile: Profile) -> dg.AssetsDefinition:
+    """The asset, its launchpad filled with the profile's settings."""
+    settings_class = training_run_config(profile.training, DATASET)
+
+    @dg.asset(
+        deps=[TOKEN_BINS, *_pretrained(profile)],
+        group_name="training",
+        kinds={"pytorch", "mlflow"},
+        owners=OWNERS,
+        code_version=f"{CODE_VERSION}-{_digest(profile.training)}",
+        pool="gpu",
+    )
+    def finetuned_checkpoint(
+        context: dg.AssetExecutionContext,
+        config: settings_class,  # type: ignore[valid-type]
+        home: HomeResource,
+        mlflow: MlflowResource,
+        launcher: Launcher,
+    ) -> dg.MaterializeResult:  # type: ignore[type-arg]
+        """GPT fine-tuned on the training chapters, in Hugging Face's layout: the best weights of the run."""
+        client = mlflow.client()
+        tags = {"dagster_run_id": context.run.run_id, "git_commit": git_commit(), "kind": "finetune"}
+        settings, dataset = settings_of(config)
+        with training_job(home.folders, client, settings, dataset, CODE_VERSION, tags) as job:
+            with run_status(client, job.mlflow_run_id):
+                launcher.train(context, job, Progress(context, context.asset_key))
+                png = pictures.loss_curve(read_metrics(job.out / "metrics.jsonl"), f"GPT on {dataset}")
+                log_bytes(client, job.mlflow_run_id, "loss_curve.png", png)
+            return _keep(job, home.folders, mlflow, client, png)
+
+    return finetuned_checkpoint
+
+
+def _digest(config: TrainingConfig) -> str:
+    """Changes with any default setting, so that the checkpoint is out of date then."""
+    return hashlib.sha256(json.dumps(asdict(config), sort_keys=True).encode()).hexdigest()[:8]
+
+
+def _pretrained(profile: Profile) -> list[dg.AssetDep]:
+    """The size that the profile starts from. Another one that the launchpad names must be materialized by hand."""
+    size = profile.training.init_from
+    if size not in GPT2_SIZES:
+        return []
+    return [dg.AssetDep("pretrained_gpt2", partition_mapping=dg.SpecificPartitionsPartitionMapping([size]))]
+
+
+class Progress:
+    """Passes the trainer's reports on: a line for the log, now and then an observation for Dagster's charts."""
+
+    def __init__(self, context: Context, asset: dg.AssetKey | None = None) -> None:
+        """asset: whose observations they are; without one there are none"""
+        self._context, self._asset = context, asset
+        self._observed_at = 0.0
+        self._val_loss = math.nan
+
+    def __call__(self, message: dict[str, Any]) -> None:
+        if "val_loss" in message:
+            self._val_loss = message["val_loss"]
+            self._observe(message["step"], {"val_loss": self._val_loss})
+            return
+        self._context.log.info(self._line(message))
+        if time.monotonic() - self._observed_at > OBSERVE_EVERY_S:
+            self._observed_at = time.monotonic()
+            keys = ("train_loss", "learning_rate", "tokens_per_second")
+            self._observe(message["step"], {key: message[key] for key in keys})
+
+    def _observe(self, step: int, values: dict[str, float]) -> None:
+        if self._asset:
+            self._context.log_event(dg.AssetObservation(self._asset, metadata={"step": step, **values}))
+
+    def _line(self, message: dict[str, Any]) -> str:
+        minutes, seconds = divmod(round(message["seconds_left"]), 60)
+        return (
+            f"step {message['step']:,}/{message['max_steps']:,}  train_loss {message['train_loss']:.3f}  "
+            f"val_loss {self._val_loss:.3f}  {message['tokens_per_second']:,.0f} tokens/s  "
+            f"{minutes}:{seconds:02d} left"
+        )
+
+
+def _keep(
+    job: TrainingJob, home: Home, mlflow: MlflowResource, client: "MlflowClient", png: bytes
+) -> dg.MaterializeResult:  # type: ignore[type-arg]
+    """Take the finished checkpoint in, and clear the working folder: a later run with these settings starts anew."""
+    with whole_folder(home.finetuned) as staging:
+        shutil.copytree(job.out / "checkpoint", staging, dirs_exist_ok=True)
+        shutil.copy(job.out / LINEAGE_FILE, staging)
+    facts = json.loads((job.out / "result.json").read_text())
+    shutil.rmtree(job.out)
+    digest = checkpoint_sha256(home.finetuned)
+    experiment = client.get_run(job.mlflow_run_id).info.experiment_id
+    return dg.MaterializeResult(
+        data_version=dg.DataVersion(digest[:16]),
+        metadata={
+            "val_loss": facts["val_loss"],
+            "start_val_loss": facts["start_val_loss"],
+            "best_step": facts["step"],
+            "steps_trained": facts["steps_trained"],
+            "tokens_trained": facts["tokens_trained"],
+            "seconds": facts["seconds"],
+            "device": f"{facts['device']}, {facts['dtype']}",
+            "loss_curve": dg.MetadataValue.md(pictures.as_markdown(png, "train_loss and val_loss against the step")),
+            "settings": dg.MetadataValue.json(facts["config"]),
+            "mlflow_run": mlflow.run_link(experiment, job.mlflow_run_id),
+            "checkpoint": dg.MetadataValue.path(str(home.finetuned)),
+            "checkpoint_sha256": digest,
+        },
+    )

@@ -1,0 +1,1 @@
+"""One yardstick for every model: measurements, comparison, memorization, benchmarks, leaderboard."""

@@ -1,0 +1,190 @@
+"""One yardstick for every model on every dataset: a full pass, and nanoGPT's random batches for its published table."""
+
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from devopsgpt_model.config import GPT2_SIZES, GPTConfig
+from devopsgpt_model.token_bins import read_meta, read_tokens
+from devopsgpt_model.tokenizer import Tokenizer
+from devopsgpt_pipeline.evaluation.published import LOSSES, PROTOCOL_DATASET
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from devopsgpt_model.checkpoint import Checkpoint
+
+ENCODED_TOKENS = 5_000_000  # most of a split that are encoded anew: more than OpenWebText's held-out 4.4M
+NANOGPT_BATCHES, NANOGPT_BATCH_SIZE, NANOGPT_BLOCK_SIZE = 500, 8, 1024
+TOLERANCE = 0.03  # nats/token between our value and the published one
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """A model on a dataset. Losses in nats/token; perplexity, bits_per_byte and tokens are of the full held-out pass.
+
+    train_loss: of windows spread evenly over the train split, about as many as the held-out split has;
+    nanogpt_*: by nanoGPT's protocol, NaN where it was left out; left_out: why, empty where it was not
+    """
+
+    model: str
+    parameters: int
+    dataset: str
+    data_version: str
+    val_loss: float
+    train_loss: float
+    perplexity: float
+    bits_per_byte: float
+    tokens: int
+    seconds: float
+    nanogpt_val_loss: float = math.nan
+    nanogpt_train_loss: float = math.nan
+    left_out: str = ""
+
+    def metrics(self) -> dict[str, float]:
+        """As MLflow shows them: val_loss/sre, bits_per_byte/openwebtext, ... NaN is left out."""
+        names = ("val_loss", "train_loss", "perplexity", "bits_per_byte", "tokens", "seconds", "nanogpt_val_loss",
+                 "nanogpt_train_loss")  # fmt: skip
+        values = {f"{name}/{self.dataset}": float(getattr(self, name)) for name in names}
+        return {name: value for name, value in values.items() if not math.isnan(value)}
+
+    def source(self) -> dict[str, str]:
+        """The data as MLflow knows data: name, digest, source."""
+        return {"name": self.dataset, "digest": self.data_version, "source": f"tokens/{self.dataset}"}
+
+    @property
+    def published(self) -> tuple[float, float] | None:
+        """Published train and val loss, where there are some."""
+        return LOSSES.get(self.model) if self.dataset == PROTOCOL_DATASET else None
+
+    @property
+    def difference(self) -> float:
+        """The larger distance from the published losses by their protocol; NaN where nothing can be compared."""
+        if self.published is None or math.isnan(self.nanogpt_val_loss):
+            return math.nan
+        ours = (self.nanogpt_train_loss, self.nanogpt_val_loss)
+        return max(abs(a - b) for a, b in zip(ours, self.published, strict=True))
+
+    @property
+    def agrees(self) -> bool:
+        """False only where a loss is further than TOLERANCE from the published one."""
+        return not self.difference > TOLERANCE
+
+    def compared(self) -> str:
+        """What was measured beside what is published, in a line."""
+        if self.published is None:
+            return f"nothing is published for {self.model} on {self.dataset}"
+        if math.isnan(self.difference):
+            return f"nothing to compare with the published {'{}/{}'.format(*self.published)}: {self.left_out}"
+        ours = f"{self.nanogpt_train_loss:.3f}/{self.nanogpt_val_loss:.3f}"
+        theirs = "{}/{}".format(*self.published)
+        return f"train/val loss {ours}, published {theirs}, by at most {self.difference:.3f} apart"
+
+    def row(self) -> dict[str, Any]:
+        """A row of the original README's table: its losses by its protocol where measured, then what we add.
+
+        What is published was measured by the protocol and stands beside nothing else.
+        """
+        by_protocol = not math.isnan(self.nanogpt_val_loss)
+        published = "{:.2f} / {:.2f}".format(*self.published) if self.published and by_protocol else "-"
+        return {
+            "model": self.model,
+            "params": in_millions(self.parameters),
+            "train loss": self.nanogpt_train_loss if by_protocol else self.train_loss,
+            "val loss": self.nanogpt_val_loss if by_protocol else self.val_loss,
+            "published": published,
+            "full val": self.val_loss,
+            "perplexity": self.perplexity,
+            "bits_per_byte": self.bits_per_byte,
+            "tokens": self.tokens,
+            "seconds": round(self.seconds, 1),
+        }
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def in_millions(parameters: int) -> str:
+    """124M, or 1.1M for small ones: how people name a model's size."""
+    millions = parameters / 1e6
+    return f"{millions:.0f}M" if millions >= 10 else f"{millions:.2g}M"
+
+
+def parameter_count(config: GPTConfig) -> int:
+    """Weights of a GPT-2 of this shape, its head tied to the token embedding. source: Radford et al. 2019"""
+    width = config.n_embd
+    per_layer = 12 * width**2 + 13 * width  # attention 4w^2 + 4w, MLP 8w^2 + 5w, two norms 4w
+    return (config.vocab_size + config.block_size) * width + config.n_layer * per_layer + 2 * width
+
+
+def model_size(init_from: str, parameters: int) -> str:
+    """What searches find a model by, and what starts from it: the size of GPT-2 that it is, or its parameters."""
+    return init_from if init_from in GPT2_SIZES else in_millions(parameters)
+
+
+def measure(name: str, checkpoint: "Checkpoint", bins: Path, batches: int = NANOGPT_BATCHES) -> Measurement:
+    """Measure a checkpoint on token bins. batches: random ones per split by nanoGPT's protocol; 0 leaves it out
+
+    A split too short for a random batch leaves the protocol out of both splits as well, and `left_out` says so.
+    raises: TokenBinsError
+    """
+    from devopsgpt_model.evaluate import evaluate, mean_loss
+
+    meta, model, tokenizer = read_meta(bins), checkpoint.model, checkpoint.tokenizer
+    val, train = (tokens_in(tokenizer, bins, split) for split in ("val", "train"))
+    full = evaluate(model, tokenizer, val)
+    left_out = _why_left_out(checkpoint, {"val": val, "train": train}, batches)
+    return Measurement(
+        model=name,
+        parameters=model.parameter_count(),
+        dataset=meta.dataset,
+        data_version=meta.data_version,
+        val_loss=full.loss,
+        train_loss=mean_loss(model, train, every=max(1, len(train) // len(val))),
+        perplexity=full.perplexity,
+        bits_per_byte=full.bits_per_byte,
+        tokens=full.tokens,
+        seconds=full.seconds,
+        nanogpt_val_loss=math.nan if left_out else _nanogpt_loss(checkpoint, val, batches),
+        nanogpt_train_loss=math.nan if left_out else _nanogpt_loss(checkpoint, train, batches),
+        left_out=left_out,
+    )
+
+
+def _window(checkpoint: "Checkpoint") -> int:
+    return min(NANOGPT_BLOCK_SIZE, checkpoint.model.config.block_size)
+
+
+def _why_left_out(checkpoint: "Checkpoint", splits: "dict[str, NDArray[np.uint16]]", batches: int) -> str:
+    if not batches:
+        return "nanoGPT's protocol was left out, 0 batches were asked for"
+    short = [f"{name} has {len(tokens):,}" for name, tokens in splits.items() if len(tokens) <= _window(checkpoint)]
+    if not short:
+        return ""
+    needed = _window(checkpoint) + 1
+    return f"nanoGPT's protocol was left out, its windows take {needed:,} tokens and {' and '.join(short)}"
+
+
+def _nanogpt_loss(checkpoint: "Checkpoint", tokens: "NDArray[np.uint16]", batches: int) -> float:
+    from devopsgpt_model.evaluate import random_batch_loss
+
+    return random_batch_loss(
+        checkpoint.model, tokens, batches=batches, batch_size=NANOGPT_BATCH_SIZE, block_size=_window(checkpoint)
+    )
+
+
+def tokens_in(tokenizer: Tokenizer, bins: Path, split: str) -> "NDArray[np.uint16]":
+    """A split in a model's own vocabulary: memory-mapped as it is, or its first ENCODED_TOKENS encoded anew."""
+    from devopsgpt_model.evaluate import encode_again
+
+    tokens, written_in = read_tokens(bins, split), Tokenizer.load(bins)
+    if written_in.ranks == tokenizer.ranks:
+        return tokens
+    return encode_again(tokens[:ENCODED_TOKENS], written_in, tokenizer)
+
+
+def datasets_at_hand(tokens: Path) -> list[Path]:
+    """The folders of token bins in a home, by name."""
+    return sorted(path.parent for path in tokens.glob("*/meta.json") if not path.parent.name.startswith("."))

@@ -1,0 +1,1 @@
+"""The Hugging Face hub: models and dataset shards, fetched with their hashes checked."""

@@ -1,0 +1,124 @@
+"""A dataset of the Hugging Face hub in parquet shards: which files it has, and one of them at a time."""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from devopsgpt_model.atomic import write_json
+
+REPOSITORY = "Skylion007/openwebtext"
+REVISION = "79d93d786212f7344586290adb811d4ae6a1762c"  # the text as 80 parquet shards
+BY_HAND = "shards"  # the folder, beside those of what is under way, for files that a person brings
+
+
+class HubUnavailable(ConnectionError):
+    """Shards that are neither here nor to be fetched."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """What is read. documents: how many from the beginning, 0 for all
+
+    endpoint: another hub than the public one; by_hand: a folder whose parquet files, if it has some, are taken instead
+    """
+
+    documents: int = 0
+    repository: str = REPOSITORY
+    revision: str = REVISION
+    endpoint: str | None = None
+    by_hand: Path | None = None
+
+    @property
+    def key(self) -> str:
+        content = json.dumps([self.documents, self.repository, self.revision])
+        return hashlib.sha256(content.encode()).hexdigest()[:12]
+
+
+def declared_shards(place: Path, source: Source) -> dict[str, str | None]:
+    """The repository's parquet files in order, with the sha256 that the hub declares for large files.
+
+    place: a folder that keeps the answer
+    raises: HubUnavailable; ValueError for a repository without parquet files, or not all of them
+    """
+    if names := _names_by_hand(source):
+        if not source.documents:
+            _check_whole(names, source)
+        return dict.fromkeys(names)
+    path = place / "shards.json"
+    if not path.exists():
+        from huggingface_hub import HfApi
+
+        api = HfApi(endpoint=source.endpoint)
+        try:
+            info = api.dataset_info(source.repository, revision=source.revision, files_metadata=True)
+        except Exception as error:  # the hub's client raises its HTTP library's errors beside its own
+            raise _unavailable(source, error) from error
+        files = sorted(info.siblings or [], key=lambda file: file.rfilename)
+        shards = {file.rfilename: file.lfs and file.lfs.sha256 for file in files if file.rfilename.endswith(".parquet")}
+        _check_whole(list(shards), source)
+        write_json(path, shards)
+    declared: dict[str, str | None] = json.loads(path.read_text())
+    return declared
+
+
+def _check_whole(names: list[str], source: Source) -> None:
+    """raises: ValueError where there is no shard, or not all of those that their names count: "-00003-of-00080" """
+    counted = [int(match[1]) for name in names if (match := re.search(r"-of-(\d+)\.parquet$", name))]
+    if not names or (counted and max(counted) != len(names)):
+        raise ValueError(
+            f"{source.repository} has {len(names)} parquet files at revision {source.revision}"
+            f"{f', their names say {max(counted)}' if counted else ''}; name another revision"
+        )
+
+
+def _names_by_hand(source: Source) -> list[str]:
+    return sorted(path.name for path in source.by_hand.glob("*.parquet")) if source.by_hand else []
+
+
+@contextmanager
+def one_shard(name: str, sha256: str | None, place: Path, source: Source) -> Iterator[Path]:
+    """A shard's file within the block: the one put there by hand, which stays, or one that is fetched and removed.
+
+    raises: as download
+    """
+    if source.by_hand and (source.by_hand / name).exists():
+        yield source.by_hand / name
+        return
+    parquet = download(name, sha256, place, source)
+    yield parquet
+    parquet.unlink()
+
+
+def download(name: str, sha256: str | None, place: Path, source: Source) -> Path:
+    """Fetch a file into a folder, going on with what is there.
+
+    raises: HubUnavailable; ValueError for a file that is not what the hub declares, which is removed
+    """
+    from huggingface_hub import hf_hub_download
+
+    where = {"repo_type": "dataset", "revision": source.revision, "endpoint": source.endpoint}
+    try:
+        path = Path(hf_hub_download(source.repository, name, local_dir=place, **where))
+    except Exception as error:  # as above
+        raise _unavailable(source, error) from error
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if sha256 and found != sha256:
+        path.unlink()
+        raise ValueError(
+            f"{name} of {source.repository} has sha256 {found}, the hub says {sha256}; it was removed, "
+            "materialize token_bins_openwebtext again"
+        )
+    return path
+
+
+def _unavailable(source: Source, error: Exception) -> HubUnavailable:
+    place = f", or put the parquet files of revision {source.revision} into {source.by_hand}" if source.by_hand else ""
+    return HubUnavailable(
+        f"{source.repository} could not be fetched from the Hugging Face hub ({type(error).__name__}: {error}); what "
+        f"was encoded is kept, materialize token_bins_openwebtext again once there is a network{place}"
+    )

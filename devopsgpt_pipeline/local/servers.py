@@ -1,0 +1,167 @@
+"""The servers beside Dagster's runs, as child processes: started together, waited for, stopped together."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from devopsgpt_pipeline.home import Home
+from devopsgpt_pipeline.local.keeper import Keeper
+
+HOST = "127.0.0.1"
+READY_DEADLINE_S = 90.0
+STOP_DEADLINE_S = 20.0
+
+
+class ProcessError(RuntimeError):
+    """A server that cannot be started, or that ended by itself."""
+
+
+@dataclass(frozen=True)
+class Server:
+    """How to start a server and how to see that it answers."""
+
+    name: str
+    command: Sequence[str]
+    port: int
+    health_path: str
+    log: Path
+    environment: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def url(self) -> str:
+        return f"http://{HOST}:{self.port}"
+
+
+def mlflow_server(home: Home, port: int) -> Server:
+    """MLflow: runs and registry in SQLite, artifacts in the home, served over HTTP."""
+    command = [
+        sys.executable,
+        "-m",
+        "mlflow",
+        "server",
+        "--host",
+        HOST,
+        "--port",
+        str(port),
+        "--workers",
+        "1",
+    ]
+    command += ["--backend-store-uri", f"sqlite:///{home.mlflow / 'mlflow.db'}"]
+    command += ["--artifacts-destination", str(home.mlflow / "artifacts"), "--serve-artifacts"]
+    # the job runner would start eight processes of 240 MB each, for features that are not used here
+    environment = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    return Server("MLflow", command, port, "/health", home.logs / "mlflow.log", environment)
+
+
+def dagster_server(home: Home, port: int, workspace: Path) -> Server:
+    """Dagster's web UI with its daemon: schedules, sensors, queued runs."""
+    command = [sys.executable, "-m", "dagster", "dev", "--host", HOST, "--port", str(port)]
+    command += ["--workspace", str(workspace)]
+    return Server("Dagster", command, port, "/server_info", home.logs / "dagster.log")
+
+
+def serving_server(home: Home, port: int, tracking_uri: str) -> Server:
+    """The service, over the registry's current champion."""
+    environment = {"DEVOPSGPT_SERVING_PORT": str(port), "DEVOPSGPT_SERVING_TRACKING_URI": tracking_uri}
+    command = [sys.executable, "-m", "devopsgpt_serving"]
+    return Server("service", command, port, "/api/healthz", home.logs / "serving.log", environment)
+
+
+def free_port() -> int:
+    """A port that nobody listens on right now."""
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        return int(probe.getsockname()[1])
+
+
+def check_ports_free(servers: Sequence[Server]) -> None:
+    """raises: ProcessError for a taken port, with the setting that changes it"""
+    for server in servers:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((HOST, server.port))
+            except OSError:
+                option = f"--{server.name.lower()}-port"
+                raise ProcessError(
+                    f"port {server.port} for {server.name} is taken on {HOST}; stop what listens there, "
+                    f"or choose another with {option}"
+                ) from None
+
+
+@contextmanager
+def running(servers: Sequence[Server]) -> Iterator[list[subprocess.Popen[bytes]]]:
+    """Start servers, wait until each answers, and stop all of them at the end of the block, or of this process.
+
+    raises: ProcessError for one that ends or does not answer in time, with the end of its log
+    """
+    processes: list[subprocess.Popen[bytes]] = []
+    keeper = Keeper()
+    try:
+        for server in servers:
+            processes.append(_start(server))
+            keeper.watch(processes[-1].pid)
+        for server, process in zip(servers, processes, strict=True):
+            _wait_until_ready(server, process)
+        yield processes
+    finally:
+        stop(processes)
+        keeper.dismiss()
+
+
+def _start(server: Server) -> subprocess.Popen[bytes]:
+    with server.log.open("ab") as log:
+        # A session of its own: a Ctrl-C in the terminal reaches us alone, and we stop the servers in order.
+        return subprocess.Popen(
+            server.command,
+            env=os.environ | server.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+
+def _wait_until_ready(server: Server, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + READY_DEADLINE_S
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise ProcessError(f"{server.name} ended with status {process.returncode}:\n{_tail(server.log)}")
+        try:
+            urllib.request.urlopen(server.url + server.health_path, timeout=5).close()
+            return
+        except OSError:  # URLError is one
+            time.sleep(0.2)
+    raise ProcessError(
+        f"{server.name} does not answer at {server.url} after {READY_DEADLINE_S:.0f} s:\n{_tail(server.log)}"
+    )
+
+
+def _tail(log: Path, lines: int = 15) -> str:
+    return "\n".join(log.read_text(errors="replace").splitlines()[-lines:])
+
+
+def stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+    """End processes and everything that they started: asked first, killed after a while."""
+    for process in reversed(processes):
+        _signal_group(process, signal.SIGTERM)
+    deadline = time.monotonic() + STOP_DEADLINE_S
+    for process in processes:
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(max(0.1, deadline - time.monotonic()))
+        _signal_group(process, signal.SIGKILL)  # also what outlived the first of the group
+        process.wait()
+
+
+def _signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, number)

@@ -1,0 +1,80 @@
+"""The last step of the gate: challenger against champion, both fetched from the registry and evaluated here and now."""
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from devopsgpt_model.token_bins import read_meta
+from devopsgpt_pipeline.evaluation.comparison import start_of
+from devopsgpt_pipeline.registry.promote import Decision, PromotionError, decide, promote
+from devopsgpt_pipeline.tracking.client import CHALLENGER, CHAMPION, MODEL_NAME, version_of_alias
+from devopsgpt_pipeline.tracking.versions import fetch_version
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+    from devopsgpt_model.checkpoint import Checkpoint
+
+TRIES = 3  # a champion that moves while its rival is evaluated is compared with anew
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What was decided about which version, and who is the champion now (None where there is none)."""
+
+    decision: Decision
+    challenger: str
+    champion: str | None
+    tags: dict[str, str]
+
+
+def judge_challenger(client: "MlflowClient", bins: Path, lock: Path, margin: float) -> Verdict:
+    """Promote the challenger where it beats the champion on the held-out text of these bins.
+
+    The decision and its numbers become tags of the challenger before any alias moves.
+    raises: ValueError without a challenger or with a damaged one; PromotionError where the champion moved three times
+    """
+    for _ in range(TRIES - 1):
+        try:
+            return _judge(client, bins, lock, margin)
+        except PromotionError:
+            continue
+    return _judge(client, bins, lock, margin)
+
+
+def _judge(client: "MlflowClient", bins: Path, lock: Path, margin: float) -> Verdict:
+    challenger, before = version_of_alias(client, CHALLENGER), version_of_alias(client, CHAMPION)
+    if challenger is None:
+        raise ValueError(f"{MODEL_NAME} has no challenger; materialize `registered_model` first")
+    decision = compare(client, bins, challenger, before, margin)
+    tags = decision.tags(before, read_meta(bins).splits["val"].sha256)
+    if challenger != before:  # the champion keeps the numbers that made it one
+        for key, value in tags.items():
+            client.set_model_version_tag(MODEL_NAME, challenger, key, value)
+    if decision.promote:
+        promote(client, challenger, decision.reason, expected_champion=before, lock=lock)
+    return Verdict(decision, challenger, challenger if decision.promote else before, tags)
+
+
+def compare(client: "MlflowClient", bins: Path, challenger: str, champion: str | None, margin: float) -> Decision:
+    """Bits per byte on the held-out text of the bins, of the files that the registry holds."""
+    from devopsgpt_model.evaluate import evaluate_split
+
+    def bits_per_byte(checkpoint: "Checkpoint") -> float:
+        return evaluate_split(checkpoint.model, checkpoint.tokenizer, bins).bits_per_byte
+
+    ours = _load(client, challenger)
+    measured = bits_per_byte(ours)
+    if champion is not None:
+        rival = measured if champion == challenger else bits_per_byte(_load(client, champion))
+        return decide(measured, rival, margin=margin)
+    return decide(measured, None, start=bits_per_byte(start_of(ours)), margin=margin)
+
+
+def _load(client: "MlflowClient", version: str) -> "Checkpoint":
+    from devopsgpt_model.checkpoint import load_checkpoint
+    from devopsgpt_model.device import choose_device
+
+    with tempfile.TemporaryDirectory(prefix="devopsgpt-gate-") as folder:
+        return load_checkpoint(fetch_version(client, version, Path(folder)), str(choose_device()))

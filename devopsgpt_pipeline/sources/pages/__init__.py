@@ -1,0 +1,1 @@
+"""HTML to what a chapter says: its blocks, the contents page, character sets."""

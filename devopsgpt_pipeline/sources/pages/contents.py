@@ -1,0 +1,134 @@
+"""The contents page: which chapters a book has, in which order, and which entries are not chapters to learn from."""
+
+import re
+from dataclasses import dataclass
+from urllib.parse import unquote, urldefrag, urljoin, urlsplit, urlunsplit
+
+from devopsgpt_pipeline.sources.books import Book
+from devopsgpt_pipeline.sources.html import decode_page, parse_page, select
+
+SPACES = re.compile(r"\s+")
+NOT_IN_SLUG = re.compile(r"[^A-Za-z0-9_-]+")
+MAX_SLUG_CHARS = 100
+MAX_LINKS = 2_000
+"""On a contents page; more is no book's contents, and would cost its site as many requests."""
+
+
+class ContentsUnreadable(ValueError):
+    """A contents page without a link to a chapter: redesigned, an error page, a consent wall."""
+
+
+@dataclass(frozen=True)
+class ChapterLink:
+    """One chapter, as the contents page lists it. order counts from 1."""
+
+    order: int
+    slug: str
+    title: str
+    url: str
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """One entry that is not read, and the rule that says so."""
+
+    title: str
+    url: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a contents page lists."""
+
+    chapters: tuple[ChapterLink, ...]
+    left_out: tuple[LeftOut, ...]
+
+
+def read_contents(body: bytes, book: Book, charset: str | None = None) -> Contents:
+    """The chapters of a book in reading order, and the entries left out.
+
+    body: the contents page as served
+    raises: ContentsUnreadable where the page has no chapter; Undecodable
+    """
+    tree = parse_page(decode_page(body, charset))
+    links = [] if tree is None else select(tree, book.links)
+    if len(links) > MAX_LINKS:
+        raise ContentsUnreadable(
+            f"{book.contents_url}: a contents page may have {MAX_LINKS:,} links, {book.links!r} found {len(links):,}; "
+            "make select.links in the book's TOML file narrower"
+        )
+    chapters: list[ChapterLink] = []
+    left_out: list[LeftOut] = []
+    slugs: dict[str, str] = {}  # slug -> url
+    for link in links:
+        title = SPACES.sub(" ", str(link.xpath("string()"))).strip()
+        url = resolve(book.contents_url, link.get("href") or "")
+        reason = _reason_to_leave_out(title, url, book, slugs)
+        if reason:
+            left_out.append(LeftOut(title, url, reason))
+            continue
+        slug = _free_slug(url, slugs)
+        slugs[slug] = url
+        chapters.append(ChapterLink(len(chapters) + 1, slug, title, url))
+    if not chapters:
+        raise ContentsUnreadable(
+            f"{book.contents_url}: the contents page must link to chapters, {book.links!r} found {len(links)} links "
+            "and no chapter; look at the page, and mend select.links in the book's TOML file if it was redesigned"
+        )
+    return Contents(tuple(chapters), tuple(left_out))
+
+
+def _reason_to_leave_out(title: str, url: str, book: Book, slugs: dict[str, str]) -> str | None:
+    address, home = urlsplit(url), urlsplit(book.contents_url)
+    if not title or not address.scheme:
+        return "a link without a title or an address"
+    if url == book.contents_url:
+        return "the contents page itself"
+    if address.netloc != home.netloc or address.scheme not in (home.scheme, "https"):
+        return f"on another host than {home.netloc}"
+    if url in slugs.values():
+        return "listed before"
+    slug = slug_of(url)
+    for pattern in book.leave_out_slugs:
+        if re.fullmatch(pattern, slug):
+            return f"slug rule {pattern!r}"
+    for pattern in book.leave_out_titles:
+        if re.search(pattern, title, re.IGNORECASE):
+            return f"title rule {pattern!r}"
+    return None
+
+
+def resolve(base: str, href: str) -> str:
+    """An absolute address without fragment; "" where href is not an address. Line breaks in an href are dropped."""
+    scheme, _, rest = base.partition("://")
+    try:
+        # urljoin knows relative links for a fixed list of schemes, and sample:// is not in it
+        joined = urldefrag(urljoin(f"https://{rest}", re.sub(r"[\t\r\n]", "", href).strip())).url
+        address = urlsplit(joined)
+    except ValueError:
+        return ""
+    if address.scheme not in ("https", "http") or not href.strip():
+        return ""
+    if address.netloc == urlsplit(base).netloc and not re.match(r"\s*https?:", href, re.IGNORECASE):
+        return urlunsplit(address._replace(scheme=scheme))
+    return joined
+
+
+def slug_of(url: str) -> str:
+    """The last part of an address's path as a file's name: letters, digits, - and _ only."""
+    parts = [part for part in unquote(urlsplit(url).path).split("/") if part]
+    last = re.sub(r"\.(x?html?|php|aspx?)$", "", parts[-1], flags=re.IGNORECASE) if parts else ""
+    return NOT_IN_SLUG.sub("-", last).strip("-")[:MAX_SLUG_CHARS] or "page"
+
+
+def _free_slug(url: str, slugs: dict[str, str]) -> str:
+    slug = slug_of(url)
+    if slug not in slugs:
+        return slug
+    parts = [NOT_IN_SLUG.sub("-", part) for part in unquote(urlsplit(url).path).split("/") if part]
+    longer = "-".join(parts)[-MAX_SLUG_CHARS:].strip("-")
+    number = 2
+    while longer in slugs:
+        longer, number = f"{slug}-{number}", number + 1
+    return longer

@@ -1,0 +1,1 @@
+"""Polite fetching: one page from the web, with robots.txt, pauses, limits and honest errors."""

@@ -1,0 +1,1 @@
+"""MLflow: its client, training runs, and model versions. Knows no Dagster."""

@@ -1,0 +1,160 @@
+"""A checkpoint becomes a model version: data only, hashed file by file, its alias set last."""
+
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from devopsgpt_model.atomic import write_json
+from devopsgpt_pipeline.tracking.client import CHALLENGER, MODEL_NAME
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+DESCRIPTION = "GPT-2 fine-tuned on books about running services reliably. What is served: the alias `champion`."
+
+
+def publish(
+    client: "MlflowClient",
+    checkpoint: Path,
+    run_id: str,
+    tags: dict[str, str],
+    description: str,
+    documents: Mapping[str, str] | None = None,
+) -> str:
+    """Upload a checkpoint folder and register it as the challenger.
+
+    run_id: MLflow run that trained it; tags: of the model version; documents: texts to lie beside the weights, by name
+    returns: the new version's number
+    raises: MlflowException or OSError where a call fails; no alias moves then
+    """
+    from mlflow.entities import LoggedModelOutput
+
+    run = client.get_run(run_id)
+    logged = client.create_logged_model(
+        run.info.experiment_id, name=MODEL_NAME, source_run_id=run_id, model_type="gpt2", tags=tags
+    )
+    try:
+        with tempfile.TemporaryDirectory(prefix="devopsgpt-publish-") as staging:
+            stage_artifact(Path(staging), checkpoint, run_id, logged.model_id, documents or {})
+            client.log_model_artifacts(logged.model_id, staging)
+    except BaseException as error:
+        try:
+            client.finalize_logged_model(logged.model_id, "FAILED")
+        except Exception as other:  # the upload's own error is the one to hear of
+            error.add_note(f"logged model {logged.model_id} could not be marked as failed: {other}")
+        raise
+    client.finalize_logged_model(logged.model_id, "READY")
+    client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
+    _ensure_registered_model(client)
+    version = client.create_model_version(
+        MODEL_NAME,
+        source=f"models:/{logged.model_id}",
+        run_id=run_id,
+        tags=tags,
+        description=description,
+        model_id=logged.model_id,
+        await_creation_for=0,
+    )
+    client.set_registered_model_alias(MODEL_NAME, CHALLENGER, version.version)
+    return str(version.version)
+
+
+def stage_artifact(staging: Path, checkpoint: Path, run_id: str, model_id: str, documents: Mapping[str, str]) -> None:
+    """Lay out what a version holds: MLmodel, manifest.json, the checkpoint and its documents under model/."""
+    shutil.copytree(checkpoint.resolve(), staging / "model")
+    for name, text in documents.items():
+        (staging / "model" / name).write_text(text, encoding="utf-8")
+    files = {
+        f"model/{path.name}": {"sha256": file_sha256(path), "size": path.stat().st_size}
+        for path in sorted((staging / "model").iterdir())
+    }
+    write_json(staging / "manifest.json", {"files": files})
+    _write_mlmodel(staging / "MLmodel", run_id, model_id)
+
+
+def _write_mlmodel(path: Path, run_id: str, model_id: str) -> None:
+    from mlflow.models import Model, ModelSignature
+    from mlflow.types import ColSpec, DataType, Schema
+
+    signature = ModelSignature(
+        inputs=Schema([ColSpec(DataType.string, "prompt"), ColSpec(DataType.long, "max_tokens", required=False)]),
+        outputs=Schema([ColSpec(DataType.string, "text")]),
+    )
+    flavor = {"format": "huggingface-gpt2", "data": "model"}
+    Model(
+        artifact_path=MODEL_NAME,
+        run_id=run_id,
+        model_uuid=model_id,
+        signature=signature,
+        flavors={MODEL_NAME: flavor},
+    ).save(str(path))
+
+
+def checkpoint_sha256(checkpoint: Path) -> str:
+    """One hash over the weights and the tokenizer: two checkpoints with the same one answer alike."""
+    names = ("model.safetensors", "config.json", "tokenizer.json")
+    return hashlib.sha256("".join(file_sha256(checkpoint / name) for name in names).encode()).hexdigest()
+
+
+def file_sha256(path: Path) -> str:
+    """sha256 of a file's bytes, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def fetch_version(client: "MlflowClient", version: str, folder: Path) -> Path:
+    """Download a version's checkpoint and check it against its manifest. returns: the checkpoint folder
+
+    raises: ValueError for a file that is missing or not what the manifest says
+    """
+    from mlflow.artifacts import download_artifacts
+
+    root = Path(download_artifacts(_location(client, version), dst_path=str(folder), tracking_uri=client.tracking_uri))
+    for name, facts in json.loads((root / "manifest.json").read_text())["files"].items():
+        _check_file(root / name, name, facts["sha256"], version)
+    return root / "model"
+
+
+def fetch_document(client: "MlflowClient", version: str, name: str) -> str | None:
+    """A text that lies beside a version's weights; None where the version has none of this name.
+
+    raises: ValueError for one that is missing or not what the manifest says
+    """
+    from mlflow.artifacts import download_artifacts
+
+    location = _location(client, version)
+    with tempfile.TemporaryDirectory(prefix="devopsgpt-document-") as folder:
+
+        def fetch(path: str) -> Path:
+            return Path(download_artifacts(f"{location}/{path}", dst_path=folder, tracking_uri=client.tracking_uri))
+
+        facts = json.loads(fetch("manifest.json").read_text())["files"].get(f"model/{name}")
+        if facts is None:
+            return None
+        document = fetch(f"model/{name}")
+        _check_file(document, f"model/{name}", facts["sha256"], version)
+        return document.read_text(encoding="utf-8")
+
+
+def _location(client: "MlflowClient", version: str) -> str:
+    model_id = client.get_model_version(MODEL_NAME, version).source.rpartition("/")[2]
+    return str(client.get_logged_model(model_id).artifact_location)
+
+
+def _check_file(path: Path, name: str, sha256: str, version: str) -> None:
+    if not path.is_file() or file_sha256(path) != sha256:
+        raise ValueError(f"version {version} of {MODEL_NAME}: {name} is missing or damaged in the registry")
+
+
+def _ensure_registered_model(client: "MlflowClient") -> None:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.create_registered_model(MODEL_NAME, description=DESCRIPTION)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise

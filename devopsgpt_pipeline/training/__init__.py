@@ -1,0 +1,1 @@
+"""From token bins and settings to a training job, and how it is launched."""

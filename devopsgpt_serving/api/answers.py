@@ -1,0 +1,159 @@
+"""From the engine's thread to the event loop: the reports of one request's sequences, in order.
+
+Leaving early, by an error or because the caller hung up, cancels what is under way.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Coroutine
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from fastapi import Request
+
+from devopsgpt_serving.api.errors import CLIENT_GONE, ApiError, from_engine
+from devopsgpt_serving.api.service import Service
+from devopsgpt_serving.engine.engine import QueueFull, Stopping
+from devopsgpt_serving.engine.lane import Lane
+from devopsgpt_serving.engine.mailbox import Reports
+from devopsgpt_serving.engine.sampling import Sampling
+from devopsgpt_serving.engine.sequence import (
+    DeadlinePassed,
+    Failed,
+    Finished,
+    FinishReason,
+    Progress,
+    Report,
+    Scored,
+    Sequence,
+)
+
+T = TypeVar("T")
+
+# The engine tells of a passed deadline between two steps: one may be under way, of seconds where a long prompt is read
+# on a slow processor. Later than this it hangs, and tells nothing.
+DEADLINE_GRACE_S = 5.0
+
+
+@dataclass
+class Answer:
+    """A whole answer."""
+
+    text: str = ""
+    scored: list[Scored] = field(default_factory=list)
+    finish_reason: FinishReason = "length"
+
+
+class Asked:
+    """The sequences of one request, admitted together. raises: ApiError 429 or 503"""
+
+    def __init__(
+        self, request: Request, service: Service, lane: Lane, wanted: list[tuple[list[int], Sampling]]
+    ) -> None:
+        self.reports: Reports = asyncio.Queue()
+        state, post, deadline = request.state, service.mailbox.post, service.deadline()
+
+        def sequence(index: int, prompt: list[int], sampling: Sampling) -> Sequence:
+            begun = False
+
+            def report(what: Report) -> None:
+                nonlocal begun
+                post(self.reports, index, what, at_once=not begun or not isinstance(what, Progress))
+                begun = True
+
+            return Sequence(prompt, sampling, report, deadline, state.request_id, state.version, state.span)
+
+        self.deadline = deadline
+        self.sequences = [sequence(index, *one) for index, one in enumerate(wanted)]
+        self._submit(service, lane)
+
+    def _submit(self, service: Service, lane: Lane) -> None:
+        for sequence in self.sequences:
+            service.backlog.add(sequence, lane.loaded.runner.block_size - len(sequence.prompt))
+        try:
+            service.engine.submit(lane, self.sequences)
+        except (QueueFull, Stopping) as error:
+            for sequence in self.sequences:
+                service.backlog.drop(sequence)
+            raise from_engine(error, service.backlog.retry_after_s()) from error
+
+    async def stream(self) -> AsyncIterator[list[tuple[int, Progress | Finished]]]:
+        """Reports until every sequence has ended, in lists as they came. raises: ApiError where one failed"""
+        running = len(self.sequences)
+        try:
+            while running:
+                came, ready, failed = [await self._next()], [], None
+                while not self.reports.empty():
+                    came.append(self.reports.get_nowait())
+                for index, report in came:
+                    if isinstance(report, Failed):
+                        failed = report.error
+                        break
+                    running -= isinstance(report, Finished)
+                    ready.append((index, report))
+                yield ready
+                if failed:
+                    raise from_engine(failed)
+        finally:
+            self.cancel()
+
+    async def _next(self) -> tuple[int, Report]:
+        """The next report. raises: ApiError 504 where the engine is silent past the deadline"""
+        try:
+            async with asyncio.timeout(self.deadline + DEADLINE_GRACE_S - time.monotonic()):
+                return await self.reports.get()
+        except TimeoutError as error:
+            raise from_engine(DeadlinePassed("the engine did not answer within the request's deadline")) from error
+
+    async def collect(self) -> list[Answer]:
+        """Every answer, whole. raises: ApiError where one failed"""
+        answers = [Answer() for _ in self.sequences]
+        async for reports in self.stream():
+            for index, report in reports:
+                if isinstance(report, Finished):
+                    answers[index].finish_reason = report.reason
+                else:
+                    answers[index].text += report.text
+                    answers[index].scored += report.scored
+        return answers
+
+    async def whole(self, request: Request) -> list[Answer]:
+        """Every answer, whole. raises: ApiError where one failed, or the caller hung up"""
+        try:
+            return await unless_gone(request, self.collect())
+        finally:
+            self.cancel()
+
+    def cancel(self) -> None:
+        """Let the engine drop what has not ended."""
+        for sequence in self.sequences:
+            sequence.cancelled = True
+
+    def usage(self, prompts: list[list[int]]) -> dict[str, Any]:
+        """Token counts as OpenAI gives them: each prompt once, however many answers it has."""
+        prompt_tokens = sum(len(prompt) for prompt in prompts)
+        completion_tokens = sum(len(sequence.tokens) for sequence in self.sequences)
+        return {
+            "prompt_tokens": prompt_tokens,
+            "completion_tokens": completion_tokens,
+            "total_tokens": prompt_tokens + completion_tokens,
+        }
+
+
+async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """The work's result. raises: ApiError 499 where the caller hangs up first; the work is cancelled then"""
+    task, gone = asyncio.create_task(work), asyncio.create_task(_hang_up(request))
+    try:
+        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise ApiError(CLIENT_GONE, "client_closed_request", "the caller hung up")
+        return task.result()
+    finally:
+        for each in (task, gone):
+            each.cancel()
+        await asyncio.gather(task, gone, return_exceptions=True)
+
+
+async def _hang_up(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

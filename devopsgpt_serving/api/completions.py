@@ -1,0 +1,249 @@
+"""OpenAI's routes: /v1/models and /v1/completions, so that its clients work unchanged."""
+
+import asyncio
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Body, Depends, Request
+from fastapi.responses import Response
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StrictBool,
+    ValidationError,
+    ValidationInfo,
+    ValidatorFunctionWrapHandler,
+    field_validator,
+)
+from pydantic_core import PydanticCustomError
+
+from devopsgpt_serving.api.answers import Asked
+from devopsgpt_serving.api.completion_objects import CompletionAnswer, Style, choice_of, envelope
+from devopsgpt_serving.api.completion_stream import CompletionStream
+from devopsgpt_serving.api.errors import ApiError, responses
+from devopsgpt_serving.api.generate import Usage
+from devopsgpt_serving.api.schemas import PromptText, SamplingFields, check_limits, numbers_only
+from devopsgpt_serving.api.service import Service, check_prompt, service_of
+from devopsgpt_serving.engine.lane import LoadedModel
+from devopsgpt_serving.versions.cache import Version
+
+router = APIRouter(prefix="/v1", tags=["OpenAI"])
+Here = Annotated[Service, Depends(service_of)]
+
+DEFAULT_MAX_TOKENS = 16  # OpenAI's
+DEFAULT_TEMPERATURE = 1.0  # OpenAI's
+
+TokenIds = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1), BeforeValidator(numbers_only)]
+Texts = Annotated[list[PromptText], Field(min_length=1)]
+
+Zero = Annotated[Literal[0], BeforeValidator(numbers_only)]
+
+
+class StreamOptions(BaseModel):
+    """What a stream tells besides text."""
+
+    model_config = ConfigDict(extra="forbid")
+    include_usage: StrictBool = False
+    include_obfuscation: StrictBool = False
+
+
+OPTIONS_NAMED: dict[str, Any] = {"properties": {"stream_options": {"type": "object"}}, "required": ["stream_options"]}
+STREAM_ASKED: dict[str, Any] = {"properties": {"stream": {"const": True}}, "required": ["stream"]}
+
+
+class CompletionRequest(SamplingFields):
+    """OpenAI's fields; top_k and repetition_penalty come on top. What would have an effect elsewhere is refused."""
+
+    model_config = ConfigDict(json_schema_extra={"if": OPTIONS_NAMED, "then": STREAM_ASKED})
+
+    model: str = Field(description="The model's id, as /v1/models lists it.")
+    prompt: PromptText | TokenIds | Texts | Annotated[list[TokenIds], Field(min_length=1)] | None = Field(
+        default=None, description="A text, token ids, or a list of either; without one, a new document begins."
+    )
+    max_tokens: int | None = Field(
+        default=None, ge=0, description=f"Most tokens of each answer, {DEFAULT_MAX_TOKENS} if unset."
+    )
+    n: int | None = Field(default=None, ge=1, description="How many answers to each prompt.")
+    best_of: int | None = Field(default=None, ge=1, description="As many as n: no answer is made to be left out.")
+    logprobs: int | None = Field(
+        default=None, ge=0, le=20, description="Score tokens, with this many likeliest beside each."
+    )
+    echo: StrictBool | None = Field(default=None, description="Whether the answer repeats the prompt.")
+    stream: StrictBool | None = Field(default=None, description="Whether the answer comes piece by piece.")
+    stream_options: StreamOptions | None = Field(default=None, description="Only where stream is true.")
+    suffix: Literal[""] | None = Field(default=None, description="Nothing: no text can be inserted before another.")
+    logit_bias: dict[str, Zero] | None = Field(default=None, description="Zeros: no token can be favoured.")
+    user: str | None = Field(default=None, description="Taken and not used.")
+
+    @field_validator("suffix", "logit_bias", mode="wrap")
+    @classmethod
+    def _refuse_an_effect(cls, value: object, check: ValidatorFunctionWrapHandler, field: ValidationInfo) -> object:
+        try:
+            return check(value)
+        except ValidationError:
+            raise _only('null or ""' if field.field_name == "suffix" else "null, {} or zeros") from None
+
+    @field_validator("best_of")
+    @classmethod
+    def _refuse_more_than_are_told(cls, best_of: int | None, others: ValidationInfo) -> int | None:
+        if best_of is not None and "n" in others.data and best_of != (n := others.data["n"] or 1):
+            raise _only(f"null or as many as n, {n},")
+        return best_of
+
+    @field_validator("stream_options")
+    @classmethod
+    def _refuse_options_of_no_stream(
+        cls, options: StreamOptions | None, others: ValidationInfo
+    ) -> StreamOptions | None:
+        if options is not None and "stream" in others.data and not others.data["stream"]:
+            raise PydanticCustomError("needs_stream", "Only taken where stream is true; leave it out")
+        return options
+
+
+def _only(possible: str) -> PydanticCustomError:
+    """What is told of a field of OpenAI's that this service takes where it changes nothing."""
+    return PydanticCustomError("extra_forbidden", "Only {possible} is supported; leave it out", {"possible": possible})
+
+
+class ModelCard(BaseModel):
+    """A model that answers. version and lineage are ours: what the registry says of it, as tags."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: str = "devopsgpt"
+    version: str
+    lineage: dict[str, Any]
+
+
+class ModelList(BaseModel):
+    """Every model that answers: one, or none yet."""
+
+    object: Literal["list"] = "list"
+    data: list[ModelCard]
+
+
+EXAMPLES = {
+    "plain": {
+        "summary": "Go on from a prompt",
+        "value": {"model": "devopsgpt", "prompt": "An error budget is", "max_tokens": 40},
+    },
+    "streamed": {
+        "summary": "The same piece by piece, with token counts at the end",
+        "value": {
+            "model": "devopsgpt",
+            "prompt": "An error budget is",
+            "max_tokens": 40,
+            "stream": True,
+            "stream_options": {"include_usage": True},
+        },
+    },
+    "scored": {
+        "summary": "Score a text: no new token, log-probabilities of the prompt's",
+        "value": {"model": "devopsgpt", "prompt": "Hope is not a plan.", "max_tokens": 0, "echo": True, "logprobs": 1},
+    },
+}
+
+
+STREAMED: dict[str, Any] = {
+    "description": "The answer; where `stream` is true, a chunk of the same form in each event, and [DONE].",
+    "content": {"text/event-stream": {"schema": {"type": "object", "properties": {"data": {"type": "string"}}}}},
+}
+
+
+@router.get("/models", responses=responses(401))
+async def list_models(service: Here) -> ModelList:
+    """The model that is served."""
+    served = service.follower.state.served
+    return ModelList(data=[_card(served)] if served else [])
+
+
+@router.get("/models/{model}", responses=responses(401, 404))
+async def get_model(model: str, service: Here) -> ModelCard:
+    """One model, with its version and whole lineage: chapters and hashes, settings, initial weights, code and runs."""
+    state = service.follower.state
+    served = state.served
+    if served is None or model != served.name:
+        raise _unknown_model(model, service)
+    card = _card(served)
+    return card.model_copy(update={"lineage": card.lineage | state.lineage})
+
+
+@router.post(
+    "/completions",
+    response_model=CompletionAnswer,
+    responses=responses(400, 401, 404, 413, 422, 429, 500, 503, 504) | {200: STREAMED},
+)
+async def complete(
+    request: Request,
+    service: Here,
+    body: Annotated[CompletionRequest, Body(openapi_examples=EXAMPLES)],  # type: ignore[arg-type]
+) -> Response | CompletionAnswer:
+    """Text that follows each prompt; streamed as server-sent events where `stream` is true."""
+    if body.model != service.settings.model_name:
+        raise _unknown_model(body.model, service)
+    lane = service.lane()
+    default = min(DEFAULT_MAX_TOKENS, service.settings.max_tokens)
+    max_tokens = default if body.max_tokens is None else body.max_tokens
+    n = body.n or 1
+    texts = _texts(body)
+    service.log_prompt(request, texts)
+    check_limits(service.settings, max_tokens, "max_tokens", n, "n", len(texts))
+    echo = bool(body.echo)
+    prompts = await asyncio.to_thread(_encode, texts, lane.loaded, 1 if max_tokens else 0)
+    sampling = body.sampling(
+        max_tokens, DEFAULT_TEMPERATURE, logprobs=body.logprobs, echo_logprobs=echo and body.logprobs is not None
+    )
+    request.state.version = lane.loaded.version.version
+    wanted = [(prompt, sampling.choice(index)) for prompt in prompts for index in range(n)]
+    asked = Asked(request, service, lane, wanted)
+    style = Style(lane.loaded.tokenizer, body.logprobs is not None)
+    head = envelope(request.state.request_id, body.model, lane.loaded.version.version)
+    echoes = [_echo(text, prompt, lane.loaded) if echo else "" for text, prompt in zip(texts, prompts, strict=True)]
+    echoes = [text for text in echoes for _ in range(n)]
+    if body.stream:
+        usage = bool(body.stream_options and body.stream_options.include_usage)
+        return CompletionStream(asked, style, head, echoes, prompts, usage)
+    answers = await asked.whole(request)
+    choices = [
+        choice_of(style, index, echoes[index] + answer.text, answer.scored, len(echoes[index]), answer.finish_reason)
+        for index, answer in enumerate(answers)
+    ]
+    return CompletionAnswer(**head, choices=choices, usage=Usage(**asked.usage(prompts)))
+
+
+def _texts(body: CompletionRequest) -> list[str | list[int] | None]:
+    """The prompts of a request, one by one; None begins a new document."""
+    prompt = body.prompt
+    if prompt is None or isinstance(prompt, str):
+        return [prompt]
+    if isinstance(prompt[0], int):
+        return [prompt]  # type: ignore[list-item]
+    return list(prompt)  # type: ignore[arg-type]
+
+
+def _encode(texts: list[str | list[int] | None], loaded: LoadedModel, spare: int) -> list[list[int]]:
+    """raises: ApiError 400 or 422 for a prompt that cannot be gone on from"""
+    return [check_prompt(_ids(text, loaded), loaded, spare) for text in texts]
+
+
+def _ids(text: str | list[int] | None, loaded: LoadedModel) -> list[int]:
+    if text is None:
+        return [loaded.tokenizer.eot_id]
+    return loaded.tokenizer.encode(text) if isinstance(text, str) else text
+
+
+def _echo(text: str | list[int] | None, ids: list[int], loaded: LoadedModel) -> str:
+    if text is None:
+        return ""
+    return text if isinstance(text, str) else loaded.tokenizer.decode(ids)
+
+
+def _card(served: Version) -> ModelCard:
+    return ModelCard(id=served.name, created=served.created, version=served.version, lineage=served.tags)
+
+
+def _unknown_model(model: str, service: Service) -> ApiError:
+    name = service.settings.model_name
+    return ApiError(404, "model_not_found", f"no model {model[:100]!r} is served here; ask for {name!r}", "model")

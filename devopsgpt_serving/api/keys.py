@@ -1,0 +1,39 @@
+"""The key that guarded routes ask for. Stands behind CORS, so that a browser may ask without one whether it may ask."""
+
+import hmac
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from devopsgpt_serving.api.errors import ApiError
+from devopsgpt_serving.settings import GUARDED
+
+
+class Keys:
+    """Lets a request to a guarded route pass with one of the keys; without keys, every request."""
+
+    def __init__(self, app: ASGIApp, accepted: list[str]) -> None:
+        self.app = app
+        self.accepted = [key.encode() for key in accepted]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass one request on, or answer 401."""
+        if scope["type"] != "http" or self._may_pass(scope["path"], Headers(scope=scope)):
+            await self.app(scope, receive, send)
+            return
+        error = ApiError(
+            401,
+            "invalid_api_key",
+            "a valid key is needed in the header `Authorization: Bearer <key>`",
+            headers={"WWW-Authenticate": "Bearer"},
+        )
+        scope.setdefault("state", {})["error_code"] = error.code
+        await error.response()(scope, receive, send)
+
+    def _may_pass(self, path: str, headers: Headers) -> bool:
+        if not self.accepted or not path.startswith(GUARDED):
+            return True
+        given = headers.get("authorization", "").encode("latin-1")  # the bytes as they came
+        scheme, _, key = given.partition(b" ")
+        fits = sum(hmac.compare_digest(key.strip(), one) for one in self.accepted)  # every key, whichever one fits
+        return scheme.lower() == b"bearer" and fits > 0

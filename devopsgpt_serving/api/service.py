@@ -1,0 +1,93 @@
+"""What the routes share: settings, engine, follower, metrics, and whether the service is on its way out."""
+
+import logging
+import time
+from dataclasses import dataclass
+
+from fastapi import Request
+
+from devopsgpt_serving.api.errors import ApiError
+from devopsgpt_serving.engine.backlog import Backlog
+from devopsgpt_serving.engine.engine import Engine
+from devopsgpt_serving.engine.lane import Lane, LoadedModel
+from devopsgpt_serving.engine.mailbox import Mailbox
+from devopsgpt_serving.metrics import Metrics
+from devopsgpt_serving.settings import Settings
+from devopsgpt_serving.tracing import Tracing
+from devopsgpt_serving.versions.follower import Follower
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Service:
+    """One running service."""
+
+    settings: Settings
+    engine: Engine
+    follower: Follower
+    metrics: Metrics
+    backlog: Backlog
+    tracing: Tracing
+    mailbox: Mailbox
+    draining: bool = False
+
+    def lane(self) -> Lane:
+        """Where new prompts go. raises: ApiError 503 while there is no model, or the service stops"""
+        if self.draining:
+            raise ApiError(503, "draining", "the service is stopping; send the request to another replica")
+        lane = self.engine.current
+        if lane is None:
+            raise ApiError(503, "no_model", f"no model is loaded yet: {self.follower.state.problem}")
+        return lane
+
+    @property
+    def problem(self) -> str | None:
+        """Why the service cannot answer; None where it can."""
+        if self.draining:
+            return "the service is stopping"
+        if not self.engine.alive:
+            return "the engine's thread ended; restart the service"
+        return f"no model is loaded yet: {self.follower.state.problem}" if self.engine.current is None else None
+
+    async def present_problem(self) -> str | None:
+        """`problem`, and what the lane says of itself: a vLLM that is not there, or still starts."""
+        lane = self.engine.current
+        return self.problem or (None if lane is None else await lane.trouble())
+
+    def deadline(self) -> float:
+        """When a request that arrives now is given up, in time.monotonic() seconds."""
+        return time.monotonic() + self.settings.deadline_s
+
+    def log_prompt(self, request: Request, prompt: object) -> None:
+        """Log what a user wrote, where the operator asked for it."""
+        if self.settings.log_prompts:
+            log.info("prompt", extra={"request_id": request.state.request_id, "prompt": prompt})
+
+
+def service_of(request: Request) -> Service:
+    """The service that a request came to; a FastAPI dependency."""
+    service: Service = request.app.state.service
+    return service
+
+
+def check_prompt(ids: list[int], loaded: LoadedModel, spare: int = 1) -> list[int]:
+    """A prompt that leaves room for an answer.
+
+    spare: tokens that must still fit
+    raises: ApiError 400 for one that does not, 422 for one with ids outside the vocabulary
+    """
+    vocab_size, room = loaded.tokenizer.vocab_size, loaded.runner.block_size - spare
+    if outside := [token for token in ids if not 0 <= token < vocab_size]:
+        raise ApiError(
+            422, "invalid_value", f"prompt: token ids must be 0..{vocab_size - 1}, got {outside[0]}", "prompt"
+        )
+    if len(ids) > room:
+        raise ApiError(
+            400,
+            "context_length_exceeded",
+            f"the prompt may have at most {room} tokens (the model's context is {loaded.runner.block_size}), "
+            f"got {len(ids)}; shorten it",
+            "prompt",
+        )
+    return ids

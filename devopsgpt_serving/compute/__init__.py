@@ -1,0 +1,1 @@
+"""One step of the model: torch, captured CUDA graphs, C++."""

@@ -1,0 +1,1 @@
+"""Many requests, one model: admission, batching, sampling, text; vLLM as the other engine."""

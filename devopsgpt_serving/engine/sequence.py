@@ -1,0 +1,121 @@
+"""One answer in the making: what was asked, what the engine reports while it works, how it ended.
+
+The engine's thread writes, the caller's thread reads: reports go through one callback, cancelling is a flag.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from devopsgpt_model.tokenizer import Tokenizer
+from devopsgpt_serving.engine.sampling import Sampler, Sampling, TokenScore
+from devopsgpt_serving.engine.text_stream import TextStream
+
+FinishReason = Literal["stop", "length"]
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A scored token and where its text begins, in characters from the start of the answer, or of the prompt."""
+
+    score: TokenScore
+    offset: int
+    of_prompt: bool = False
+
+
+@dataclass(frozen=True)
+class Progress:
+    """New text of a sequence, with the scores of its tokens where they were asked for."""
+
+    text: str
+    scored: tuple[Scored, ...] = ()
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The end of a sequence."""
+
+    reason: FinishReason
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A sequence that the engine gave up."""
+
+    error: Exception
+
+
+Report = Progress | Finished | Failed
+
+
+class DeadlinePassed(TimeoutError):
+    """A sequence that did not finish in its time."""
+
+
+@dataclass(eq=False)
+class Sequence:
+    """A prompt and what has been made of it. deadline, and every other time: time.monotonic() seconds"""
+
+    prompt: list[int]
+    sampling: Sampling
+    report: Callable[[Report], None]
+    deadline: float = float("inf")
+    request_id: str = ""
+    version: str = ""
+    span: Any = None
+    """What a trace hangs the sequence's spans on; None where its request is not traced."""
+    arrived: float = field(default_factory=time.monotonic)
+    seated: float | None = None
+    """When it got its row."""
+    first_token: float | None = None
+    cancelled: bool = False
+    ended: bool = False
+    tokens: list[int] = field(default_factory=list)
+    """Sampled so far, end of text left out."""
+    queried_tokens: int = 0
+    """Prompt tokens that were looked for among those computed before."""
+    cached_tokens: int = 0
+    """Prompt tokens whose keys and values were taken from another sequence."""
+    last_token: float | None = None
+    """When its latest token was sampled."""
+    sampler: Sampler = field(init=False)
+    stream: TextStream = field(init=False)
+    echo: TextStream = field(init=False)
+    """Where the prompt's own tokens begin, when they are scored."""
+    _waiting: list[Scored] = field(init=False, default_factory=list)
+
+    def begin(self, tokenizer: Tokenizer, sampler: Sampler) -> None:
+        """Get ready to take tokens."""
+        self.seated = time.monotonic()
+        self.sampler = sampler
+        self.stream = TextStream(tokenizer, self.sampling.stop)
+
+    def take(self, token: int, score: TokenScore | None) -> None:
+        """Add a sampled token and report the text that it completes."""
+        if not self.tokens:
+            self.first_token = time.monotonic()
+        self.tokens.append(token)
+        if score is not None:
+            self._waiting.append(Scored(score, len(self.stream.text)))
+        self._tell(self.stream.push(token))
+
+    def finish(self, reason: FinishReason) -> None:
+        """Report what was held back, and the end."""
+        if not self.ended:
+            self.ended = True
+            self._tell(self.stream.flush())
+            self.report(Finished(reason))
+
+    def fail(self, error: Exception) -> None:
+        """Report that nothing more comes."""
+        if not self.ended:
+            self.ended = True
+            self.report(Failed(error))
+
+    def _tell(self, text: str) -> None:
+        done = len(self.stream.text) if self.ended else self.stream.released
+        ready = tuple(scored for scored in self._waiting if scored.offset < done)
+        self._waiting = [] if self.ended else [scored for scored in self._waiting if scored.offset >= done]
+        if text or ready:
+            self.report(Progress(text, ready))

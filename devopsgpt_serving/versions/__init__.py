@@ -1,0 +1,1 @@
+"""Which model version is served, and whether its files are whole."""

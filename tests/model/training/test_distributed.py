@@ -1,0 +1,155 @@
+"""torchrun with two gloo ranks on a CPU against one process with the same global batch."""
+
+import contextlib
+import dataclasses
+import os
+import re
+import signal
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import REPOSITORY
+from test_train import CONFIG, job, launch, losses, wait_for_step  # noqa: F401  a fixture and its helpers
+
+from devopsgpt_model.checkpoint import load_checkpoint
+from devopsgpt_model.train import train
+from devopsgpt_model.training.ranks import Ranks
+from devopsgpt_model.training.step import TrainingStep
+from devopsgpt_pipeline.local.servers import free_port
+
+FOUR_MICRO_BATCHES = dataclasses.replace(CONFIG, batch_size=2, grad_accum_steps=4, max_steps=20)
+
+
+ONE_MACHINE = ("--standalone", "--nproc-per-node=2")
+
+
+def torchrun(job, python=sys.executable, environment=os.environ, where=ONE_MACHINE):  # noqa: F811
+    job.out.mkdir(parents=True, exist_ok=True)
+    job.write(job.out / "train.json")
+    start = [python, "-m", "torch.distributed.run", *where]
+    return subprocess.Popen(
+        [*start, "-m", "devopsgpt_model.train", "--config", str(job.out / "train.json")],
+        env={**environment, "OMP_NUM_THREADS": "1"},
+        cwd=job.out,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(process):
+    output, errors = process.communicate(timeout=100)
+    assert process.returncode == 0, errors[-3000:]
+    return output
+
+
+def assert_close(ours, theirs, tolerance=1e-5):
+    assert [line["step"] for line in ours] == [line["step"] for line in theirs]
+    for mine, expected in zip(ours, theirs, strict=True):
+        assert mine == pytest.approx(expected, abs=tolerance)
+
+
+def distributions(names):
+    """Those that are installed, and all that they ask pip for."""
+    waiting, found = list(names), {}
+    while waiting:
+        if (name := waiting.pop()) in found:
+            continue
+        with contextlib.suppress(metadata.PackageNotFoundError):  # of another platform
+            found[name] = metadata.distribution(name)
+            wanted = [each for each in found[name].requires or [] if "extra ==" not in each]
+            waiting += [re.match(r"[\w.-]+", each)[0] for each in wanted]
+    return found.values()
+
+
+@pytest.fixture
+def bare_machine(tmp_path):
+    """A Python, and the environment in which it finds the trainer, torch, numpy, tiktoken and safetensors alone."""
+    site = tmp_path / "site"
+    site.mkdir()
+    (site / "devopsgpt_model").symlink_to(REPOSITORY / "devopsgpt_model")
+    for each in distributions(["torch", "numpy", "tiktoken", "safetensors"]):
+        for top in {file.parts[0] for file in each.files} - {"..", "__pycache__"}:
+            if not (site / top).exists():
+                (site / top).symlink_to(each.locate_file(top))
+    python = str(Path(sys.executable).resolve())  # the interpreter itself, outside of any virtual environment
+    environment = {**os.environ, "PYTHONPATH": str(site), "PYTHONNOUSERSITE": "1"}
+    for absent in ("dagster", "mlflow", "devopsgpt_pipeline"):
+        answer = subprocess.run([python, "-c", f"import {absent}"], env=environment, capture_output=True, cwd=tmp_path)
+        assert b"ModuleNotFoundError" in answer.stderr
+    return python, environment
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_two_ranks_in_bfloat16_and_compiled_give_the_losses_of_one(job, tmp_path, parallel):  # noqa: F811
+    config = dataclasses.replace(FOUR_MICRO_BATCHES, parallel=parallel, dtype="bfloat16", compile="on")
+    job = dataclasses.replace(job, config=config)
+    alone = dataclasses.replace(job, out=tmp_path / "alone")
+    assert "bfloat16, compiled" in finish(launch(alone))
+    assert f"bfloat16, compiled, 2 processes ({parallel})" in finish(torchrun(job))
+    assert_close(losses(job), losses(alone), 1e-3)  # products of eight bits: another order of a sum rounds otherwise
+
+
+@pytest.mark.parametrize("parallel", ["ddp", pytest.param("fsdp", marks=pytest.mark.slow)])
+def test_two_ranks_on_a_bare_machine_give_the_losses_of_one(job, tmp_path, parallel, bare_machine):  # noqa: F811
+    job = dataclasses.replace(job, config=dataclasses.replace(FOUR_MICRO_BATCHES, parallel=parallel))
+    alone = dataclasses.replace(job, out=tmp_path / "alone")
+    train(alone)
+    output = finish(torchrun(job, *bare_machine))
+    assert output.count("starting:") == 1  # rank 0 alone reports
+    assert f"2 processes ({parallel})" in output
+    assert_close(losses(job), losses(alone))
+    ours, theirs = (load_checkpoint(each.out / "checkpoint").training for each in (job, alone))
+    assert ours["val_loss"] == pytest.approx(theirs["val_loss"], abs=1e-5)
+
+
+@pytest.mark.slow
+def test_two_machines_give_the_losses_of_one(job, tmp_path):  # noqa: F811
+    """Two agents of torchrun that meet at an address, as docs/operations.md starts them."""
+    job = dataclasses.replace(job, config=FOUR_MICRO_BATCHES)
+    meeting = ["--nnodes=2", "--nproc-per-node=1", "--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{free_port()}"]
+    agents = [torchrun(job, where=meeting) for _ in range(2)]
+    outputs = [finish(agent) for agent in agents]
+    assert sorted(output.count("2 processes (ddp)") for output in outputs) == [0, 1]
+    alone = dataclasses.replace(job, out=tmp_path / "alone")
+    train(alone)
+    assert_close(losses(job), losses(alone))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_two_ranks_go_on_where_they_were_stopped(job, tmp_path, parallel):  # noqa: F811
+    config = dataclasses.replace(FOUR_MICRO_BATCHES, max_steps=120, eval_interval=30, parallel=parallel)
+    job = dataclasses.replace(job, config=config)
+    process = torchrun(job)
+    wait_for_step(job, 40)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert process.returncode != 0
+    output = finish(torchrun(job))
+    assert "resuming at step" in output
+    alone = dataclasses.replace(job, out=tmp_path / "alone")
+    train(alone)
+    assert_close(losses(job), losses(alone))
+
+
+def test_micro_batches_that_cannot_be_dealt_out_are_refused(tiny_gpt, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    config = dataclasses.replace(CONFIG, grad_accum_steps=3)
+    with pytest.raises(ValueError, match="must be a multiple of the 2 processes, got 3"):
+        TrainingStep(tiny_gpt, config, torch.device("cpu"), None, Ranks())
+
+
+def test_a_gpu_of_its_own_number_becomes_the_current_one(monkeypatch):
+    current = []
+    monkeypatch.setattr("torch.cuda.set_device", current.append)
+    assert Ranks().place(torch.device("cuda", 1)) == torch.device("cuda", 1)
+    assert current == [torch.device("cuda", 1)]
+    for device in ("cuda", "cpu"):
+        assert Ranks().place(torch.device(device)) == torch.device(device)
+    assert len(current) == 1

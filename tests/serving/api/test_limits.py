@@ -1,0 +1,370 @@
+"""Keys, sizes, queues, deadlines, callers who hang up."""
+
+import asyncio
+import hmac
+import logging
+import re
+import threading
+import time
+
+import httpx
+import pytest
+from pydantic import ValidationError
+from starlette.responses import PlainTextResponse
+
+from devopsgpt_serving.api import answers, completion_stream
+from devopsgpt_serving.api.keys import Keys
+from devopsgpt_serving.engine.backlog import Backlog
+from devopsgpt_serving.engine.sampling import Sampling
+from devopsgpt_serving.engine.sequence import Sequence
+from devopsgpt_serving.settings import Settings
+from serving.conftest import serving, until
+from serving.engine.test_engine import CountingRunner
+
+
+@pytest.fixture
+def small_service(common_shelf, tmp_path):
+    """Two places and two to wait, each step slowed down."""
+    with serving(
+        tmp_path,
+        tracking_uri=common_shelf.url,
+        model_name=common_shelf.name,
+        max_batch_size=2,
+        max_queue=2,
+        max_choices=4,
+        max_prompts=1,
+        max_body_bytes=2000,
+        poll_interval_s=60,
+    ) as service:
+        service.wait_for("1")
+        yield service
+
+
+def slow_down(service, delay_s):
+    lane = service.service.engine.current
+    lane.runner = CountingRunner(lane.loaded.runner, delay_s)
+
+
+def idle(service):
+    engine = service.service.engine
+    return engine.running == 0 and engine.waiting == 0
+
+
+def test_a_full_queue_is_429_at_once(small_service):
+    slow_down(small_service, 0.02)
+    thread = threading.Thread(target=small_service.generate, args=("x",), kwargs={"iterations": 4, "max_token_len": 30})
+    thread.start()
+    until(lambda: small_service.service.engine.running == 2)
+    answer = httpx.post(f"{small_service.url}/api/generate", json={"prompt": "x"}, timeout=1)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (429, "queue_full")
+    told = small_service.http.get("/metrics").text
+    assert "devopsgpt:num_requests_running 2.0" in told
+    assert "devopsgpt:num_requests_waiting 2.0" in told
+    thread.join()
+    assert small_service.generate("x", max_token_len=1).status_code == 200
+
+
+def refused_after(service, answers, tokens, delay_s):
+    """(Retry-After, how long the queue then really took) while that many answers are under way."""
+    slow_down(service, delay_s)
+    asked = {"iterations": answers, "max_token_len": tokens, "seed": 1}
+    thread = threading.Thread(target=service.generate, args=("x",), kwargs=asked)
+    thread.start()
+    engine, backlog = service.service.engine, service.service.backlog
+    until(lambda: engine.running == 2 and backlog.owed < answers * tokens * 0.9)
+    began = time.monotonic()
+    answer = httpx.post(f"{service.url}/api/generate", json={"prompt": "x"}, timeout=1)
+    assert answer.status_code == 429
+    thread.join()
+    return int(answer.headers["retry-after"]), time.monotonic() - began
+
+
+def test_retry_after_is_when_the_queue_will_have_been_worked_off(small_service):
+    told, took = refused_after(small_service, answers=4, tokens=50, delay_s=0.04)
+    assert took > 2
+    assert took - 1 < told < took + 1.5
+    assert small_service.service.backlog.owed == 0
+    told, took = refused_after(small_service, answers=4, tokens=12, delay_s=0.01)
+    assert told <= 2
+
+
+def test_nobody_is_told_to_wait_past_the_deadline():
+    backlog = Backlog(longest_s=7)
+    assert backlog.retry_after_s() == 1, "nothing owed, nothing measured"
+    sequence = Sequence([1], Sampling(max_tokens=10**6), print)
+    backlog.add(sequence, room=10**5)
+    assert backlog.owed == 10**5
+    time.sleep(0.01)
+    backlog.token()
+    assert backlog.retry_after_s() == 7
+    backlog.drop(sequence)
+    assert backlog.retry_after_s() == 1
+
+
+def test_a_body_that_is_too_large_is_413(small_service):
+    answer = small_service.generate("x" * 3000)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (413, "body_too_large")
+    parts = (b'{"prompt": "', *[b"x" * 500] * 6, b'"}')
+    headers = {"Content-Type": "application/json"}
+    answer = small_service.http.post("/api/generate", content=iter(parts), headers=headers)
+    assert answer.status_code == 413
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_caller_who_hangs_up_frees_the_place(small_service, stream):
+    slow_down(small_service, 0.05)
+    body = {"model": small_service.name, "prompt": "x", "max_tokens": 100, "stream": stream, "n": 3}
+    with httpx.Client(base_url=small_service.url) as client:
+        if stream:
+            with client.stream("POST", "/v1/completions", json=body) as answer:
+                next(answer.iter_lines())
+        else:
+            with pytest.raises(httpx.ReadTimeout):
+                client.post("/v1/completions", json=body, timeout=0.3)
+    until(lambda: idle(small_service), seconds=2)
+    reasons = small_service.http.get("/metrics").text
+    assert 'devopsgpt:request_success_total{finished_reason="cancelled"} 3.0' in reasons
+
+
+def test_a_caller_who_hangs_up_while_waiting_is_dropped(small_service):
+    slow_down(small_service, 0.05)
+    body = {"model": small_service.name, "prompt": "x", "max_tokens": 60, "n": 2}
+    thread = threading.Thread(target=lambda: small_service.complete(**body))
+    thread.start()
+    until(lambda: small_service.service.engine.running == 2)
+    with pytest.raises(httpx.ReadTimeout):
+        httpx.post(f"{small_service.url}/v1/completions", json=body, timeout=0.3)
+    until(lambda: small_service.service.engine.waiting == 0, seconds=1)
+    thread.join()
+
+
+def test_a_deadline_is_504(common_shelf, tmp_path):
+    where = dict(tracking_uri=common_shelf.url, model_name=common_shelf.name)
+    with serving(tmp_path, **where, deadline_s=0.3, poll_interval_s=60) as service:
+        service.wait_for("1")
+        slow_down(service, 0.05)
+        answer = service.generate("x")
+        assert (answer.status_code, answer.json()["error"]["code"]) == (504, "deadline_exceeded")
+        text = service.complete("x", max_tokens=100, stream=True).text
+        assert '"code":"deadline_exceeded"' in text
+        assert text.endswith("data: [DONE]\n\n")
+        counted = 'devopsgpt:failed_streams_total{code="deadline_exceeded"} 1.0'
+        until(lambda: counted in service.http.get("/metrics").text)
+
+
+def test_a_deadline_holds_though_the_engine_hangs(common_shelf, tmp_path, monkeypatch):
+    monkeypatch.setattr(answers, "DEADLINE_GRACE_S", 0.5)
+    where = dict(tracking_uri=common_shelf.url, model_name=common_shelf.name)
+    with serving(tmp_path, **where, deadline_s=0.3, poll_interval_s=60) as service:
+        service.wait_for("1")
+        slow_down(service, 0)
+        moves = service.service.engine.current.runner.moves
+        moves.clear()
+        try:
+            began = time.monotonic()
+            answer = httpx.post(f"{service.url}/api/generate", json={"prompt": "x"}, timeout=5)
+            assert (answer.status_code, answer.json()["error"]["code"]) == (504, "deadline_exceeded")
+            assert 0.8 <= time.monotonic() - began < 3
+            text = service.complete("x", max_tokens=100, stream=True).text
+            assert '"code":"deadline_exceeded"' in text
+            assert text.endswith("data: [DONE]\n\n")
+        finally:
+            moves.set()
+        until(lambda: idle(service))
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_dead_engine_is_503_at_once(small_service):
+    slow_down(small_service, 0)
+    small_service.service.engine.current.runner.error = SystemExit()
+    for _ in range(2):  # what it ends over, and what comes later
+        answer = httpx.post(f"{small_service.url}/api/generate", json={"prompt": "x"}, timeout=2)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "draining")
+        assert "the engine's thread ended" in answer.json()["error"]["message"]
+
+
+def test_a_stream_that_fails_counts_as_an_error_under_its_id(small_service, caplog):
+    caplog.set_level(logging.INFO)
+
+    def ask(request_id):
+        body = {"model": small_service.name, "prompt": "x", "max_tokens": 9, "stream": True}
+        answer = small_service.http.post("/v1/completions", json=body, headers={"X-Request-ID": request_id})
+        assert answer.status_code == 200
+        return answer.text
+
+    def logged(request_id):
+        return {
+            record.message: record
+            for record in list(caplog.records)
+            if request_id in (getattr(record, "request_id", ""), *getattr(record, "request_ids", ()))
+        }
+
+    slow_down(small_service, 0)
+    assert "error" not in ask("good")
+    small_service.service.engine.current.runner.error = RuntimeError("out of memory")
+    assert '"code":"engine_failure"' in ask("bad")
+    until(lambda: {"request"} <= logged("bad").keys() & logged("good").keys())
+    bad, good = logged("bad"), logged("good")
+    assert (bad["a stream failed"].levelname, bad["a stream failed"].code) == ("ERROR", "engine_failure")
+    assert "out of memory" in bad["a model failed"].exc_text
+    assert (bad["request"].status, bad["request"].error_code) == (200, "engine_failure")
+    assert set(good) == {"request"}
+    assert not hasattr(good["request"], "error_code")
+    metrics = small_service.http.get("/metrics").text
+    assert re.findall(r"^devopsgpt:failed_streams_total.*", metrics, re.MULTILINE) == [
+        'devopsgpt:failed_streams_total{code="engine_failure"} 1.0'
+    ]
+    assert 'devopsgpt:rejections_total{code="engine_failure"} 1.0' in metrics
+
+
+def test_a_stream_that_breaks_off_counts_as_an_error(small_service, monkeypatch):
+    def broken(*_):
+        raise ArithmeticError("a mistake of ours")
+
+    monkeypatch.setattr(completion_stream, "choice_of", broken)
+    with pytest.raises(httpx.RemoteProtocolError):
+        small_service.complete("x", max_tokens=3, stream=True)
+    counted = 'devopsgpt:failed_streams_total{code="internal_error"} 1.0'
+    until(lambda: counted in small_service.http.get("/metrics").text)
+
+
+def test_keys_are_asked_for(common_shelf, tmp_path):
+    keys = tmp_path / "keys"
+    keys.write_text("second\n\n")
+    where = dict(tracking_uri=common_shelf.url, model_name=common_shelf.name)
+    with serving(tmp_path, **where, api_keys="first,third", api_keys_file=keys) as service:
+        service.wait_for("1")
+        for path in ("/api/healthz", "/api/readyz", "/", "/docs", "/openapi.json", "/metrics"):
+            assert service.http.get(path).status_code == 200, path
+        for key in (None, "wrong", "firs"):
+            headers = {"Authorization": f"Bearer {key}"} if key else {}
+            for method, path in (("GET", "/v1/models"), ("POST", "/api/generate"), ("POST", "/admin/reload")):
+                answer = service.http.request(method, path, headers=headers)
+                assert answer.status_code == 401
+                assert answer.json()["error"]["code"] == "invalid_api_key"
+                assert "x-request-id" in answer.headers
+        for key in ("first", "second", "third"):
+            headers = {"Authorization": f"Bearer {key}"}
+            assert service.http.get("/v1/models", headers=headers).status_code == 200
+
+
+def status_with(authorization, accepted):
+    """What an application behind keys answers to a header."""
+
+    async def ask():
+        transport = httpx.ASGITransport(app=Keys(PlainTextResponse("passed"), accepted))
+        async with httpx.AsyncClient(transport=transport, base_url="http://here") as client:
+            return (await client.get("/v1/models", headers={"Authorization": authorization})).status_code
+
+    return asyncio.run(ask())
+
+
+@pytest.mark.parametrize("authorization", ["Bearer abc", "bearer abc", "BEARER  abc ", "Bearer schlüssel"])
+def test_a_key_passes_behind_its_scheme_in_any_case(authorization):
+    assert status_with(authorization.encode(), ["abc", "schlüssel"]) == 200
+
+
+@pytest.mark.parametrize("authorization", ["", "abc", "Bearer", "Bearerabc", "Basic abc", "Bearer Bearer abc"])
+def test_a_key_without_its_scheme_is_refused(authorization):
+    assert status_with(authorization.encode(), ["abc"]) == 401
+
+
+@pytest.mark.parametrize(("given", "status"), [("first", 200), ("second", 200), ("third", 200), ("wrong", 401)])
+def test_every_key_is_compared_whichever_fits(monkeypatch, given, status):
+    compared = []
+
+    def compare(one, other):
+        compared.append({one, other})
+        return one == other
+
+    monkeypatch.setattr(hmac, "compare_digest", compare)
+    assert status_with(f"Bearer {given}".encode(), ["first", "second", "third"]) == status
+    assert compared == [{given.encode(), key} for key in (b"first", b"second", b"third")]
+
+
+def test_other_origins_are_admitted_only_by_name(service, common_shelf, tmp_path):
+    origin = {"Origin": "https://example.org"}
+    assert "access-control-allow-origin" not in service.http.get("/api/healthz", headers=origin).headers
+    where = dict(tracking_uri=common_shelf.url, model_name=common_shelf.name)
+    with serving(tmp_path, **where, cors_origins="https://example.org") as other:
+        headers = other.http.get("/api/healthz", headers=origin).headers
+        assert headers["access-control-allow-origin"] == "https://example.org"
+
+
+def test_a_browser_may_ask_without_a_key_whether_it_may_ask(common_shelf, tmp_path):
+    where = dict(tracking_uri=common_shelf.url, model_name=common_shelf.name, api_keys="k")
+    origin = {"Origin": "https://example.org"}
+    with serving(tmp_path, **where, cors_origins="https://example.org") as service:
+        asks = origin | {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization"}
+        answer = service.http.options("/v1/completions", headers=asks)
+        assert answer.status_code == 200
+        assert "x-request-id" in answer.headers
+        refused = service.http.post("/v1/completions", headers=origin)
+        assert refused.status_code == 401
+        assert refused.headers["access-control-allow-origin"] == "https://example.org"
+        assert "x-request-id" in refused.headers
+
+
+def test_an_open_service_beyond_loopback_must_be_meant(monkeypatch):
+    with pytest.raises(ValidationError, match="no API key is set"):
+        Settings(host="0.0.0.0")
+    assert Settings(host="0.0.0.0", api_keys="k").accepted_keys() == ["k"]
+    assert Settings(host="0.0.0.0", allow_anonymous=True).host == "0.0.0.0"
+    assert Settings(host="::1").host == "::1"
+
+
+def test_settings_come_from_the_environment(monkeypatch, tmp_path):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow:5000")
+    monkeypatch.setenv("DEVOPSGPT_HOME", str(tmp_path))
+    monkeypatch.setenv("DEVOPSGPT_SERVING_API_KEYS", "a, b")
+    settings = Settings()
+    assert settings.tracking_uri == "http://mlflow:5000"
+    assert settings.cache_folder == tmp_path / "serving"
+    assert settings.accepted_keys() == ["a", "b"]
+    assert "a, b" not in repr(settings)
+    monkeypatch.setenv("DEVOPSGPT_SERVING_TRACKING_URI", "http://other:5000")
+    assert Settings().tracking_uri == "http://other:5000"
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"port": 70000},
+        {"poll_interval_s": 0},
+        {"max_choices": 100},
+        {"max_prompts": 10},
+        {"log_level": "x"},
+        {"model_name": ""},
+    ],
+)
+def test_settings_out_of_range_are_refused(wrong):
+    with pytest.raises(ValidationError):
+        Settings(**wrong)
+
+
+def test_a_missing_file_of_keys_is_an_error():
+    with pytest.raises(ValueError, match="api_keys_file /nowhere cannot be read: No such file"):
+        Settings(api_keys_file="/nowhere").accepted_keys()
+
+
+@pytest.mark.parametrize("content", ["", "\n \n\t\n"])
+def test_a_file_of_keys_without_a_key_does_not_open_the_service(tmp_path, content):
+    keys = tmp_path / "keys"
+    keys.write_text(content)
+    for others in ({}, {"api_keys": "k"}, {"host": "0.0.0.0", "allow_anonymous": True}):
+        with pytest.raises(ValidationError, match="must hold a key, got only blank lines; write one a line"):
+            Settings(api_keys_file=keys, **others)
+    keys.write_text(f"{content}second")
+    assert Settings(api_keys_file=keys, api_keys="first").accepted_keys() == ["first", "second"]
+
+
+def test_a_text_before_every_prompt_is_computed_once(common_shelf, tmp_path):
+    where = dict(tracking_uri=common_shelf.url, model_name=common_shelf.name, pre_prompt="Notes of the night shift.")
+    with serving(tmp_path, **where) as service:
+        service.wait_for("1")
+        answers = [service.generate(prompt, max_token_len=1).json() for prompt in ("A disk", "It rings")]
+        before = len("Notes of the night shift. ")
+        assert [answer["usage"]["prompt_tokens"] for answer in answers] == [before + 6, before + 8]
+        assert f"devopsgpt:prefix_cache_hits_total {before:.1f}" in service.http.get("/metrics").text
+        unasked = service.generate("A disk", pre_prompt="", max_token_len=1).json()
+        assert unasked["usage"]["prompt_tokens"] == 6
