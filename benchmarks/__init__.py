@@ -1,1 +1,2 @@
-"""Benchmarks: each prints ratios of ours to a peer's, both measured in one run, alternating. `make bench` runs all."""
+"""Benchmarks: each prints ratios of ours to a peer's, both measured in one run, alternating. `make
+bench` runs all."""

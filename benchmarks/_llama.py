@@ -1,4 +1,4 @@
-"""llama.cpp, and a file of GPT-2 weights as it reads them; one of the peers of benchmarks/serving.py."""
+"""llama.cpp, and a file of GPT-2 weights as it reads them; a peer of benchmarks/serving.py."""
 
 import ctypes
 import time
@@ -25,7 +25,12 @@ def llama_cpp(folder: Path, precision: str) -> Answer:
     llama.llama_log_set(quiet, ctypes.c_void_p(0))
     model = llama.llama_model_load_from_file(str(path).encode(), llama.llama_model_default_params())
     settings = llama.llama_context_default_params()
-    settings.n_ctx, settings.n_batch, settings.n_ubatch, settings.n_seq_max = 256 * 32, 2048, 512, MOST_SEQUENCES
+    settings.n_ctx, settings.n_batch, settings.n_ubatch, settings.n_seq_max = (
+        256 * 32,
+        2048,
+        512,
+        MOST_SEQUENCES,
+    )
     settings.n_threads = settings.n_threads_batch = torch.get_num_threads()
     context = llama.llama_init_from_model(model, settings)
     if not model or not context:
@@ -34,17 +39,28 @@ def llama_cpp(folder: Path, precision: str) -> Answer:
     batch = llama.llama_batch_init(2048, 0, 1)
 
     def decode(placed: Iterator[tuple[int, int, int, bool]]) -> list[int]:
-        """placed: (token, position, sequence, whether its logits are asked for). returns: the likeliest next tokens"""
+        """The likeliest next tokens.
+
+        placed: (token, position, sequence, whether its logits are asked for)
+        """
         asked, count = [], 0
         for count, (token, position, sequence, wanted) in enumerate(placed, 1):
             at = count - 1
-            batch.token[at], batch.pos[at], batch.n_seq_id[at], batch.logits[at] = token, position, 1, wanted
+            batch.token[at], batch.pos[at], batch.n_seq_id[at], batch.logits[at] = (
+                token,
+                position,
+                1,
+                wanted,
+            )
             batch.seq_id[at][0] = sequence
             asked += [at] if wanted else []
         batch.n_tokens = count
         if llama.llama_decode(context, batch):
             raise RuntimeError("llama_decode failed")
-        rows = (np.ctypeslib.as_array(llama.llama_get_logits_ith(context, at), (vocab_size,)) for at in asked)
+        rows = (
+            np.ctypeslib.as_array(llama.llama_get_logits_ith(context, at), (vocab_size,))
+            for at in asked
+        )
         return [int(row.argmax()) for row in rows]
 
     def answer(prompts: list[list[int]], new: int) -> tuple[list[int], float]:
@@ -57,14 +73,16 @@ def llama_cpp(folder: Path, precision: str) -> Answer:
         )
         first, length = time.perf_counter() - began, len(prompts[0])
         for step in range(new - 1):
-            ids = decode((token, length + step, sequence, True) for sequence, token in enumerate(ids))
+            ids = decode(
+                (token, length + step, sequence, True) for sequence, token in enumerate(ids)
+            )
         return [new] * len(prompts), first
 
     return answer
 
 
 def write_gguf(model: GPT, path: Path, precision: str) -> None:
-    """The weights as llama.cpp reads them, without a vocabulary. precision: "f32", "bf16", "q8_0" """
+    """The weights as llama.cpp reads them, without a vocabulary. precision: f32, bf16 or q8_0"""
     import gguf
 
     form = gguf.GGMLQuantizationType[precision.upper()]
@@ -83,12 +101,17 @@ def write_gguf(model: GPT, path: Path, precision: str) -> None:
     names |= {f"ln_f.{kind}": f"output_norm.{kind}" for kind in ("weight", "bias")}
     for layer in range(config.n_layer):
         for part, theirs in parts.items():
-            names |= {f"h.{layer}.{part}.{kind}": f"blk.{layer}.{theirs}.{kind}" for kind in ("weight", "bias")}
+            names |= {
+                f"h.{layer}.{part}.{kind}": f"blk.{layer}.{theirs}.{kind}"
+                for kind in ("weight", "bias")
+            }
     for name, parameter in model.named_parameters():
         content = parameter.detach().numpy()[: config.vocab_size if name == "wte.weight" else None]
         plain = content.ndim == 1 or name == "wpe.weight"
         stored = np.ascontiguousarray(content) if plain else gguf.quants.quantize(content, form)
-        writer.add_tensor(names[name], stored, raw_dtype=gguf.GGMLQuantizationType.F32 if plain else form)
+        writer.add_tensor(
+            names[name], stored, raw_dtype=gguf.GGMLQuantizationType.F32 if plain else form
+        )
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

@@ -1,7 +1,8 @@
-"""nanoGPT's training recipe, written anew from how its model.py and train.py work: the peer of benchmarks.training.
+"""nanoGPT's training recipe, written anew from how its model.py and train.py work: the peer of
+benchmarks.training.
 
-Separate output projection tied to the embedding, full logits and their loss, random windows, AdamW (fused on CUDA
-only), gradient clipping at 1.0; float32 on a CPU, bfloat16 autocast on CUDA.
+Separate output projection tied to the embedding, full logits and their loss, random windows, AdamW
+(fused on CUDA only), gradient clipping at 1.0; float32 on a CPU, bfloat16 autocast on CUDA.
 """
 
 from contextlib import nullcontext
@@ -21,15 +22,23 @@ class Block(nn.Module):
         super().__init__()
         self.n_head = c.n_head
         self.ln_1, self.ln_2 = nn.LayerNorm(c.n_embd), nn.LayerNorm(c.n_embd)
-        self.c_attn, self.attn_proj = nn.Linear(c.n_embd, 3 * c.n_embd), nn.Linear(c.n_embd, c.n_embd)
-        self.c_fc, self.mlp_proj = nn.Linear(c.n_embd, 4 * c.n_embd), nn.Linear(4 * c.n_embd, c.n_embd)
+        self.c_attn, self.attn_proj = (
+            nn.Linear(c.n_embd, 3 * c.n_embd),
+            nn.Linear(c.n_embd, c.n_embd),
+        )
+        self.c_fc, self.mlp_proj = (
+            nn.Linear(c.n_embd, 4 * c.n_embd),
+            nn.Linear(4 * c.n_embd, c.n_embd),
+        )
         self.gelu = nn.GELU()
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (B, T, C) -> (B, T, C)"""
         B, T, C = x.shape
         q, k, v = self.c_attn(self.ln_1(x)).split(C, dim=2)
-        q, k, v = (each.view(B, T, self.n_head, C // self.n_head).transpose(1, 2) for each in (q, k, v))
+        q, k, v = (
+            each.view(B, T, self.n_head, C // self.n_head).transpose(1, 2) for each in (q, k, v)
+        )
         y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         x = x + self.attn_proj(y.transpose(1, 2).contiguous().view(B, T, C))
         out: Tensor = x + self.mlp_proj(self.gelu(self.c_fc(self.ln_2(x))))
@@ -41,7 +50,10 @@ class NanoGPT(nn.Module):
 
     def __init__(self, c: GPTConfig) -> None:
         super().__init__()
-        self.wte, self.wpe = nn.Embedding(c.padded_vocab_size, c.n_embd), nn.Embedding(c.block_size, c.n_embd)
+        self.wte, self.wpe = (
+            nn.Embedding(c.padded_vocab_size, c.n_embd),
+            nn.Embedding(c.block_size, c.n_embd),
+        )
         self.h = nn.ModuleList(Block(c) for _ in range(c.n_layer))
         self.ln_f = nn.LayerNorm(c.n_embd)
         self.lm_head = nn.Linear(c.n_embd, c.padded_vocab_size, bias=False)
@@ -56,16 +68,31 @@ class NanoGPT(nn.Module):
         for block in self.h:
             x = block(x)
         logits = self.lm_head(self.ln_f(x))
-        return logits, F.cross_entropy(logits.view(-1, logits.size(-1)), targets.view(-1), ignore_index=-1)
+        return logits, F.cross_entropy(
+            logits.view(-1, logits.size(-1)), targets.view(-1), ignore_index=-1
+        )
 
 
 class NanoGPTStep:
-    """Its step, as its loop takes it: `batch()` draws random windows, `__call__` trains on `accum` of them."""
+    """Its step, as its loop takes it: `batch()` draws random windows, `__call__` trains on `accum`
+    of them."""
 
     def __init__(
-        self, config: GPTConfig, tokens: np.ndarray, batch_size: int, accum: int, device: str, compiled: bool
+        self,
+        config: GPTConfig,
+        tokens: np.ndarray,
+        batch_size: int,
+        accum: int,
+        device: str,
+        compiled: bool,
     ) -> None:
-        self.config, self.tokens, self.batch_size, self.accum, self.device = config, tokens, batch_size, accum, device
+        self.config, self.tokens, self.batch_size, self.accum, self.device = (
+            config,
+            tokens,
+            batch_size,
+            accum,
+            device,
+        )
         with torch.device(device):
             self.model = NanoGPT(config)
         decay = [p for p in self.model.parameters() if p.dim() >= 2]
@@ -74,17 +101,25 @@ class NanoGPTStep:
         fused = {"fused": True} if device == "cuda" else {}
         self.optimizer = torch.optim.AdamW(groups, lr=6e-4, betas=(0.9, 0.95), **fused)
         self.step_model = torch.compile(self.model) if compiled else self.model
-        self.autocast = torch.autocast("cuda", dtype=torch.bfloat16) if device == "cuda" else nullcontext()
+        self.autocast = (
+            torch.autocast("cuda", dtype=torch.bfloat16) if device == "cuda" else nullcontext()
+        )
         self.next = self.batch()
 
     def batch(self) -> tuple[Tensor, Tensor]:
         """Inputs and targets, int64 (batch_size, block_size)"""
         size = self.config.block_size
         starts = torch.randint(len(self.tokens) - size, (self.batch_size,))
-        x = torch.stack([torch.from_numpy(self.tokens[i : i + size].astype(np.int64)) for i in starts])
-        y = torch.stack([torch.from_numpy(self.tokens[i + 1 : i + 1 + size].astype(np.int64)) for i in starts])
+        x = torch.stack(
+            [torch.from_numpy(self.tokens[i : i + size].astype(np.int64)) for i in starts]
+        )
+        y = torch.stack(
+            [torch.from_numpy(self.tokens[i + 1 : i + 1 + size].astype(np.int64)) for i in starts]
+        )
         if self.device == "cuda":
-            return x.pin_memory().to("cuda", non_blocking=True), y.pin_memory().to("cuda", non_blocking=True)
+            return x.pin_memory().to("cuda", non_blocking=True), y.pin_memory().to(
+                "cuda", non_blocking=True
+            )
         return x, y
 
     def __call__(self) -> Tensor:

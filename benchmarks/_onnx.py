@@ -1,4 +1,5 @@
-"""onnxruntime with dynamic int8, on a graph of GPT-2 with a KV cache; one of the peers of benchmarks/serving.py."""
+"""onnxruntime with dynamic int8, on a graph of GPT-2 with a KV cache; one of the peers of
+benchmarks/serving.py."""
 
 import time
 import warnings
@@ -14,14 +15,16 @@ from devopsgpt_model.gpt import GPT
 
 
 class Cached(nn.Module):
-    """The network with the past as inputs and outputs, which is what a graph without state needs."""
+    """The network with the past as inputs and outputs, which is what a graph without state
+    needs."""
 
     def __init__(self, model: GPT) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, idx: Tensor, *past: Tensor) -> tuple[Tensor, ...]:
-        """idx: (B, t); past: keys and values of each layer in turn, (B, H, P, D). returns: logits (B, 1, V), present"""
+        """idx: (B, t); past: keys and values of each layer in turn, (B, H, P, D). returns: logits
+        (B, 1, V), present"""
         held, count = past[0].size(2), idx.size(1)
         positions = torch.arange(held, held + count)
         seen = torch.arange(held + count) <= positions[:, None]
@@ -58,7 +61,9 @@ def onnxruntime(folder: Path, _: str) -> Answer:
     def answer(prompts: list[list[int]], new: int) -> tuple[list[int], float]:
         nothing = np.zeros((len(prompts), config.n_head, 0, config.head_dim), np.float32)
         began = time.perf_counter()
-        idx, past = step(np.array(prompts), [ort.OrtValue.ortvalue_from_numpy(nothing) for _ in names])
+        idx, past = step(
+            np.array(prompts), [ort.OrtValue.ortvalue_from_numpy(nothing) for _ in names]
+        )
         first = time.perf_counter() - began
         for _ in range(new - 1):
             idx, past = step(idx, past)
@@ -75,9 +80,12 @@ def write_onnx(model: GPT, path: Path) -> None:
     past = [torch.zeros(2, config.n_head, 3, config.head_dim) for _ in range(2 * config.n_layer)]
     before = [f"past{i}" for i in range(len(past))]
     after = [f"present{i}" for i in range(len(past))]
-    axes = {"idx": {0: "B", 1: "t"}, "logits": {0: "B"}} | {name: {0: "B", 2: "P"} for name in before + after}
+    axes = {"idx": {0: "B", 1: "t"}, "logits": {0: "B"}} | {
+        name: {0: "B", 2: "P"} for name in before + after
+    }
     with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")  # the tracing exporter is on its way out and says so at length
+        # the tracing exporter is on its way out and says so at length
+        warnings.simplefilter("ignore")
         torch.onnx.export(
             Cached(model),
             (torch.zeros(2, 2, dtype=torch.int64), *past),
@@ -87,4 +95,6 @@ def write_onnx(model: GPT, path: Path) -> None:
             dynamic_axes=axes,
             dynamo=False,
         )
-    quantize_dynamic(plain, path, op_types_to_quantize=["MatMul"], per_channel=True, weight_type=QuantType.QInt8)
+    quantize_dynamic(
+        plain, path, op_types_to_quantize=["MatMul"], per_channel=True, weight_type=QuantType.QInt8
+    )

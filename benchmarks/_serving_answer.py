@@ -4,4 +4,5 @@ from collections.abc import Callable
 
 MOST_SEQUENCES = 32
 Answer = Callable[[list[list[int]], int], tuple[list[int], float]]
-"""(prompts, new tokens of each) -> (tokens made for each prompt, seconds until every prompt had its first)"""
+"""(prompts, new tokens of each) -> (tokens made for each prompt, seconds until every prompt had its
+first)"""

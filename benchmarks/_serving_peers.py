@@ -1,6 +1,8 @@
-"""The engines that benchmarks/serving.py compares, each behind the same two lines: load a model, answer a batch.
+"""The engines that benchmarks/serving.py compares, each behind the same two lines: load a model,
+answer a batch.
 
-Every one decodes greedily and gives back how long the first tokens took. What a peer needs is imported in its class.
+Every one decodes greedily and gives back how long the first tokens took. What a peer needs is
+imported in its class.
 """
 
 import threading
@@ -49,7 +51,9 @@ def ours(folder: Path, precision: str, forget: bool = True) -> Answer:
             return report
 
         settings = Sampling(max_tokens=new, temperature=0.0)
-        sequences = [Sequence(prompt, settings, listen(index)) for index, prompt in enumerate(prompts)]
+        sequences = [
+            Sequence(prompt, settings, listen(index)) for index, prompt in enumerate(prompts)
+        ]
         lane = engine.current
         if lane is None:
             raise RuntimeError("the engine has no model")
@@ -72,7 +76,11 @@ def transformers(folder: Path, precision: str) -> Answer:
 
     def run(idx: Tensor, new: int) -> Tensor:
         tokens: Tensor = model.generate(
-            idx, attention_mask=torch.ones_like(idx), max_new_tokens=new, min_new_tokens=new, do_sample=False
+            idx,
+            attention_mask=torch.ones_like(idx),
+            max_new_tokens=new,
+            min_new_tokens=new,
+            do_sample=False,
         )
         return tokens[:, idx.size(1) :]
 
@@ -99,7 +107,9 @@ def _in_two_calls(run: Callable[[Tensor, int], Tensor]) -> Answer:
         began = time.perf_counter()
         run(torch.tensor(prompts), 1)
         first = time.perf_counter() - began
-        return [len(row) for row in run(torch.tensor(prompts), new)] if new > 1 else [1] * len(prompts), first
+        return [len(row) for row in run(torch.tensor(prompts), new)] if new > 1 else [1] * len(
+            prompts
+        ), first
 
     return answer
 
@@ -110,14 +120,20 @@ def ctranslate2(folder: Path, precision: str) -> Answer:
 
     converted = folder.parent / f"ctranslate2-{precision}"
     if not converted.exists():
-        ct2.converters.TransformersConverter(str(folder)).convert(str(converted), quantization=precision)
-    generator = ct2.Generator(str(converted), compute_type=precision, intra_threads=torch.get_num_threads())
+        ct2.converters.TransformersConverter(str(folder)).convert(
+            str(converted), quantization=precision
+        )
+    generator = ct2.Generator(
+        str(converted), compute_type=precision, intra_threads=torch.get_num_threads()
+    )
     names = load_checkpoint(folder, "cpu").tokenizer
     symbols = _symbols(folder, names.vocab_size)
 
     def answer(prompts: list[list[int]], new: int) -> tuple[list[int], float]:
         spelled = [[symbols[token] for token in prompt] for prompt in prompts]
-        settings = dict(sampling_topk=1, include_prompt_in_result=False, end_token=[], batch_type="examples")
+        settings = dict(
+            sampling_topk=1, include_prompt_in_result=False, end_token=[], batch_type="examples"
+        )
         began = time.perf_counter()
         generator.generate_batch(spelled, min_length=1, max_length=1, **settings)
         first = time.perf_counter() - began

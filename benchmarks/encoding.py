@@ -1,7 +1,9 @@
-"""Text to token ids: MB of text a second, ours on all cores against tiktoken and Hugging Face tokenizers.
+"""Text to token ids: MB of text a second, ours on all cores against tiktoken and Hugging Face
+tokenizers.
 
-The chapters of the sample books over and over, in batches as the datasets encode them; GPT-2's BPE where tiktoken
-can find or fetch it, else one trained on the chapters. The ids of every engine are compared before anything is timed.
+The chapters of the sample books over and over, in batches as the datasets encode them; GPT-2's BPE
+where tiktoken can find or fetch it, else one trained on the chapters. The ids of every engine are
+compared before anything is timed.
 """
 
 import os
@@ -49,7 +51,8 @@ def hugging_face(tokenizer: Tokenizer) -> tokenizers.Tokenizer:
 
 
 def engines(tokenizer: Tokenizer, encoders: Encoders) -> dict[str, Engine]:
-    """Each takes texts and gives their ids; ours closes each with end-of-text, which the bins need."""
+    """Each takes texts and gives their ids; ours closes each with end-of-text, which the bins
+    need."""
     encoding, theirs, cores = tokenizer._encoding, hugging_face(tokenizer), encoders.processes
 
     def ours(texts: list[str]) -> list[NDArray[np.uint16]]:
@@ -58,15 +61,24 @@ def engines(tokenizer: Tokenizer, encoders: Encoders) -> dict[str, Engine]:
 
     return {
         "ours": ours,
-        "tiktoken, a loop over encode_ordinary": lambda texts: [encoding.encode_ordinary(text) for text in texts],
-        "tiktoken, encode_ordinary_batch": lambda texts: encoding.encode_ordinary_batch(texts, num_threads=cores),
-        "tokenizers, encode_batch_fast": lambda texts: [one.ids for one in theirs.encode_batch_fast(texts)],
+        "tiktoken, a loop over encode_ordinary": lambda texts: [
+            encoding.encode_ordinary(text) for text in texts
+        ],
+        "tiktoken, encode_ordinary_batch": lambda texts: encoding.encode_ordinary_batch(
+            texts, num_threads=cores
+        ),
+        "tokenizers, encode_batch_fast": lambda texts: [
+            one.ids for one in theirs.encode_batch_fast(texts)
+        ],
     }
 
 
 def check_equal(contenders: dict[str, Engine], texts: list[str], eot_id: int) -> int:
     """How many ids the texts have. raises: ValueError where two engines disagree"""
-    found = {name: np.concatenate([np.asarray(ids) for ids in encode(texts)]) for name, encode in contenders.items()}
+    found = {
+        name: np.concatenate([np.asarray(ids) for ids in encode(texts)])
+        for name, encode in contenders.items()
+    }
     without_ends = {name: ids[ids != eot_id] for name, ids in found.items()}
     for name, ids in without_ends.items():
         if not np.array_equal(ids, without_ends["ours"]):
@@ -94,7 +106,8 @@ def main() -> None:
                 seconds[name] += time.perf_counter() - started
         cores = encoders.processes
     print(
-        f"{total:.0f} MB in documents of {size / len(library):,.0f} bytes, tokenizer {tokenizer.name}, {cores} cores;"
+        f"{total:.0f} MB in documents of {size / len(library):,.0f} bytes, tokenizer "
+        f"{tokenizer.name}, {cores} cores;"
     )
     print(f"identical ids from every engine ({tokens:,} compared)")
     print(f"{'':<38} {'MB/s':>7} {'ours is':>9}")

@@ -1,4 +1,5 @@
-"""Pages to text: MB of HTML a second, ours against trafilatura and BeautifulSoup, on the sample books."""
+"""Pages to text: MB of HTML a second, ours against trafilatura and BeautifulSoup, on the sample
+books."""
 
 import time
 from collections.abc import Callable
@@ -9,7 +10,12 @@ from bs4 import BeautifulSoup
 
 from devopsgpt_pipeline.sources.books import Book, books_of_profile
 from devopsgpt_pipeline.sources.pages.contents import read_contents
-from devopsgpt_pipeline.sources.sample_site.pages import PACKAGED, chapter_page, contents_page, read_sample_book
+from devopsgpt_pipeline.sources.sample_site.pages import (
+    PACKAGED,
+    chapter_page,
+    contents_page,
+    read_sample_book,
+)
 from devopsgpt_pipeline.text.extract import extract_chapter
 
 TOTAL_BYTES = 50_000_000
@@ -45,7 +51,8 @@ def with_trafilatura(sample: Sample) -> int:
 
 
 def with_beautifulsoup(sample: Sample) -> int:
-    """The least that a person would write: the content element's text, a line per string, on the fastest parser."""
+    """The least that a person would write: the content element's text, a line per string, on the
+    fastest parser."""
     content = BeautifulSoup(sample.body, "lxml").select_one(sample.book.content[0])
     return len(content.get_text("\n", strip=True)) if content else 0
 
@@ -58,7 +65,8 @@ ENGINES: dict[str, Callable[[Sample], int]] = {
 
 
 def main() -> None:
-    """The library over and over, the engines taking turns at each round, until 50 MB went through each."""
+    """The library over and over, the engines taking turns at each round, until 50 MB went through
+    each."""
     samples = pages()
     size = sum(len(sample.body) for sample in samples)
     rounds = -(-TOTAL_BYTES // size)

@@ -1,7 +1,9 @@
-"""What a person waits for: a fine-tuning preset from token bins to the saved best checkpoint, start-up included.
+"""What a person waits for: a fine-tuning preset from token bins to the saved best checkpoint,
+start-up included.
 
-`python -m benchmarks.finetuning --text FILE`: the text is cut 90 to 10, the start is a GPT-2 of random weights, which
-takes as long as OpenAI's. Needs only what devopsgpt_model needs, and GPT-2's tokenizer files.
+`python -m benchmarks.finetuning --text FILE`: the text is cut 90 to 10, the start is a GPT-2 of
+random weights, which takes as long as OpenAI's. Needs only what devopsgpt_model needs, and GPT-2's
+tokenizer files.
 """
 
 import argparse
@@ -37,21 +39,30 @@ def measure(home: Path, config: TrainingConfig, label: str) -> None:
     out.mkdir(parents=True)
     job.write(out / "train.json")
     began = time.time()
-    subprocess.run([sys.executable, "-m", "devopsgpt_model.train", "--config", str(out / "train.json")], check=True)
+    subprocess.run(
+        [sys.executable, "-m", "devopsgpt_model.train", "--config", str(out / "train.json")],
+        check=True,
+    )
     wall = time.time() - began
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     reports = [line for line in lines if "step_seconds" in line]
     ends = [0, *(line["step"] for line in reports)]
-    steps = sum(line["step_seconds"] * (line["step"] - end) for line, end in zip(reports, ends, strict=False))
+    steps = sum(
+        line["step_seconds"] * (line["step"] - end)
+        for line, end in zip(reports, ends, strict=False)
+    )
     first, last = lines[0]["time"] - began, wall - (lines[-1]["time"] - began)
     print(
-        f"{label}: {wall:.1f} s in all; {first:.1f} s to the first evaluation's end, {steps:.1f} s of steps, "
-        f"{wall - first - steps - last:.1f} s of evaluations and saves between them, {last:.1f} s to end and save"
+        f"{label}: {wall:.1f} s in all; {first:.1f} s to the first evaluation's end, {steps:.1f} s "
+        "of steps, "
+        f"{wall - first - steps - last:.1f} s of evaluations and saves between them, {last:.1f} s "
+        "to end and save"
     )
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """The preset without a compiler and, where one is asked for, with an empty cache and with a full one."""
+    """The preset without a compiler and, where one is asked for, with an empty cache and with a
+    full one."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--text", type=Path, help="a file about as long as the books, 1.5 MB")
     parser.add_argument("--preset", choices=PRESETS, default="finetune_sre_small")
@@ -61,7 +72,9 @@ def main(arguments: list[str] | None = None) -> None:
     if not options.text:
         print("finetuning: skipped, --text names its text")
         return
-    config = dataclasses.replace(PRESETS[options.preset], device=str(choose_device()), compile="off")
+    config = dataclasses.replace(
+        PRESETS[options.preset], device=str(choose_device()), compile="off"
+    )
     if options.steps:
         config = dataclasses.replace(config, max_steps=options.steps)
     with tempfile.TemporaryDirectory() as place:
@@ -70,7 +83,9 @@ def main(arguments: list[str] | None = None) -> None:
         if options.compiled:
             config = dataclasses.replace(config, compile="on")
             measure(Path(place), config, "compiled-cold")
-            measure(Path(place), dataclasses.replace(config, seed=config.seed + 1), "compiled-cached")
+            measure(
+                Path(place), dataclasses.replace(config, seed=config.seed + 1), "compiled-cached"
+            )
 
 
 if __name__ == "__main__":

@@ -1,9 +1,11 @@
-"""What HTTP costs: tokens/s of a GPT-2 124M of random weights, streamed by the service, against its engine alone.
+"""What HTTP costs: tokens/s of a GPT-2 124M of random weights, streamed by the service, against its
+engine alone.
 
     python -m benchmarks.http --precisions int8 --sequences 1,8 --rounds 5
 
-Engine and service live in processes of their own and take turns, so that a machine that drifts drifts for both. A
-64-token prompt, 128 new tokens, greedy; the client reads every stream to its end, on the same two cores.
+Engine and service live in processes of their own and take turns, so that a machine that drifts
+drifts for both. A 64-token prompt, 128 new tokens, greedy; the client reads every stream to its
+end, on the same two cores.
 """
 
 import argparse
@@ -53,12 +55,21 @@ def main() -> None:
         cache = Path(place)
         fill_cache(cache)
         for precision in options.precisions:
-            with engine_process(cache, precision) as alone, service_process(cache, precision) as over_http:
+            with (
+                engine_process(cache, precision) as alone,
+                service_process(cache, precision) as over_http,
+            ):
                 for count in options.sequences:
-                    report(precision, count, take_turns({"engine": alone.ask, "HTTP": over_http.ask}, count, options))
+                    report(
+                        precision,
+                        count,
+                        take_turns({"engine": alone.ask, "HTTP": over_http.ask}, count, options),
+                    )
 
 
-def take_turns(engines: dict[str, Ask], count: int, options: argparse.Namespace) -> dict[str, list[float]]:
+def take_turns(
+    engines: dict[str, Ask], count: int, options: argparse.Namespace
+) -> dict[str, list[float]]:
     """Tokens/s by name, one a round."""
     speeds: dict[str, list[float]] = {name: [] for name in engines}
     for turn, (name, ask) in itertools.product(range(options.rounds + 1), engines.items()):
@@ -74,7 +85,8 @@ def report(precision: str, count: int, speeds: dict[str, list[float]]) -> None:
     ratios = [http / engine for engine, http in zip(speeds["engine"], speeds["HTTP"], strict=True)]
     engine, http = (statistics.median(speeds[name]) for name in ("engine", "HTTP"))
     print(
-        f"{precision:9} {count} at once: engine alone {engine:5.0f} tokens/s, streamed over HTTP {http:5.0f}, "
+        f"{precision:9} {count} at once: engine alone {engine:5.0f} tokens/s, streamed over HTTP "
+        f"{http:5.0f}, "
         f"{statistics.median(ratios):.3f} of it (rounds {min(ratios):.3f} to {max(ratios):.3f})",
         flush=True,
     )
@@ -137,7 +149,8 @@ def _answer(engine: Engine, asked: list[list[int]]) -> None:
 
 
 class service_process:
-    """The service as it is deployed, serving the version that its cache remembers; its registry does not answer."""
+    """The service as it is deployed, serving the version that its cache remembers; its registry
+    does not answer."""
 
     def __init__(self, cache: Path, precision: str) -> None:
         with socket.socket() as probe:
@@ -153,7 +166,9 @@ class service_process:
             "model_name": VERSION.name,
             "log_level": "warning",
         }
-        self.environment = {f"DEVOPSGPT_SERVING_{name.upper()}": str(value) for name, value in settings.items()}
+        self.environment = {
+            f"DEVOPSGPT_SERVING_{name.upper()}": str(value) for name, value in settings.items()
+        }
 
     def __enter__(self) -> "service_process":
         command = [sys.executable, "-m", "devopsgpt_serving"]
@@ -172,7 +187,9 @@ class service_process:
     def _get_ready(self) -> bytes:
         try:
             with socket.create_connection(("127.0.0.1", self.port), timeout=5) as connection:
-                connection.sendall(b"GET /api/readyz HTTP/1.1\r\nHost: local\r\nConnection: close\r\n\r\n")
+                connection.sendall(
+                    b"GET /api/readyz HTTP/1.1\r\nHost: local\r\nConnection: close\r\n\r\n"
+                )
                 return b"".join(iter(lambda: connection.recv(65536), b""))
         except OSError:
             return b""
@@ -180,10 +197,11 @@ class service_process:
     def ask(self, count: int) -> float:
         """Seconds until the last of `count` streams has been read."""
         made: list[int] = []
-        readers = [
-            threading.Thread(target=lambda prompt=prompt: made.append(self._stream(prompt)))  # type: ignore[misc]
-            for prompt in prompts(count)
-        ]
+
+        def read(prompt: list[int]) -> None:
+            made.append(self._stream(prompt))
+
+        readers = [threading.Thread(target=read, args=(prompt,)) for prompt in prompts(count)]
         began = time.perf_counter()
         for reader in readers:
             reader.start()
@@ -197,8 +215,15 @@ class service_process:
 
     def _stream(self, prompt: list[int]) -> int:
         """returns: tokens that the stream says it brought"""
-        fields = {"model": VERSION.name, "prompt": prompt, "max_tokens": NEW_TOKENS, "temperature": 0}
-        body = json.dumps(fields | {"stream": True, "stream_options": {"include_usage": True}}).encode()
+        fields = {
+            "model": VERSION.name,
+            "prompt": prompt,
+            "max_tokens": NEW_TOKENS,
+            "temperature": 0,
+        }
+        body = json.dumps(
+            fields | {"stream": True, "stream_options": {"include_usage": True}}
+        ).encode()
         head = "POST /v1/completions HTTP/1.1\r\nHost: local\r\nContent-Type: application/json\r\n"
         with socket.create_connection(("127.0.0.1", self.port), timeout=60) as connection:
             connection.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
@@ -216,7 +241,9 @@ class service_process:
 def prompts(count: int) -> list[list[int]]:
     """As many prompts of random ids."""
     generator = torch.Generator().manual_seed(5)
-    ids: list[list[int]] = torch.randint(256, 50_000, (count, PROMPT_TOKENS), generator=generator).tolist()
+    ids: list[list[int]] = torch.randint(
+        256, 50_000, (count, PROMPT_TOKENS), generator=generator
+    ).tolist()
     return ids
 
 
@@ -248,11 +275,16 @@ def _model() -> GPT:
 
 
 def _tokenizer() -> Tokenizer:
-    """As many tokens as GPT-2 has: bytes, pairs of letters, pairs of those; each is a piece of text of its own."""
+    """As many tokens as GPT-2 has: bytes, pairs of letters, pairs of those; each is a piece of text
+    of its own."""
     singles = [bytes([byte]) for byte in range(256)]
     pairs = [bytes(pair) for pair in itertools.product(string.ascii_letters.encode(), repeat=2)]
     fours = (first + second for first, second in itertools.product(pairs, repeat=2))
-    every = [*singles, *pairs, *itertools.islice(fours, GPT2.vocab_size - 1 - len(singles) - len(pairs))]
+    every = [
+        *singles,
+        *pairs,
+        *itertools.islice(fours, GPT2.vocab_size - 1 - len(singles) - len(pairs)),
+    ]
     return Tokenizer("gpt2", {token: rank for rank, token in enumerate(every)})
 
 
@@ -267,7 +299,9 @@ def _options() -> argparse.Namespace:
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--precisions", type=several, default=["int8", "float32"])
-    parser.add_argument("--sequences", type=lambda text: [int(one) for one in text.split(",")], default=[1, ROWS])
+    parser.add_argument(
+        "--sequences", type=lambda text: [int(one) for one in text.split(",")], default=[1, ROWS]
+    )
     parser.add_argument("--rounds", type=int, default=5)
     return parser.parse_args()
 

@@ -1,4 +1,5 @@
-"""How much sooner the first token comes where a prompt begins as one before it did: GPT-2 124M of random weights."""
+"""How much sooner the first token comes where a prompt begins as one before it did: GPT-2 124M of
+random weights."""
 
 import itertools
 import random

@@ -1,10 +1,13 @@
 """val_loss of nanoGPT's fine-tuning recipe and of ours, at equal tokens.
 
-A small GPT is pretrained on tiny shakespeare, then fine-tuned on token bins of the sample books, with each recipe at
-each learning rate, three seeds each: `python -m benchmarks.recipe --bins HOME/tokens/sre --shakespeare FILE`.
-nanoGPT: constant rate, draws with replacement, no dropout, the best of estimates on 40 random batches is kept.
-Ours: warm-up and decay to zero, shuffled windows, dropout, exact evaluations; with and without an average of weights.
-Then, at ours' best learning rate, ours with one thing changed at a time.
+A small GPT is pretrained on tiny shakespeare, then fine-tuned on token bins of the sample books,
+with each recipe at
+each learning rate, three seeds each: `python -m benchmarks.recipe --bins HOME/tokens/sre
+--shakespeare FILE`.
+nanoGPT: constant rate, draws with replacement, no dropout, the best of estimates on 40 random
+batches is kept.
+Ours: warm-up and decay to zero, shuffled windows, dropout, exact evaluations; with and without an
+average of weights. Then, at ours' best learning rate, ours with one thing changed at a time.
 """
 
 import argparse
@@ -34,8 +37,12 @@ RATES = (3e-4, 1e-3, 3e-3, 1e-2)
 EVAL_INTERVAL = 25
 AVERAGE_DECAY = 0.98  # of the running mean of weights: about the last 50 steps
 # 16 sequences * 128 = 2,048 tokens/step
-PRETRAIN = TrainingConfig(block_size=128, batch_size=16, max_steps=600, dropout=0.0, compile="off", device="cpu")
-OURS = replace(PRETRAIN, max_steps=150, warmup_steps=15, dropout=0.1, beta2=0.99, min_learning_rate=0.0)
+PRETRAIN = TrainingConfig(
+    block_size=128, batch_size=16, max_steps=600, dropout=0.0, compile="off", device="cpu"
+)
+OURS = replace(
+    PRETRAIN, max_steps=150, warmup_steps=15, dropout=0.1, beta2=0.99, min_learning_rate=0.0
+)
 CHANGES: dict[str, dict[str, float]] = {
     "no dropout": {"dropout": 0.0},
     "dropout 0.2": {"dropout": 0.2},
@@ -57,8 +64,12 @@ class RandomWindows:
     def batch(self, number: int) -> tuple[Tensor, Tensor]:
         """Inputs and targets, int64 (batch_size, block_size)"""
         size = self.config.block_size
-        starts = torch.randint(len(self.tokens) - size, (self.config.batch_size,), generator=self.generator)
-        rows = torch.from_numpy(np.stack([self.tokens[i : i + size + 1] for i in starts.tolist()]).astype(np.int64))
+        starts = torch.randint(
+            len(self.tokens) - size, (self.config.batch_size,), generator=self.generator
+        )
+        rows = torch.from_numpy(
+            np.stack([self.tokens[i : i + size + 1] for i in starts.tolist()]).astype(np.int64)
+        )
         return rows[:, :-1], rows[:, 1:]
 
 
@@ -77,7 +88,9 @@ Windows = Callable[[np.ndarray, TrainingConfig], ShuffledWindows | RandomWindows
 
 def pretrain(tokens: np.ndarray, vocab_size: int) -> GPT:
     """A small GPT that knows tiny shakespeare."""
-    shape = GPTConfig(vocab_size=vocab_size, block_size=PRETRAIN.block_size, n_layer=4, n_head=4, n_embd=128)
+    shape = GPTConfig(
+        vocab_size=vocab_size, block_size=PRETRAIN.block_size, n_layer=4, n_head=4, n_embd=128
+    )
     model = GPT(shape).init_weights(PRETRAIN.seed)
     step, data = step_of(model, PRETRAIN), shuffled(tokens, PRETRAIN)
     for number in range(PRETRAIN.max_steps):
@@ -100,14 +113,20 @@ def nanogpt(start: GPT, train: np.ndarray, val: np.ndarray, config: TrainingConf
     for number in range(config.max_steps):
         step(number, data)  # type: ignore[arg-type]
         if (number + 1) % EVAL_INTERVAL == 0:
-            estimate = random_batch_loss(model, val, 40, 4, config.block_size, seed=config.seed * 1000 + number)
+            estimate = random_batch_loss(
+                model, val, 40, 4, config.block_size, seed=config.seed * 1000 + number
+            )
             if estimate < best:
                 best, exact = estimate, mean_loss(model, val)
     return exact
 
 
 def ours(
-    start: GPT, train: np.ndarray, val: np.ndarray, config: TrainingConfig, windows: Windows = shuffled
+    start: GPT,
+    train: np.ndarray,
+    val: np.ndarray,
+    config: TrainingConfig,
+    windows: Windows = shuffled,
 ) -> tuple[float, float]:
     """Best exact val_loss of our recipe, without and with an average of weights."""
     model = with_dropout(start, config.dropout)
@@ -138,14 +157,23 @@ def main(arguments: list[str] | None = None) -> None:
     text = np.array(tokenizer.encode(options.shakespeare.read_text()), dtype=np.uint16)
     train, val = read_tokens(options.bins, "train"), read_tokens(options.bins, "val")
     start = pretrain(text, read_meta(options.bins).vocab_size)
-    print(f"pretrained on {len(text):,} tokens; val_loss on the books {mean_loss(start, val):.4f}; ", end="")
+    print(
+        f"pretrained on {len(text):,} tokens; val_loss on the books {mean_loss(start, val):.4f}; ",
+        end="",
+    )
     print(f"{len(train):,} train and {len(val):,} val tokens", flush=True)
     best = {rate: compare(start, train, val, rate) for rate in RATES}
     rate = min(best, key=best.__getitem__)
     for change, settings in CHANGES.items():
-        settings = settings | {name: rate * value for name, value in settings.items() if name == "min_learning_rate"}
+        settings = settings | {
+            name: rate * value for name, value in settings.items() if name == "min_learning_rate"
+        }
         changed = replace(OURS, learning_rate=rate, **settings)  # type: ignore[arg-type]
-        show(rate, f"ours, {change}", [ours(start, train, val, replace(changed, seed=seed))[0] for seed in SEEDS])
+        show(
+            rate,
+            f"ours, {change}",
+            [ours(start, train, val, replace(changed, seed=seed))[0] for seed in SEEDS],
+        )
     plain = replace(OURS, learning_rate=rate)
     drawn = [ours(start, train, val, replace(plain, seed=seed), RandomWindows)[0] for seed in SEEDS]
     show(rate, "ours, draws with replacement", drawn)
@@ -154,7 +182,11 @@ def main(arguments: list[str] | None = None) -> None:
 def compare(start: GPT, train: np.ndarray, val: np.ndarray, rate: float) -> float:
     """Print each recipe at one learning rate. returns: our mean val_loss"""
     constant = replace(NANOGPT, learning_rate=rate, min_learning_rate=rate)
-    show(rate, "nanoGPT", [nanogpt(start, train, val, replace(constant, seed=seed)) for seed in SEEDS])
+    show(
+        rate,
+        "nanoGPT",
+        [nanogpt(start, train, val, replace(constant, seed=seed)) for seed in SEEDS],
+    )
     mine = [ours(start, train, val, replace(OURS, learning_rate=rate, seed=seed)) for seed in SEEDS]
     plain, averaged = (list(column) for column in zip(*mine, strict=True))
     show(rate, "ours", plain)
@@ -165,7 +197,11 @@ def compare(start: GPT, train: np.ndarray, val: np.ndarray, rate: float) -> floa
 def show(rate: float, name: str, losses: list[float]) -> None:
     """Print a line: mean, spread, and each seed's loss."""
     shown = " ".join(f"{loss:.4f}" for loss in losses)
-    print(f"{rate:g}  {name:28} {statistics.mean(losses):.4f} +- {statistics.stdev(losses):.4f}  ({shown})", flush=True)
+    print(
+        f"{rate:g}  {name:28} {statistics.mean(losses):.4f} +- {statistics.stdev(losses):.4f}  "
+        f"({shown})",
+        flush=True,
+    )
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 """Training steps of ours and of nanoGPT's recipe, alternating, on the same shapes.
 
-`python -m benchmarks.training --case 6x384` prints tokens/s, peak memory and MFU of each, with ratios to nanoGPT eager.
-MFU is against the matrix rate measured in the same run, in the number format of our steps: bfloat16 where the processor
-has it, else float32. Every contender is a process of its own that waits while the others run, so that each has its own
-peak of memory.
+`python -m benchmarks.training --case 6x384` prints tokens/s, peak memory and MFU of each, with
+ratios to nanoGPT eager. MFU is against the matrix rate measured in the same run, in the number
+format of our steps: bfloat16 where the processor has it, else float32. Every contender is a process
+of its own that waits while the others run, so that each has its own peak of memory.
 """
 
 import argparse
@@ -37,15 +37,20 @@ def cases() -> dict[str, Case]:
     """What this machine can measure: two cases on a CPU, the four sizes on CUDA."""
     if torch.cuda.is_available():
         # micro-batches that fill a large GPU: batch_size * 1024 tokens each
-        return {size: Case(GPT2_SIZES[size], 32 if size == "gpt2" else 16, 4, 4) for size in GPT2_SIZES}
+        return {
+            size: Case(GPT2_SIZES[size], 32 if size == "gpt2" else 16, 4, 4) for size in GPT2_SIZES
+        }
     gpt2 = replace(GPT2_SIZES["gpt2"], block_size=256)
     small = replace(gpt2, n_layer=6, n_head=6, n_embd=384)
-    return {"6x384": Case(small, 4, 1, 6), "gpt2": Case(gpt2, 4, 1, 2)}  # 4 * 256 = 1,024 tokens/step
+    # 4 * 256 = 1,024 tokens/step
+    return {"6x384": Case(small, 4, 1, 6), "gpt2": Case(gpt2, 4, 1, 2)}
 
 
 def make_step(contender: str, case: Case) -> Any:
     """A function that trains one step."""
-    tokens = np.random.default_rng(0).integers(0, case.config.vocab_size, 1_000_000).astype(np.uint16)
+    tokens = (
+        np.random.default_rng(0).integers(0, case.config.vocab_size, 1_000_000).astype(np.uint16)
+    )
     compiled = contender.endswith("-compiled")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if contender.startswith("nanogpt"):
@@ -83,7 +88,8 @@ def _our_step(case: Case, tokens: np.ndarray, device: str, compiled: bool) -> An
 
 
 def serve(contender: str, case: Case) -> None:
-    """The contender's process: a turn of steps for each line on stdin, its seconds and memory to stdout."""
+    """The contender's process: a turn of steps for each line on stdin, its seconds and memory to
+    stdout."""
     began = time.monotonic()
     step = make_step(contender, case)
     first = float(step())
@@ -110,11 +116,15 @@ def _peak_bytes() -> int:
 def matrix_rate(case: Case) -> float:
     """FLOP/s of matrix products in the number format of our steps, the best of four turns.
 
-    On a CPU of the case's own largest shapes. On a GPU of 8192 x 8192 x 8192, ten at a time: more than it keeps up once
-    it is warm.
+    On a CPU of the case's own largest shapes. On a GPU of 8192 x 8192 x 8192, ten at a time: more
+    than it keeps up once it is warm.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    rows, inner, columns = case.batch_size * case.config.block_size, case.config.n_embd, 4 * case.config.n_embd
+    rows, inner, columns = (
+        case.batch_size * case.config.block_size,
+        case.config.n_embd,
+        4 * case.config.n_embd,
+    )
     if device == "cuda":
         rows = inner = columns = 8192
     dtype = matrix_format(device)
@@ -138,7 +148,8 @@ def matrix_format(device: str) -> torch.dtype:
 
 
 def flops_per_token(config: GPTConfig) -> float:
-    """Forward and backward. source: PaLM, appendix B: 6 N + 12 L C T; N without the positions' table"""
+    """Forward and backward. source: PaLM, appendix B: 6 N + 12 L C T; N without the positions'
+    table"""
     width = config.n_embd
     parameters = config.padded_vocab_size * width + config.n_layer * 12 * width**2
     return 6 * parameters + 12 * config.n_layer * width * config.block_size
@@ -149,7 +160,9 @@ def measure(name: str, case: Case, contenders: list[str], turns: int) -> list[di
     command = [sys.executable, "-m", "benchmarks.training", "--case", name, "--contender"]
     processes, starts = {}, {}
     for contender in contenders:
-        process = subprocess.Popen([*command, contender], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        process = subprocess.Popen(
+            [*command, contender], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
         if (start := _said(process, name, contender)) is not None:
             processes[contender], starts[contender] = process, start
     answers: dict[str, list[dict[str, float]]] = {contender: [] for contender in contenders}
@@ -177,14 +190,22 @@ def measure(name: str, case: Case, contenders: list[str], turns: int) -> list[di
             }
         )
     format = matrix_format("cuda" if torch.cuda.is_available() else "cpu")
-    print(f"{name}: {tokens} tokens/step, {str(format).removeprefix('torch.')} matrix rate {rate / 1e12:.3f} TFLOP/s")
+    print(
+        f"{name}: {tokens} tokens/step, {str(format).removeprefix('torch.')} matrix rate "
+        f"{rate / 1e12:.3f} TFLOP/s"
+    )
     return rows
 
 
 def _said(process: subprocess.Popen[str], name: str, contender: str) -> dict[str, float] | None:
-    """A contender's answer; None, told, from one that ended: out of memory, most likely. The others go on."""
+    """A contender's answer; None, told, from one that ended: out of memory, most likely. The others
+    go on."""
     line = process.stdout.readline()  # type: ignore[union-attr]
-    print(f"{name} {contender}: {line.strip() or 'it ended, its error stands above'}", file=sys.stderr, flush=True)
+    print(
+        f"{name} {contender}: {line.strip() or 'it ended, its error stands above'}",
+        file=sys.stderr,
+        flush=True,
+    )
     answer: dict[str, float] | None = json.loads(line) if line else None
     return answer
 
@@ -194,12 +215,16 @@ def show(rows: list[dict[str, Any]]) -> None:
     if not rows:
         return
     base = rows[0]
-    print(f"{'':18}{'tokens/s':>9}{'ratio':>7}{'MFU':>7}{'peak GB':>9}{'ratio':>7}{'first step s':>14}")
+    print(
+        f"{'':18}{'tokens/s':>9}{'ratio':>7}{'MFU':>7}{'peak GB':>9}{'ratio':>7}"
+        f"{'first step s':>14}"
+    )
     for row in rows:
         print(
             f"{row['contender']:18}{row['tokens_per_second']:9.0f}"
             f"{row['tokens_per_second'] / base['tokens_per_second']:7.2f}{row['mfu']:7.0%}"
-            f"{row['peak_gb']:9.2f}{row['peak_gb'] / base['peak_gb']:7.2f}{row['start_seconds']:14.1f}"
+            f"{row['peak_gb']:9.2f}{row['peak_gb'] / base['peak_gb']:7.2f}"
+            f"{row['start_seconds']:14.1f}"
         )
 
 

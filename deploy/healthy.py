@@ -10,7 +10,8 @@ TIMEOUT_S = 5
 def main() -> None:
     """The URL is the first argument."""
     try:
-        urllib.request.urlopen(sys.argv[1], timeout=TIMEOUT_S).close()  # an answer of 400 or more raises
+        # an answer of 400 or more raises
+        urllib.request.urlopen(sys.argv[1], timeout=TIMEOUT_S).close()
     except OSError as error:  # URLError and HTTPError are ones
         sys.exit(f"{sys.argv[1]}: {error}")
 

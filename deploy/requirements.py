@@ -1,4 +1,5 @@
-"""Print what some extras of pyproject.toml need, one requirement a line: the image's layer that changes rarely."""
+"""Print what some extras of pyproject.toml need, one requirement a line: the image's layer that
+changes rarely."""
 
 import sys
 import tomllib

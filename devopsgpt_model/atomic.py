@@ -14,8 +14,8 @@ from typing import Any
 def whole_folder(folder: Path) -> Iterator[Path]:
     """An empty folder to fill; it takes the place of `folder` in one move when the block ends well.
 
-    `folder` is a symbolic link to what was written last: turning it is one atomic step, so a reader finds the
-    old content or the new one, and a kill at any moment loses neither.
+    `folder` is a symbolic link to what was written last: turning it is one atomic step, so a reader
+    finds the old content or the new one, and a kill at any moment loses neither.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))

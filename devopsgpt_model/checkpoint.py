@@ -1,7 +1,8 @@
 """Checkpoint folders in Hugging Face's GPT-2 layout: transformers and vLLM load them as they are.
 
-`model.safetensors`, `config.json`, `generation_config.json`, the tokenizer's two files, and `training.json`,
-which tells how the weights came to be. Data only: nothing in a folder is ever executed.
+`model.safetensors`, `config.json`, `generation_config.json`, the tokenizer's two files, and
+`training.json`, which tells how the weights came to be. Data only: nothing in a folder is ever
+executed.
 """
 
 import json
@@ -20,7 +21,8 @@ from devopsgpt_model.tokenizer import Tokenizer
 
 PREFIX = "transformer."
 CONV1D = ("c_attn.weight", "c_proj.weight", "c_fc.weight")  # OpenAI's layout keeps these (in, out)
-NOT_WEIGHTS = (".attn.bias", ".attn.masked_bias", "lm_head.weight")  # masks and the tied head of older files
+# masks and the tied head of older files
+NOT_WEIGHTS = (".attn.bias", ".attn.masked_bias", "lm_head.weight")
 
 
 class CheckpointError(ValueError):
@@ -29,26 +31,37 @@ class CheckpointError(ValueError):
 
 @dataclass
 class Checkpoint:
-    """A loaded checkpoint. training: what training.json says, empty for a checkpoint from elsewhere."""
+    """A loaded checkpoint. training: what training.json says, empty for a checkpoint from
+    elsewhere."""
 
     model: GPT
     tokenizer: Tokenizer
     training: dict[str, object]
 
 
-def save_checkpoint(folder: Path, model: GPT, tokenizer: Tokenizer, training: dict[str, object]) -> None:
+def save_checkpoint(
+    folder: Path, model: GPT, tokenizer: Tokenizer, training: dict[str, object]
+) -> None:
     """Write a checkpoint folder whole: a complete one takes the place of what was there.
 
     raises: OSError on a full disk, what was there untouched
     """
     with whole_folder(folder) as staging:
         try:
-            save_file(export_weights(model), staging / "model.safetensors", metadata={"format": "pt"})
+            save_file(
+                export_weights(model), staging / "model.safetensors", metadata={"format": "pt"}
+            )
         except SafetensorError as error:
-            raise OSError(f"{folder} could not be written: {error}; make room and start again") from error
+            raise OSError(
+                f"{folder} could not be written: {error}; make room and start again"
+            ) from error
         tokenizer.save(staging, model.config.block_size)
         write_json(staging / "config.json", hugging_face_config(model.config, tokenizer.eot_id))
-        ends = dict(bos_token_id=tokenizer.eot_id, eos_token_id=tokenizer.eot_id, pad_token_id=tokenizer.eot_id)
+        ends = dict(
+            bos_token_id=tokenizer.eot_id,
+            eos_token_id=tokenizer.eot_id,
+            pad_token_id=tokenizer.eot_id,
+        )
         write_json(staging / "generation_config.json", ends)
         write_json(staging / "training.json", training)
 
@@ -63,7 +76,8 @@ def load_checkpoint(folder: Path, device: str = "cpu", dropout: float = 0.0) -> 
     config = replace(read_config(folder), dropout=dropout)
     if tokenizer.vocab_size != config.vocab_size:
         raise CheckpointError(
-            f"{folder}: config.json has vocab_size {config.vocab_size}, the tokenizer {tokenizer.vocab_size}"
+            f"{folder}: config.json has vocab_size {config.vocab_size}, the tokenizer "
+            f"{tokenizer.vocab_size}"
         )
     model = GPT(config)
     import_weights(model, read_weights(folder), str(folder))
@@ -76,12 +90,15 @@ def load_checkpoint(folder: Path, device: str = "cpu", dropout: float = 0.0) -> 
 
 
 def read_config(folder: Path) -> GPTConfig:
-    """The shape in config.json. raises: CheckpointError where it is missing, damaged or not GPT-2's."""
+    """The shape in config.json. raises: CheckpointError where it is missing, damaged or not
+    GPT-2's."""
     path = folder / "config.json"
     try:
         content = json.loads(path.read_text())
         if content.get("model_type") != "gpt2":
-            raise CheckpointError(f"{path}: model_type must be gpt2, got {content.get('model_type')!r}")
+            raise CheckpointError(
+                f"{path}: model_type must be gpt2, got {content.get('model_type')!r}"
+            )
         return GPTConfig(
             vocab_size=content["vocab_size"],
             block_size=content["n_positions"],
@@ -96,13 +113,16 @@ def read_config(folder: Path) -> GPTConfig:
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
-    """Tensors of model.safetensors as stored. raises: CheckpointError where it is missing or damaged."""
+    """Tensors of model.safetensors as stored. raises: CheckpointError where it is missing or
+    damaged."""
     path = folder / "model.safetensors"
     try:
         tensors: dict[str, Tensor] = load_file(path)
         return tensors
     except FileNotFoundError:
-        raise CheckpointError(f"no model.safetensors in {folder}; is it a checkpoint folder?") from None
+        raise CheckpointError(
+            f"no model.safetensors in {folder}; is it a checkpoint folder?"
+        ) from None
     except SafetensorError as error:
         raise CheckpointError(f"{path} is damaged, fetch or train it again: {error}") from error
 
@@ -145,11 +165,18 @@ def export_weights(model: GPT) -> dict[str, Tensor]:
 
 
 def import_weights(model: GPT, tensors: dict[str, Tensor], source: str) -> None:
-    """Fill a model from Hugging Face's tensors. raises: CheckpointError for a missing, foreign or misshapen one."""
-    found = {name.removeprefix(PREFIX): t for name, t in tensors.items() if not name.endswith(NOT_WEIGHTS)}
+    """Fill a model from Hugging Face's tensors. raises: CheckpointError for a missing, foreign or
+    misshapen one."""
+    found = {
+        name.removeprefix(PREFIX): t
+        for name, t in tensors.items()
+        if not name.endswith(NOT_WEIGHTS)
+    }
     wanted = dict(model.named_parameters())
     if missing := sorted(set(wanted) - set(found)):
-        raise CheckpointError(f"{source}: config.json asks for tensor {missing[0]}, which is not there")
+        raise CheckpointError(
+            f"{source}: config.json asks for tensor {missing[0]}, which is not there"
+        )
     if foreign := sorted(set(found) - set(wanted)):
         raise CheckpointError(f"{source}: config.json has no place for tensor {foreign[0]}")
     with torch.no_grad():
@@ -158,7 +185,8 @@ def import_weights(model: GPT, tensors: dict[str, Tensor], source: str) -> None:
             place = parameter[: model.config.vocab_size] if name == "wte.weight" else parameter
             if tensor.shape != place.shape:
                 raise CheckpointError(
-                    f"{source}: tensor {name} should have shape {tuple(place.shape)} by config.json "
+                    f"{source}: tensor {name} should have shape {tuple(place.shape)} by "
+                    "config.json "
                     f"and has {tuple(tensor.shape)}"
                 )
             place.copy_(tensor)

@@ -1,7 +1,7 @@
 """Shapes and settings: what a GPT is made of, and what a training run can be told.
 
-Every tunable of training is declared once, here. The Dagster launchpad's schema and the command line's
-options are derived from `TrainingConfig`, unit-bearing field docstrings included.
+Every tunable of training is declared once, here. The Dagster launchpad's schema and the command
+line's options are derived from `TrainingConfig`, unit-bearing field docstrings included.
 """
 
 import ast
@@ -28,7 +28,9 @@ class GPTConfig:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.n_embd % self.n_head:
-            raise ValueError(f"n_embd must be a multiple of n_head, got {self.n_embd} and {self.n_head}")
+            raise ValueError(
+                f"n_embd must be a multiple of n_head, got {self.n_embd} and {self.n_head}"
+            )
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must be in [0, 1), got {self.dropout}")
 
@@ -52,11 +54,13 @@ GPT2_SIZES = {
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
-    """Everything that a training run can be told. Defaults: the `sample` preset, for a laptop's CPU."""
+    """Everything that a training run can be told. Defaults: the `sample` preset, for a laptop's
+    CPU."""
 
     init_from: str = "scratch"
-    """Initial weights: "scratch"; a GPT-2 size (gpt2, gpt2-medium, gpt2-large, gpt2-xl); "champion"; a checkpoint
-    folder; or a GPT-2 model on the Hugging Face hub, as in distilgpt2 or owner/name@revision."""
+    """Initial weights: "scratch"; a GPT-2 size (gpt2, gpt2-medium, gpt2-large, gpt2-xl);
+    "champion"; a checkpoint folder; or a GPT-2 model on the Hugging Face hub, as in distilgpt2 or
+    owner/name@revision."""
 
     n_layer: int = 4
     """Transformer blocks. Used with init_from=scratch only."""
@@ -86,7 +90,8 @@ class TrainingConfig:
     """Peak learning rate of AdamW."""
 
     min_learning_rate: float = 0.0
-    """Learning rate at max_steps, reached linearly from the peak; equal to it for a constant rate."""
+    """Learning rate at max_steps, reached linearly from the peak; equal to it for a constant
+    rate."""
 
     warmup_steps: int = 40
     """Optimizer steps over which the learning rate rises from zero to its peak."""
@@ -119,14 +124,16 @@ class TrainingConfig:
     """"cpu", "cuda", "cuda:N" or "mps"; "auto" takes CUDA where there is one, else the CPU."""
 
     dtype: str = "auto"
-    """Matrix arithmetic under autocast: "float32" or "bfloat16"; "auto" takes bfloat16 where the processor has it."""
+    """Matrix arithmetic under autocast: "float32" or "bfloat16"; "auto" takes bfloat16 where the
+    processor has it."""
 
     compile: str = "auto"
-    """Whether torch.compile prepares the step: "on", "off", or "auto" for runs long enough to earn its time back."""
+    """Whether torch.compile prepares the step: "on", "off", or "auto" for runs long enough to earn
+    its time back."""
 
     parallel: str = "ddp"
-    """How several processes share the work: "ddp" holds the whole model in each, "fsdp" splits weights and optimizer
-    state over them, for sizes that do not fit."""
+    """How several processes share the work: "ddp" holds the whole model in each, "fsdp" splits
+    weights and optimizer state over them, for sizes that do not fit."""
 
     def __post_init__(self) -> None:
         for name in _AT_LEAST_ONE:
@@ -139,20 +146,27 @@ class TrainingConfig:
             raise ValueError(f"learning_rate must be positive, got {self.learning_rate}")
         if self.min_learning_rate > self.learning_rate:
             raise ValueError(
-                f"min_learning_rate must be at most learning_rate ({self.learning_rate}), got {self.min_learning_rate}"
+                f"min_learning_rate must be at most learning_rate ({self.learning_rate}), got "
+                f"{self.min_learning_rate}"
             )
         for name in ("dropout", "beta1", "beta2"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}")
         if self.init_from == "scratch" and self.n_embd % self.n_head:
-            raise ValueError(f"n_embd must be a multiple of n_head, got {self.n_embd} and {self.n_head}")
+            raise ValueError(
+                f"n_embd must be a multiple of n_head, got {self.n_embd} and {self.n_head}"
+            )
         if self.dtype not in DTYPES:
             raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {self.dtype!r}")
         for name, known in (("compile", COMPILE), ("parallel", PARALLEL)):
             if getattr(self, name) not in known:
-                raise ValueError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")
+                raise ValueError(
+                    f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}"
+                )
         if not self.init_from:
-            raise ValueError("init_from must name the initial weights, got an empty string; use scratch or gpt2")
+            raise ValueError(
+                "init_from must name the initial weights, got an empty string; use scratch or gpt2"
+            )
 
 
 DTYPES = ("auto", "float32", "bfloat16")
@@ -162,9 +176,17 @@ _AT_LEAST_ONE = (
     *("n_layer", "n_head", "n_embd", "block_size", "batch_size", "grad_accum_steps", "max_steps"),
     *("eval_interval", "log_interval"),
 )
-_NOT_NEGATIVE = ("min_learning_rate", "warmup_steps", "weight_decay", "grad_clip", "patience", "seed")
+_NOT_NEGATIVE = (
+    "min_learning_rate",
+    "warmup_steps",
+    "weight_decay",
+    "grad_clip",
+    "patience",
+    "seed",
+)
 
-# 1 sequence * 32 accum * 1024 = 32,768 tokens/step at a constant learning rate: how the seed repository fine-tunes
+# 1 sequence * 32 accum * 1024 = 32,768 tokens/step at a constant learning rate: how the seed
+# repository fine-tunes
 _FINETUNE = TrainingConfig(
     init_from="gpt2",
     dropout=0.0,
@@ -179,8 +201,8 @@ _FINETUNE = TrainingConfig(
     eval_interval=5,
 )
 
-# The seed repository's presets, its settings where it named one. It evaluated on random batches; here each evaluation
-# is the whole held-out set.
+# The seed repository's presets, its settings where it named one. It evaluated on random batches;
+# here each evaluation is the whole held-out set.
 PRESETS = {
     "sample": TrainingConfig(),
     "finetune_sre": replace(
@@ -188,7 +210,8 @@ PRESETS = {
     ),
     "finetune_sre_small": _FINETUNE,
     "finetune_shakespeare": replace(_FINETUNE, init_from="gpt2-xl", max_steps=20),
-    # 12 sequences * 256 = 3,072 tokens/step; of the dataset's own tokenizer, where the seed's were characters
+    # 12 sequences * 256 = 3,072 tokens/step; of the dataset's own tokenizer, where the seed's were
+    # characters
     "train_sre_cpu": TrainingConfig(
         dropout=0.0,
         batch_size=12,
@@ -216,14 +239,21 @@ def field_docs(cls: type) -> dict[str, str]:
         raise ValueError(f"field_docs wants a class, got {cls!r}")
     docs: dict[str, str] = {}
     for field, doc in zip(body.body, body.body[1:], strict=False):
-        if isinstance(field, ast.AnnAssign) and isinstance(doc, ast.Expr) and isinstance(doc.value, ast.Constant):
+        if (
+            isinstance(field, ast.AnnAssign)
+            and isinstance(doc, ast.Expr)
+            and isinstance(doc.value, ast.Constant)
+        ):
             docs[ast.unparse(field.target)] = " ".join(str(doc.value.value).split())
     return docs
 
 
 def training_config(settings: dict[str, object]) -> TrainingConfig:
-    """Settings from JSON. raises: ValueError for a name that is no setting, or a value out of range."""
+    """Settings from JSON. raises: ValueError for a name that is no setting, or a value out of
+    range."""
     known = {field.name for field in dataclasses.fields(TrainingConfig)}
     if unknown := sorted(set(settings) - known):
-        raise ValueError(f"unknown training setting {unknown[0]!r}; the settings are {', '.join(sorted(known))}")
+        raise ValueError(
+            f"unknown training setting {unknown[0]!r}; the settings are {', '.join(sorted(known))}"
+        )
     return TrainingConfig(**settings)  # type: ignore[arg-type]

@@ -12,17 +12,25 @@ def choose_device(wanted: str = "auto") -> torch.device:
         device = torch.device(wanted)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:  # torch built without CUDA asserts
-        raise ValueError(f"device {wanted!r} is not to be had here, use auto or cpu: {error}") from error
+        raise ValueError(
+            f"device {wanted!r} is not to be had here, use auto or cpu: {error}"
+        ) from error
     return device
 
 
 def send(batch: Tensor, device: torch.device) -> Tensor:
-    """A batch on its device; from pinned memory the copy runs beside what a GPU computes, and nobody waits."""
-    return batch.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else batch.to(device)
+    """A batch on its device; from pinned memory the copy runs beside what a GPU computes, and
+    nobody waits."""
+    return (
+        batch.pin_memory().to(device, non_blocking=True)
+        if device.type == "cuda"
+        else batch.to(device)
+    )
 
 
 def choose_autocast(wanted: str, device: torch.device) -> torch.dtype | None:
-    """bfloat16, or None for float32 throughout; "auto" takes bfloat16 where the processor multiplies in it."""
+    """bfloat16, or None for float32 throughout; "auto" takes bfloat16 where the processor
+    multiplies in it."""
     if wanted == "auto":
         return torch.bfloat16 if _multiplies_bfloat16(device) else None
     return torch.bfloat16 if wanted == "bfloat16" else None
@@ -32,6 +40,8 @@ def _multiplies_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type == "cpu":
-        capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+        capabilities = (
+            torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+        )
         return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
     return False

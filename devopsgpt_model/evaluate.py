@@ -27,7 +27,8 @@ EVALUATION_TOKENS = {"cpu": 4096, "cuda": 16_384}
 
 @dataclass(frozen=True)
 class Evaluation:
-    """loss: nats/token; bits_per_byte compares across tokenizers; tokens: how many were predicted."""
+    """loss: nats/token; bits_per_byte compares across tokenizers; tokens: how many were
+    predicted."""
 
     loss: float
     perplexity: float
@@ -46,7 +47,8 @@ def mean_loss(
 ) -> float:
     """Mean loss in nats/token over every token but the first, each predicted exactly once.
 
-    A token sees what stands before it in its window of block_size tokens (default: the model's context).
+    A token sees what stands before it in its window of block_size tokens (default: the model's
+    context).
     every: 1 takes all windows, n every n-th of them
     """
     total, count = summed_loss(model, tokens, block_size, autocast, every=every)
@@ -64,16 +66,19 @@ def summed_loss(
     every: int = 1,
     stop: StopRequest = NEVER,
 ) -> tuple[float, int]:
-    """Sum of the losses in nats, and how many tokens were predicted, over one rank's share of the windows.
+    """Sum of the losses in nats, and how many tokens were predicted, over one rank's share of the
+    windows.
 
-    Every rank makes the same number of passes, the last ones for nothing: sharded weights are gathered in step.
+    Every rank makes the same number of passes, the last ones for nothing: sharded weights are
+    gathered in step.
     stop: once made, what is left is left out
     """
     block_size = block_size or model.config.block_size
     device = model.wte.weight.device
     was_training = model.training
     model.eval()
-    total = torch.zeros((), dtype=torch.float64, device=device)  # read once at the end: no pass waits for a GPU
+    # read once at the end: no pass waits for a GPU
+    total = torch.zeros((), dtype=torch.float64, device=device)
     count, number = 0, -1
     passes = full_pass(tokens, block_size, _rows(block_size, device), IGNORED, every)
     for number, (idx, targets) in enumerate(passes):
@@ -94,7 +99,9 @@ def _rows(block_size: int, device: torch.device) -> int:
 
 
 def _losses(model: GPT, idx: Tensor, targets: Tensor, autocast: torch.dtype | None) -> Tensor:
-    with torch.autocast(idx.device.type, dtype=autocast or torch.bfloat16, enabled=autocast is not None):
+    with torch.autocast(
+        idx.device.type, dtype=autocast or torch.bfloat16, enabled=autocast is not None
+    ):
         return model.loss(idx, targets, token_losses)
 
 
@@ -108,23 +115,33 @@ def random_batch_loss(
     seed: int = 1337,
     autocast: torch.dtype | None = None,
 ) -> float:
-    """Mean loss in nats/token over random windows: an estimate, for comparing with nanoGPT's table only.
+    """Mean loss in nats/token over random windows: an estimate, for comparing with nanoGPT's table
+    only.
 
     raises: ValueError where the tokens do not fill one window and its targets
-    source: nanoGPT's estimate_loss, whose table has batch_size 8, block_size 1024, 500 batches per split
+    source: nanoGPT's estimate_loss, whose table has batch_size 8, block_size 1024, 500 batches per
+    split
     """
     block_size = block_size or model.config.block_size
     if len(tokens) <= block_size:
-        raise ValueError(f"random batches need more than block_size ({block_size}) tokens, got {len(tokens):,}")
+        raise ValueError(
+            f"random batches need more than block_size ({block_size}) tokens, got {len(tokens):,}"
+        )
     device = model.wte.weight.device
     generator = torch.Generator().manual_seed(seed)
     was_training = model.training
     model.eval()
     total = 0.0
     for _ in range(batches):
-        starts = torch.randint(len(tokens) - block_size, (batch_size,), generator=generator).tolist()
-        rows = torch.from_numpy(np.stack([tokens[i : i + block_size + 1] for i in starts]).astype(np.int64)).to(device)
-        with torch.autocast(device.type, dtype=autocast or torch.bfloat16, enabled=autocast is not None):
+        starts = torch.randint(
+            len(tokens) - block_size, (batch_size,), generator=generator
+        ).tolist()
+        rows = torch.from_numpy(
+            np.stack([tokens[i : i + block_size + 1] for i in starts]).astype(np.int64)
+        ).to(device)
+        with torch.autocast(
+            device.type, dtype=autocast or torch.bfloat16, enabled=autocast is not None
+        ):
             _, loss = model(rows[:, :-1], rows[:, 1:])
         total += float(loss)
     model.train(was_training)
@@ -132,7 +149,8 @@ def random_batch_loss(
 
 
 def evaluate_split(model: GPT, tokenizer: Tokenizer, bins: Path, split: str = "val") -> Evaluation:
-    """Evaluate on the text of a token bin, encoded anew where the bin is written in another vocabulary."""
+    """Evaluate on the text of a token bin, encoded anew where the bin is written in another
+    vocabulary."""
     tokens, written_in = read_tokens(bins, split), Tokenizer.load(bins)
     if written_in.ranks != tokenizer.ranks:
         tokens = encode_again(tokens, written_in, tokenizer)
@@ -140,12 +158,15 @@ def evaluate_split(model: GPT, tokenizer: Tokenizer, bins: Path, split: str = "v
 
 
 def encode_again(tokens: NDArray[np.uint16], old: Tokenizer, new: Tokenizer) -> NDArray[np.uint16]:
-    """The same text in another vocabulary, document by document. tokens: whole documents, or ASCII at the cut"""
+    """The same text in another vocabulary, document by document. tokens: whole documents, or ASCII
+    at the cut"""
     documents = np.split(tokens, np.flatnonzero(tokens == old.eot_id) + 1)
     ids: list[int] = []
     for document in documents:
         ends = document.size > 0 and document[-1] == old.eot_id
-        text = old.decode_bytes(document[: -1 if ends else None].tolist()).decode("utf-8", errors="ignore")
+        text = old.decode_bytes(document[: -1 if ends else None].tolist()).decode(
+            "utf-8", errors="ignore"
+        )
         ids += new.encode(text) + [new.eot_id] * bool(ends)
     return np.array(ids, dtype=np.uint16)
 

@@ -1,6 +1,7 @@
 """Text from a model, one token at a time over a cache of keys and values."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 
@@ -30,7 +31,9 @@ def stream_ids(
     if not prompt:
         raise ValueError("a prompt needs at least one token; begin with end-of-text for none")
     if room < 1:
-        raise ValueError(f"a prompt has at most {model.config.block_size - 1} tokens, got {len(prompt)}")
+        raise ValueError(
+            f"a prompt has at most {model.config.block_size - 1} tokens, got {len(prompt)}"
+        )
     device = model.wte.weight.device
     cache = model.new_cache(1)
     ids, held = torch.tensor([prompt], device=device), 0
@@ -44,7 +47,11 @@ def stream_ids(
         ids = torch.tensor([[token]], device=device)
 
 
-def generate_text(model: GPT, tokenizer: Tokenizer, prompt: str, max_tokens: int = 100, **sampling: float | int) -> str:
-    """The text that follows a prompt; an empty prompt begins a new document. Settings: as of stream_ids."""
+def generate_text(
+    model: GPT, tokenizer: Tokenizer, prompt: str, max_tokens: int = 100, **sampling: float | int
+) -> str:
+    """The text that follows a prompt; an empty prompt begins a new document. Settings: as of
+    stream_ids."""
     ids = tokenizer.encode(prompt) or [tokenizer.eot_id]
-    return tokenizer.decode(stream_ids(model, ids, max_tokens, eot_id=tokenizer.eot_id, **sampling))  # type: ignore[arg-type]
+    settings: dict[str, Any] = {"eot_id": tokenizer.eot_id, **sampling}
+    return tokenizer.decode(stream_ids(model, ids, max_tokens, **settings))

@@ -6,6 +6,7 @@ Knows nothing of text, files or training.
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +18,8 @@ from devopsgpt_model.loss import IGNORED, HeadLoss, next_token_loss
 
 @dataclass
 class KVCache:
-    """Keys and values of past tokens, preallocated: one tensor (B, H, block_size, D) per layer for each."""
+    """Keys and values of past tokens, preallocated: one tensor (B, H, block_size, D) per layer for
+    each."""
 
     keys: list[Tensor]
     values: list[Tensor]
@@ -45,7 +47,8 @@ class Places:
 
     @classmethod
     def of(cls, start: Tensor, count: int, length: int) -> "Places":
-        """start: int64 (B,), tokens that each row holds; count: t; length: largest position + 1, or more"""
+        """start: int64 (B,), tokens that each row holds; count: t; length: largest position + 1, or
+        more"""
         positions = start[:, None] + torch.arange(count, device=start.device)
         rows = torch.arange(len(start), device=start.device)[:, None]
         seen = torch.arange(length, device=start.device) <= positions[:, None, :, None]
@@ -53,7 +56,8 @@ class Places:
 
 
 class Linear(nn.Linear):
-    """A linear layer without numbers of its own choice, as torch would draw them: a second for 124M, unused."""
+    """A linear layer without numbers of its own choice, as torch would draw them: a second for
+    124M, unused."""
 
     def reset_parameters(self) -> None:
         """Nothing: GPT.init_weights or a checkpoint fills it."""
@@ -69,7 +73,8 @@ class Embedding(nn.Embedding):
 class Attention(nn.Module):
     """Causal self-attention over H heads.
 
-    Dropout acts on what it adds to the residual stream, not on its weights: that would turn the fused kernel off.
+    Dropout acts on what it adds to the residual stream, not on its weights: that would turn the
+    fused kernel off.
     """
 
     def __init__(self, config: GPTConfig) -> None:
@@ -86,7 +91,8 @@ class Attention(nn.Module):
         return self._merge(y)
 
     def extend(self, x: Tensor, keys: Tensor, values: Tensor, places: Places) -> Tensor:
-        """Attention of new tokens to the cache and themselves; writes their keys and values into it.
+        """Attention of new tokens to the cache and themselves; writes their keys and values into
+        it.
 
         x: (B, t, C); keys, values: (B, H, block_size, D)
         """
@@ -94,7 +100,9 @@ class Attention(nn.Module):
         keys[places.rows, :, places.positions] = k.transpose(1, 2)  # both (B, t, H, D)
         values[places.rows, :, places.positions] = v.transpose(1, 2)
         length = places.seen.size(-1)
-        y = F.scaled_dot_product_attention(q, keys[:, :, :length], values[:, :, :length], attn_mask=places.seen)
+        y = F.scaled_dot_product_attention(
+            q, keys[:, :, :length], values[:, :, :length], attn_mask=places.seen
+        )
         return self._merge(y.to(x.dtype))
 
     def _heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -111,12 +119,15 @@ class Attention(nn.Module):
 def gelu(x: Tensor) -> Tensor:
     """GPT-2's GELU, approximated by tanh. x: any shape
 
-    Compiled for a GPU it stands in its other form, x * sigmoid(2u) for x * (1 + tanh(u)) / 2: exp is cheaper there.
+    Compiled for a GPU it stands in its other form, x * sigmoid(2u) for x * (1 + tanh(u)) / 2: exp
+    is cheaper there.
     source: Hendrycks and Gimpel 2016
     """
     if torch.compiler.is_compiling() and x.is_cuda:
         wide = x.float()
-        return (wide * torch.sigmoid(2 * math.sqrt(2 / math.pi) * (wide + 0.044715 * wide**3))).to(x.dtype)
+        return (wide * torch.sigmoid(2 * math.sqrt(2 / math.pi) * (wide + 0.044715 * wide**3))).to(
+            x.dtype
+        )
     return F.gelu(x, approximate="tanh")
 
 
@@ -159,7 +170,8 @@ class Block(nn.Module):
 class GPT(nn.Module):
     """GPT-2. Parameter names are Hugging Face's; matrices are (out, in), as nn.Linear keeps them.
 
-    Embedding and output head share one matrix of padded_vocab_size rows; logits have vocab_size columns.
+    Embedding and output head share one matrix of padded_vocab_size rows; logits have vocab_size
+    columns.
     A new one is empty: init_weights, import_weights or load_state_dict fills it.
     """
 
@@ -168,17 +180,25 @@ class GPT(nn.Module):
         self.config = config
         self.wte = Embedding(config.padded_vocab_size, config.n_embd)
         self.wpe = Embedding(config.block_size, config.n_embd)
-        self.h: list[Block] = nn.ModuleList(Block(config) for _ in range(config.n_layer))  # type: ignore[assignment]
+        blocks: Any = nn.ModuleList(Block(config) for _ in range(config.n_layer))
+        self.h: list[Block] = blocks
         self.ln_f = nn.LayerNorm(config.n_embd)
 
     def init_weights(self, seed: int) -> "GPT":
-        """GPT-2's initial weights: N(0, 0.02), residual projections scaled by 1/sqrt(2 * n_layer), biases 0."""
+        """GPT-2's initial weights: N(0, 0.02), residual projections scaled by 1/sqrt(2 * n_layer),
+        biases 0."""
         generator = torch.Generator(self.wte.weight.device).manual_seed(seed)
         for name, parameter in self.named_parameters():
             if parameter.dim() < 2:
-                nn.init.constant_(parameter, 1.0 if "ln_" in name and name.endswith("weight") else 0.0)
+                nn.init.constant_(
+                    parameter, 1.0 if "ln_" in name and name.endswith("weight") else 0.0
+                )
                 continue
-            std = 0.02 / math.sqrt(2 * self.config.n_layer) if name.endswith("c_proj.weight") else 0.02
+            std = (
+                0.02 / math.sqrt(2 * self.config.n_layer)
+                if name.endswith("c_proj.weight")
+                else 0.02
+            )
             nn.init.normal_(parameter, std=std, generator=generator)
         return self
 
@@ -193,18 +213,23 @@ class GPT(nn.Module):
         logits = self.logits(self.hidden(idx))
         if targets is None:
             return logits, None
-        loss = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED)
+        loss = F.cross_entropy(
+            logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED
+        )
         return logits, loss
 
     def loss(self, idx: Tensor, targets: Tensor, head_loss: HeadLoss = next_token_loss) -> Tensor:
-        """The mean loss alone, in nats/token, as `forward` gives it, in less memory. idx, targets: int64 (B, T)"""
+        """The mean loss alone, in nats/token, as `forward` gives it, in less memory. idx, targets:
+        int64 (B, T)"""
         return head_loss(self.hidden(idx), self.wte.weight, targets, self.config.vocab_size)
 
     def hidden(self, idx: Tensor) -> Tensor:
         """idx: int64 (B, T) -> final normalized residual stream (B, T, C)"""
         T = idx.size(1)
         if self.config.block_size < T:
-            raise ValueError(f"a sequence has at most {self.config.block_size} tokens (block_size), got {T}")
+            raise ValueError(
+                f"a sequence has at most {self.config.block_size} tokens (block_size), got {T}"
+            )
         x = self.wte(idx) + self.wpe.weight[:T]
         x = F.dropout(x, self.config.dropout, self.training)
         for block in self.h:
@@ -227,16 +252,22 @@ class GPT(nn.Module):
         return KVCache(empty(), empty())
 
     def extend(self, idx: Tensor, cache: KVCache, start: Tensor) -> Tensor:
-        """Logits after the last of t new tokens, row by row, their keys and values added to the cache.
+        """Logits after the last of t new tokens, row by row, their keys and values added to the
+        cache.
 
-        idx: int64 (B, t); cache: of B rows; start: int64 (B,), how many tokens of each row it already holds
+        idx: int64 (B, t); cache: of B rows; start: int64 (B,), how many tokens of each row it
+        already holds
         returns: (B, vocab_size)
         raises: ValueError where a row would outgrow block_size
         """
         length = int(start.max()) + idx.size(1)
         if length > self.config.block_size:
-            raise ValueError(f"a sequence has at most {self.config.block_size} tokens (block_size), got {length}")
-        return self.logits(self.extend_hidden(idx, cache, Places.of(start, idx.size(1), length))[:, -1])
+            raise ValueError(
+                f"a sequence has at most {self.config.block_size} tokens (block_size), got {length}"
+            )
+        return self.logits(
+            self.extend_hidden(idx, cache, Places.of(start, idx.size(1), length))[:, -1]
+        )
 
     def extend_hidden(self, idx: Tensor, cache: KVCache, places: Places) -> Tensor:
         """Final normalized residual stream of new tokens. idx: int64 (B, t); returns: (B, t, C)"""

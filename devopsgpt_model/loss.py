@@ -1,4 +1,5 @@
-"""The loss of next tokens without the float32 logits of all of them, faster than what compilers make of it."""
+"""The loss of next tokens without the float32 logits of all of them, faster than what compilers
+make of it."""
 
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -13,29 +14,38 @@ HeadLoss = Callable[[Tensor, Tensor, Tensor, int], Tensor]
 IGNORED = -1  # targets with this id count towards no loss
 ROWS = 64  # tokens, 13 MB of float32 at a time: of 32, evaluations' products took a quarter longer
 GPU_ROWS = 4096  # a GPU waits for many small pieces
-PIECE = 512  # tokens whose float32 logits are held at once; 256 took 4% longer at 1,024 tokens, 512 as long as all
+# tokens whose float32 logits are held at once; 256 took 4% longer at 1,024 tokens, 512 as long as
+# all
+PIECE = 512
 
 
 def next_token_loss(hidden: Tensor, weight: Tensor, targets: Tensor, vocab_size: int) -> Tensor:
     """Mean loss in nats/token of the output head's logits.
 
-    hidden: (..., C); weight: (V, C), its rows from vocab_size on never take part; targets: int64 (...)
+    hidden: (..., C); weight: (V, C), its rows from vocab_size on never take part; targets: int64
+    (...)
 
-    Columns of padding are masked, not cut off: a GPU reads and multiplies rows of 50,304 far faster than of 50,257.
+    Columns of padding are masked, not cut off: a GPU reads and multiplies rows of 50,304 far faster
+    than of 50,257.
     """
     hidden, targets = hidden.flatten(0, -2), targets.flatten()
-    head_loss = _HeadLossInPieces if _arithmetic(hidden) == torch.float32 else _HeadLoss
-    loss: Tensor = head_loss.apply(hidden, weight, targets, vocab_size)  # type: ignore[no-untyped-call]
+    head_loss: Any = _HeadLossInPieces if _arithmetic(hidden) == torch.float32 else _HeadLoss
+    loss: Tensor = head_loss.apply(hidden, weight, targets, vocab_size)
     return loss
 
 
 def token_losses(hidden: Tensor, weight: Tensor, targets: Tensor, vocab_size: int) -> Tensor:
-    """Loss in nats of each token, 0 where the target is IGNORED, for evaluations: without gradients.
+    """Loss in nats of each token, 0 where the target is IGNORED, for evaluations: without
+    gradients.
 
-    hidden: (..., C); weight: (V, C); targets: int64 (...); returns: float32 (N,), the tokens one after another
+    hidden: (..., C); weight: (V, C); targets: int64 (...); returns: float32 (N,), the tokens one
+    after another
     """
     hidden, targets = hidden.flatten(0, -2), targets.flatten()
-    pairs = zip(*(torch.split(each, GPU_ROWS if hidden.is_cuda else ROWS) for each in (hidden, targets)), strict=True)
+    pairs = zip(
+        *(torch.split(each, GPU_ROWS if hidden.is_cuda else ROWS) for each in (hidden, targets)),
+        strict=True,
+    )
 
     def losses(rows: Tensor, target: Tensor) -> Tensor:
         logits = F.linear(rows, weight)[:, :vocab_size].float()
@@ -45,10 +55,13 @@ def token_losses(hidden: Tensor, weight: Tensor, targets: Tensor, vocab_size: in
 
 
 class _HeadLoss(torch.autograd.Function):
-    """Head, softmax and loss in one: the logits' memory, in the format of the arithmetic, takes their gradient."""
+    """Head, softmax and loss in one: the logits' memory, in the format of the arithmetic, takes
+    their gradient."""
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, vocab_size: int) -> Tensor:
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, vocab_size: int
+    ) -> Tensor:
         dtype = _arithmetic(hidden)
         low, head = hidden.detach().to(dtype), weight.detach().to(dtype)
         logits = low @ head.t()  # (N, V)
@@ -69,10 +82,13 @@ class _HeadLoss(torch.autograd.Function):
 
 
 class _HeadLossInPieces(torch.autograd.Function):
-    """The same in float32, whose logits are too large to be held: both gradients are made with the loss, by pieces."""
+    """The same in float32, whose logits are too large to be held: both gradients are made with the
+    loss, by pieces."""
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, vocab_size: int) -> Tensor:
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, vocab_size: int
+    ) -> Tensor:
         hidden, head = hidden.detach(), weight.detach()
         of_hidden, of_weight = torch.empty_like(hidden), torch.zeros_like(head)
         total, kernel = torch.zeros((), device=hidden.device), _kernel_for(hidden.device)
@@ -108,13 +124,15 @@ def _share(targets: Tensor) -> Tensor:
 def loss_and_gradient_(logits: Tensor, targets: Tensor, share: Tensor, vocab_size: int) -> Tensor:
     """Overwrite logits with the gradient of the loss in them. returns: the loss, in nats
 
-    logits: (N, V), columns from vocab_size on are padding; targets: int64 (N,); share: float32 (N,), what each token's
-    loss counts, 0 for one without a target
+    logits: (N, V), columns from vocab_size on are padding; targets: int64 (N,); share: float32
+    (N,), what each token's loss counts, 0 for one without a target
     """
     total = torch.zeros((), device=logits.device)
     logits[:, vocab_size:] = float("-inf")
     buffer = torch.empty(ROWS, logits.shape[1], device=logits.device)
-    for rows, target, part in zip(*(torch.split(each, ROWS) for each in (logits, targets, share)), strict=True):
+    for rows, target, part in zip(
+        *(torch.split(each, ROWS) for each in (logits, targets, share)), strict=True
+    ):
         at, part = target.clamp(min=0)[:, None], part[:, None]
         full = rows if rows.dtype == torch.float32 else buffer[: len(rows)].copy_(rows)
         highest, wanted = full.amax(-1, keepdim=True), full.gather(1, at)
@@ -128,7 +146,8 @@ def loss_and_gradient_(logits: Tensor, targets: Tensor, share: Tensor, vocab_siz
 
 
 def _kernel_for(device: torch.device) -> Callable[[Tensor, Tensor, Tensor, int], Tensor]:
-    """What computes loss_and_gradient_ there. Torch brings Triton along for CUDA, but not on every platform."""
+    """What computes loss_and_gradient_ there. Torch brings Triton along for CUDA, but not on every
+    platform."""
     if device.type == "cuda" and find_spec("triton"):
         from devopsgpt_model import loss_kernel
 

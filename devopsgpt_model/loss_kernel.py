@@ -1,4 +1,5 @@
-"""The softmax of the output head's logits, its loss and its gradient, in one pass of a GPU over its memory."""
+"""The softmax of the output head's logits, its loss and its gradient, in one pass of a GPU over its
+memory."""
 
 import torch
 import triton
@@ -9,8 +10,11 @@ BLOCK, WARPS = 4096, 8  # columns at a time, and how many warps share them; the 
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _row(logits, targets, share, losses, vocab_size, width, stride, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
-    """One token: a first way over its row for the softmax's denominator, a second that leaves the gradient there."""
+def _row(  # type: ignore[no-untyped-def]
+    logits, targets, share, losses, vocab_size, width, stride, BLOCK: tl.constexpr
+):
+    """One token: a first way over its row for the softmax's denominator, a second that leaves the
+    gradient there."""
     row = tl.program_id(0).to(tl.int64)
     start = logits + row * stride
     target, part = tl.load(targets + row), tl.load(share + row)

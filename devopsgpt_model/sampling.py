@@ -1,6 +1,7 @@
 """How the next token is drawn from the logits, for many sequences in few operations.
 
-A decode step of GPT-2 124M takes some ms on a laptop, so what passes over 50,257 logits again and again shows.
+A decode step of GPT-2 124M takes some ms on a laptop, so what passes over 50,257 logits again and
+again shows.
 """
 
 import random
@@ -24,7 +25,8 @@ class Draw(NamedTuple):
     top_k: int = 0
     """How many of the most likely tokens may be drawn, 0 for all."""
     top_p: float = 1.0
-    """The share of probability that the most likely tokens must reach (Holtzman et al. 2019); those alike stay."""
+    """The share of probability that the most likely tokens must reach (Holtzman et al. 2019); those
+    alike stay."""
 
     def check(self) -> "Draw":
         """Itself. raises: ValueError for a setting out of range"""
@@ -39,17 +41,21 @@ class Draw(NamedTuple):
 
 def stream_of(seed: int) -> random.Random:
     """The stream of random numbers of a seed: any whole number."""
-    return random.Random(str(seed))  # all its digits count: of a number the sign does not, and neighbours begin alike
+    # all its digits count: of a number the sign does not, and neighbours begin alike
+    return random.Random(str(seed))
 
 
 def sample_tokens(logits: Tensor, draws: list[Draw]) -> list[int]:
-    """A token id for each row of logits (R, V), any of them; the same for a row alone as among others.
+    """A token id for each row of logits (R, V), any of them; the same for a row alone as among
+    others.
 
     On a GPU up to the rounding of sums, whose order there depends on R.
     raises: ValueError for more or fewer draws than rows
     """
     if len(draws) != len(logits):
-        raise ValueError(f"each row of logits wants its draw: {len(logits)} rows, {len(draws)} draws")
+        raise ValueError(
+            f"each row of logits wants its draw: {len(logits)} rows, {len(draws)} draws"
+        )
     alike: dict[tuple[bool, int], list[int]] = defaultdict(list)
     for row, draw in enumerate(draws):
         alike[draw.temperature < LEAST_TEMPERATURE, draw.top_k].append(row)
@@ -84,15 +90,20 @@ def _drawn(logits: Tensor, top_k: int, draws: list[Draw]) -> list[int]:
 
 
 def _repick(weights: Tensor, picked: Tensor, draws: list[Draw]) -> Tensor:
-    """What was picked, where it is one of the largest weights that reach top_p, else a pick of those.
+    """What was picked, where it is one of the largest weights that reach top_p, else a pick of
+    those.
 
-    Without sorting: it is one of them where the larger weights do not reach top_p. Where they do, no smaller weight
-    is one either, so the next pick is out of the larger ones. weights: (R, N); picked: (R,)
+    Without sorting: it is one of them where the larger weights do not reach top_p. Where they do,
+    no smaller weight is one either, so the next pick is out of the larger ones. weights: (R, N);
+    picked: (R,)
     """
     larger = weights.where(weights > weights.gather(1, picked[:, None]), 0)
     sums = _block_sums(larger).sum(1, dtype=torch.float64)
-    enough = torch.tensor([draw.top_p for draw in draws], dtype=torch.float64, device=weights.device)
-    rows = ((sums >= enough) & (sums > 0)).nonzero()[:, 0]  # nothing is larger than the largest, however small top_p is
+    enough = torch.tensor(
+        [draw.top_p for draw in draws], dtype=torch.float64, device=weights.device
+    )
+    # nothing is larger than the largest, however small top_p is
+    rows = ((sums >= enough) & (sums > 0)).nonzero()[:, 0]
     if len(rows):
         fewer, theirs = larger[rows], [draws[row] for row in rows.tolist()]
         picked[rows] = _repick(fewer, _pick(fewer, theirs), theirs)
@@ -102,7 +113,8 @@ def _repick(weights: Tensor, picked: Tensor, draws: list[Draw]) -> Tensor:
 def _pick(weights: Tensor, draws: list[Draw]) -> Tensor:
     """An index for each row of weights (R, N), as likely as its weight.
 
-    A block of weights is picked, then one of its own: to add up 50,257 one after the other takes five times as long.
+    A block of weights is picked, then one of its own: to add up 50,257 one after the other takes
+    five times as long.
     """
     numbers = [[draw.generator.random()] for draw in draws]
     points = torch.tensor(numbers, dtype=torch.float64, device=weights.device)
@@ -124,7 +136,8 @@ def _block_sums(weights: Tensor) -> Tensor:
 
 
 def _locate(weights: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
-    """Which weight of each row a point lies in, and where within it, 0..1. weights: (R, N); points: (R, 1), 0..1"""
+    """Which weight of each row a point lies in, and where within it, 0..1. weights: (R, N); points:
+    (R, 1), 0..1"""
     sums = weights.cumsum(1, dtype=torch.float64)
     # less than the whole, however it is rounded: so a weight of 0 is never picked
     reached = points.clamp(0, 1 - 2**-52) * sums[:, -1:]

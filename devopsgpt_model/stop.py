@@ -1,4 +1,5 @@
-"""Being told to stop: by a signal, by the death of whoever launched us, by the silence of a launcher far away."""
+"""Being told to stop: by a signal, by the death of whoever launched us, by the silence of a
+launcher far away."""
 
 import os
 import signal
@@ -15,10 +16,12 @@ class Stopped(Exception):
 
 
 class StopRequest:
-    """Whether this process was told to stop. Looked at by whoever works; set from anywhere, never taken back."""
+    """Whether this process was told to stop. Looked at by whoever works; set from anywhere, never
+    taken back."""
 
     def __init__(self, patience_s: float | None = None) -> None:
-        """patience_s: how long this process may go on once nobody waits for it; None for as long as it likes"""
+        """patience_s: how long this process may go on once nobody waits for it; None for as long as
+        it likes"""
         self.made = False
         self._patience_s = patience_s
 
@@ -43,7 +46,8 @@ class StopRequest:
             threading.Thread(target=watch, daemon=True, name="parent-watch").start()
 
     def without_heartbeat(self, path: Path, patience_s: float) -> None:
-        """Watch a launcher on another machine, by our own clock: only that the file's time changes counts.
+        """Watch a launcher on another machine, by our own clock: only that the file's time changes
+        counts.
 
         patience_s: seconds without a change; 0 to watch nothing
         """
@@ -61,7 +65,8 @@ class StopRequest:
             threading.Thread(target=watch, daemon=True, name="heartbeat-watch").start()
 
     def _abandoned(self) -> None:
-        """Ask for an end, and end the process where it hangs: in a collective, or on a file system that is gone."""
+        """Ask for an end, and end the process where it hangs: in a collective, or on a file system
+        that is gone."""
         self.made = True
         if self._patience_s is not None:
             time.sleep(self._patience_s)
@@ -84,7 +89,8 @@ def _alive(pid: int) -> bool:
 
 
 def _defunct(pid: int) -> bool:
-    """Whether a process is dead and only its entry is left, which in a container may stay for ever. Linux only."""
+    """Whether a process is dead and only its entry is left, which in a container may stay for ever.
+    Linux only."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in ("Z", "X")
     except OSError:

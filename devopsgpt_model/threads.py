@@ -1,7 +1,9 @@
-"""How many threads compute: no more than a container's share of the machine, which torch does not look at.
+"""How many threads compute: no more than a container's share of the machine, which torch does not
+look at.
 
-On a node of 32 cores torch takes 32 threads, also where the container may use 4 CPUs' time: they spin for one another
-until the kernel stops them all for the rest of its period. Linux tells the share in files of control groups.
+On a node of 32 cores torch takes 32 threads, also where the container may use 4 CPUs' time: they
+spin for one another until the kernel stops them all for the rest of its period. Linux tells the
+share in files of control groups.
 """
 
 import math
@@ -13,9 +15,11 @@ ROOT = Path("/")
 
 
 def keep_to_quota() -> None:
-    """Have torch compute with at most `usable_cpus` threads: on the calling thread, and on those that compute later.
+    """Have torch compute with at most `usable_cpus` threads: on the calling thread, and on those
+    that compute later.
 
-    A thread that computed before keeps its own number, so a thread that lives long calls this itself.
+    A thread that computed before keeps its own number, so a thread that lives long calls this
+    itself.
     """
     import torch  # here: who only counts, as a launcher does, is spared the seconds that it takes
 
@@ -23,13 +27,17 @@ def keep_to_quota() -> None:
 
 
 def usable_cpus() -> int:
-    """Processors that this process may use: what it is bound to, and the quotas of its control groups, rounded up."""
-    bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Processors that this process may use: what it is bound to, and the quotas of its control
+    groups, rounded up."""
+    bound = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
     return max(1, math.ceil(min([float(bound), *_quotas()])))
 
 
 def _quotas() -> Iterator[float]:
-    """CPUs that each control group above this process allows; nothing for one that sets no limit."""
+    """CPUs that each control group above this process allows; nothing for one that sets no
+    limit."""
     groups = ROOT / "sys/fs/cgroup"
     for line in _read("proc/self/cgroup").splitlines():
         number, controllers, path = line.split(":", 2)
@@ -38,17 +46,21 @@ def _quotas() -> Iterator[float]:
                 yield from _quota(_read(folder / "cpu.max"))
         elif "cpu" in controllers.split(","):
             for folder in (*_upwards(groups / controllers, path), *_upwards(groups / "cpu", path)):
-                yield from _quota(f"{_read(folder / 'cpu.cfs_quota_us')} {_read(folder / 'cpu.cfs_period_us')}")
+                yield from _quota(
+                    f"{_read(folder / 'cpu.cfs_quota_us')} {_read(folder / 'cpu.cfs_period_us')}"
+                )
 
 
 def _upwards(tree: Path, path: str) -> Iterator[Path]:
-    """A group's folder and those above it. A container often sees its own as the tree's root, under its outer path."""
+    """A group's folder and those above it. A container often sees its own as the tree's root, under
+    its outer path."""
     folder = tree / path.lstrip("/")
     yield from (each for each in (folder, *folder.parents) if each.is_relative_to(tree))
 
 
 def _quota(text: str) -> Iterator[float]:
-    """text: microseconds of a period that may be used, and those of the period; "max" or -1 for all of it"""
+    """text: microseconds of a period that may be used, and those of the period; "max" or -1 for all
+    of it"""
     match text.split():
         case [quota, period] if quota.isdecimal() and int(quota) and int(period):
             yield int(quota) / int(period)

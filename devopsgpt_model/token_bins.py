@@ -1,7 +1,8 @@
 """Token bins: the files between tokenizing and training.
 
-`train.bin` and `val.bin` are raw little-endian uint16 token ids, documents separated by end-of-text, which
-nanoGPT's own train.py can read. `meta.json` beside them says with which tokenizer, how many, and their hashes.
+`train.bin` and `val.bin` are raw little-endian uint16 token ids, documents separated by
+end-of-text, which nanoGPT's own train.py can read. `meta.json` beside them says with which
+tokenizer, how many, and their hashes.
 """
 
 import hashlib
@@ -37,7 +38,8 @@ class SplitMeta:
 
 @dataclass(frozen=True)
 class TokenBinsMeta:
-    """What `meta.json` holds. origin: what the dataset was made of, as its maker tells; no part of its version"""
+    """What `meta.json` holds. origin: what the dataset was made of, as its maker tells; no part of
+    its version"""
 
     dataset: str
     tokenizer: str
@@ -49,7 +51,11 @@ class TokenBinsMeta:
     @property
     def data_version(self) -> str:
         """Hash over both bins and the vocabulary that they are written in."""
-        parts = [self.tokenizer, str(self.vocab_size), *(self.splits[split].sha256 for split in SPLITS)]
+        parts = [
+            self.tokenizer,
+            str(self.vocab_size),
+            *(self.splits[split].sha256 for split in SPLITS),
+        ]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
@@ -61,7 +67,8 @@ def write_token_bins(
     separate: bool = True,
     origin: Mapping[str, Any] | None = None,
 ) -> TokenBinsMeta:
-    """Encode documents and write train.bin, val.bin, meta.json and the tokenizer, whole or not at all.
+    """Encode documents and write train.bin, val.bin, meta.json and the tokenizer, whole or not at
+    all.
 
     documents: per split, (name, text) in order; separate: put end-of-text after each document
     origin: JSON that tells what they are, for meta.json
@@ -74,7 +81,9 @@ def write_token_bins(
         for split in SPLITS:
             ids, offsets = _encode(tokenizer, documents[split], separate)
             if not ids.size:
-                raise ValueError(f"the {split} split of {dataset} has no tokens; give it at least one document")
+                raise ValueError(
+                    f"the {split} split of {dataset} has no tokens; give it at least one document"
+                )
             text_bytes = sum(len(text.encode()) for _, text in documents[split])
             digest = hashlib.sha256(ids.tobytes()).hexdigest()
             splits[split] = SplitMeta(ids.size, text_bytes, digest, offsets)
@@ -90,7 +99,9 @@ def _encode(
     tokenizer: Tokenizer, documents: Sequence[tuple[str, str]], separate: bool
 ) -> tuple[NDArray[np.uint16], list[tuple[str, int]]]:
     pieces, offsets, position = [], [], 0
-    for (name, _), ids in zip(documents, tokenizer.encode_batch([text for _, text in documents]), strict=True):
+    for (name, _), ids in zip(
+        documents, tokenizer.encode_batch([text for _, text in documents]), strict=True
+    ):
         offsets.append((name, position))
         pieces.append(np.array(ids + [tokenizer.eot_id] * separate, dtype=DTYPE))
         position += pieces[-1].size
@@ -102,14 +113,20 @@ def read_meta(folder: Path) -> TokenBinsMeta:
     try:
         content = json.loads((folder / "meta.json").read_text())
         splits = {
-            name: SplitMeta(**{**split, "documents": [tuple(document) for document in split["documents"]]})
+            name: SplitMeta(
+                **{**split, "documents": [tuple(document) for document in split["documents"]]}
+            )
             for name, split in content.pop("splits").items()
         }
         return TokenBinsMeta(**content, splits=splits)
     except FileNotFoundError:
-        raise TokenBinsError(f"no token bins in {folder}; materialize the dataset's token_bins first") from None
+        raise TokenBinsError(
+            f"no token bins in {folder}; materialize the dataset's token_bins first"
+        ) from None
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise TokenBinsError(f"{folder / 'meta.json'} is damaged, materialize token_bins again: {error!r}") from error
+        raise TokenBinsError(
+            f"{folder / 'meta.json'} is damaged, materialize token_bins again: {error!r}"
+        ) from error
 
 
 def read_tokens(folder: Path, split: str) -> NDArray[np.uint16]:
@@ -119,7 +136,8 @@ def read_tokens(folder: Path, split: str) -> NDArray[np.uint16]:
     found = path.stat().st_size if path.exists() else 0
     if found != expected * DTYPE.itemsize:
         raise TokenBinsError(
-            f"{path} should have {expected * DTYPE.itemsize:,} bytes ({expected:,} tokens) and has {found:,}; "
+            f"{path} should have {expected * DTYPE.itemsize:,} bytes ({expected:,} tokens) and has "
+            f"{found:,}; "
             "materialize token_bins again"
         )
     return np.memmap(path, dtype=DTYPE, mode="r")

@@ -1,7 +1,8 @@
 """Text to token ids and back: GPT-2's BPE, a byte-level BPE trained on the corpus, or plain bytes.
 
-All three are one thing, a table of byte strings ranked by merge order, encoded by tiktoken. On disk it is
-Hugging Face's tokenizer.json, so that transformers and vLLM encode the same text to the same ids.
+All three are one thing, a table of byte strings ranked by merge order, encoded by tiktoken. On disk
+it is Hugging Face's tokenizer.json, so that transformers and vLLM encode the same text to the same
+ids.
 """
 
 import json
@@ -16,7 +17,9 @@ from numpy.typing import NDArray
 END_OF_TEXT = "<|endoftext|>"
 
 # GPT-2's split of a text into words, as tiktoken spells it.
-SPLIT_PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"""
+SPLIT_PATTERN = (
+    r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"""
+)
 
 
 class TokenizerError(ValueError):
@@ -24,10 +27,12 @@ class TokenizerError(ValueError):
 
 
 class Tokenizer:
-    """Token ids of a text, and the text of token ids. Any text round-trips: every byte is a token."""
+    """Token ids of a text, and the text of token ids. Any text round-trips: every byte is a
+    token."""
 
     def __init__(self, name: str, ranks: dict[bytes, int]) -> None:
-        """name: "gpt2", "bpe" or "bytes"; ranks: token bytes -> id, in merge order; end-of-text comes last."""
+        """name: "gpt2", "bpe" or "bytes"; ranks: token bytes -> id, in merge order; end-of-text
+        comes last."""
         if missing := [byte for byte in range(256) if bytes([byte]) not in ranks]:
             raise TokenizerError(f"every single byte must be a token, byte {missing[0]} is not")
         self.name = name
@@ -46,7 +51,8 @@ class Tokenizer:
 
     @classmethod
     def gpt2(cls) -> "Tokenizer":
-        """OpenAI's GPT-2 tokenizer. raises: TokenizerError where tiktoken can neither find nor fetch it."""
+        """OpenAI's GPT-2 tokenizer. raises: TokenizerError where tiktoken can neither find nor
+        fetch it."""
         try:
             encoding = tiktoken.get_encoding("gpt2")
         except OSError as error:  # requests' errors are OSErrors
@@ -62,7 +68,8 @@ class Tokenizer:
         return cls("bytes", {bytes([byte]): byte for byte in range(256)})
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a text. The text <|endoftext|> is text like any other here, never the special token."""
+        """Ids of a text. The text <|endoftext|> is text like any other here, never the special
+        token."""
         return self._encoding.encode_ordinary(text)
 
     def encode_batch(self, texts: Sequence[str], num_threads: int = 2) -> list[list[int]]:
@@ -85,7 +92,8 @@ class Tokenizer:
         ids = list(ids)
         if outside := [i for i in ids if not 0 <= i < self.vocab_size]:
             raise ValueError(f"token ids must be 0..{self.vocab_size - 1}, got {outside[0]}")
-        return b"".join([self._tokens[i] for i in ids])  # tiktoken gives the interpreter away for each call
+        # tiktoken gives the interpreter away for each call
+        return b"".join([self._tokens[i] for i in ids])
 
     @cached_property
     def _tokens(self) -> list[bytes]:
@@ -106,24 +114,37 @@ class Tokenizer:
         return merges_of(self.ranks)
 
     def save(self, folder: Path, block_size: int) -> None:
-        """Write tokenizer.json and tokenizer_config.json in Hugging Face's GPT-2 layout into an existing folder."""
-        files = {"tokenizer.json": self._hugging_face(), "tokenizer_config.json": self._settings(block_size)}
+        """Write tokenizer.json and tokenizer_config.json in Hugging Face's GPT-2 layout into an
+        existing folder."""
+        files = {
+            "tokenizer.json": self._hugging_face(),
+            "tokenizer_config.json": self._settings(block_size),
+        }
         for name, content in files.items():
             (folder / name).write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
 
     @classmethod
     def load(cls, folder: Path) -> "Tokenizer":
-        """The tokenizer in a checkpoint folder. raises: TokenizerError for a missing or foreign file."""
+        """The tokenizer in a checkpoint folder. raises: TokenizerError for a missing or foreign
+        file."""
         path = folder / "tokenizer.json"
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             symbols = content["model"]["vocab"]
-            ranks = {bytes_of(symbol): rank for symbol, rank in symbols.items() if symbol != END_OF_TEXT}
+            ranks = {
+                bytes_of(symbol): rank for symbol, rank in symbols.items() if symbol != END_OF_TEXT
+            }
         except FileNotFoundError:
-            raise TokenizerError(f"no tokenizer.json in {folder}; is it a checkpoint folder?") from None
+            raise TokenizerError(
+                f"no tokenizer.json in {folder}; is it a checkpoint folder?"
+            ) from None
         except (KeyError, TypeError, AttributeError, ValueError) as error:
-            raise TokenizerError(f"{path} is no byte-level BPE in Hugging Face's form: {error!r}") from error
-        if sorted(ranks.values()) != list(range(len(ranks))) or symbols.get(END_OF_TEXT) != len(ranks):
+            raise TokenizerError(
+                f"{path} is no byte-level BPE in Hugging Face's form: {error!r}"
+            ) from error
+        if sorted(ranks.values()) != list(range(len(ranks))) or symbols.get(END_OF_TEXT) != len(
+            ranks
+        ):
             raise TokenizerError(f"{path}: ids must run from 0 without gaps, {END_OF_TEXT} last")
         return cls(_name_of(ranks), dict(sorted(ranks.items(), key=lambda item: item[1])))
 
@@ -131,7 +152,9 @@ class Tokenizer:
         vocab = {symbols_of(token): rank for token, rank in self.ranks.items()}
         special = dict(id=self.eot_id, content=END_OF_TEXT, special=True)
         flags = dict(single_word=False, lstrip=False, rstrip=False, normalized=False)
-        byte_level = dict(type="ByteLevel", add_prefix_space=False, trim_offsets=True, use_regex=True)
+        byte_level = dict(
+            type="ByteLevel", add_prefix_space=False, trim_offsets=True, use_regex=True
+        )
         return {
             "version": "1.0",
             "truncation": None,
@@ -177,7 +200,9 @@ def merges_of(ranks: dict[bytes, int]) -> list[tuple[bytes, bytes]]:
             continue
         parts = _merge_below(token, rank, ranks)
         if len(parts) != 2:
-            raise TokenizerError(f"token {token!r} (id {rank}) is not made of two earlier tokens but of {parts}")
+            raise TokenizerError(
+                f"token {token!r} (id {rank}) is not made of two earlier tokens but of {parts}"
+            )
         merges.append((parts[0], parts[1]))
     return merges
 
@@ -200,9 +225,15 @@ def _name_of(ranks: dict[bytes, int]) -> str:
 
 def _printable_bytes() -> dict[int, str]:
     """GPT-2's alphabet: printable Latin-1 stands for itself, the other bytes for U+0100 and up."""
-    itself = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    itself = [
+        *range(ord("!"), ord("~") + 1),
+        *range(ord("¡"), ord("¬") + 1),
+        *range(ord("®"), ord("ÿ") + 1),
+    ]
     others = [byte for byte in range(256) if byte not in itself]
-    return {byte: chr(byte) for byte in itself} | {byte: chr(256 + i) for i, byte in enumerate(others)}
+    return {byte: chr(byte) for byte in itself} | {
+        byte: chr(256 + i) for i, byte in enumerate(others)
+    }
 
 
 _SYMBOL_OF_BYTE = _printable_bytes()

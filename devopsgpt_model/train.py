@@ -1,8 +1,8 @@
 """The training command: token bins in, a checkpoint folder out.
 
-`python -m devopsgpt_model.train --config train.json` (see job.py for the file), or under torchrun on one or many
-machines. Stopped by SIGINT, SIGTERM or a kill and started again with the same file, it goes on from its last saved
-state.
+`python -m devopsgpt_model.train --config train.json` (see job.py for the file), or under torchrun
+on one or many machines. Stopped by SIGINT, SIGTERM or a kill and started again with the same file,
+it goes on from its last saved state.
 """
 
 import argparse
@@ -26,13 +26,15 @@ from devopsgpt_model.training.ranks import Ranks
 from devopsgpt_model.training.report import Report, ReportError, Silence
 from devopsgpt_model.training.trainer import Trainer, TrainingDiverged
 
-PATIENCE_S = 300.0  # of a trainer that nobody waits for: as long as saving 25 GB takes, and no longer if it hangs
+# of a trainer that nobody waits for: as long as saving 25 GB takes, and no longer if it hangs
+PATIENCE_S = 300.0
 FAILED = 1
 LOCK_FILE = ".lock"  # in the job's out folder, locked by the trainer that works there
 
 
 def train(job: TrainingJob, stop: StopRequest | None = None) -> dict[str, object]:
-    """Run a job to its end and return its facts; one that ended before only delivers its report again.
+    """Run a job to its end and return its facts; one that ended before only delivers its report
+    again.
 
     stop: who tells it to stop before its end, beside the launcher that the job names
     raises: ValueError for settings and data that do not fit; Stopped; TrainingDiverged; ReportError
@@ -47,14 +49,16 @@ def train(job: TrainingJob, stop: StopRequest | None = None) -> dict[str, object
             with _report(job, trainer) as report:
                 trainer.run(report)
         except (Stopped, TrainingDiverged):
-            ranks.meet()  # torchrun kills the others soon after the first that ends: rank 0 may still be saving
+            # torchrun kills the others soon after the first that ends: rank 0 may still be saving
+            ranks.meet()
             raise
     return trainer.facts()
 
 
 @contextmanager
 def _only_trainer(folder: Path, ranks: Ranks, stop: StopRequest) -> Iterator[None]:
-    """Wait for a trainer that works in the folder still: a killed launcher's saves its state before it ends."""
+    """Wait for a trainer that works in the folder still: a killed launcher's saves its state before
+    it ends."""
     with (folder / LOCK_FILE).open("w") as lock:
         if ranks.first and not _locked(lock):
             print(f"another trainer works in {folder} still, waiting for its end", flush=True)
@@ -81,11 +85,18 @@ def _report(job: TrainingJob, trainer: Trainer) -> AbstractContextManager[Report
         return nullcontext(Silence())
     metrics_file = job.out / "metrics.jsonl"
     progress = trainer.progress
-    return Report(metrics_file, job.mlflow_tracking_uri, job.mlflow_run_id, progress.step, progress.evaluated_step)
+    return Report(
+        metrics_file,
+        job.mlflow_tracking_uri,
+        job.mlflow_run_id,
+        progress.step,
+        progress.evaluated_step,
+    )
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Command line. returns: 0, 1 for an error told in one line, 75 for a run that was stopped and can go on"""
+    """Command line. returns: 0, 1 for an error told in one line, 75 for a run that was stopped and
+    can go on"""
     stop = StopRequest(PATIENCE_S)
     stop.on_signals()
     if "RANK" in os.environ:
@@ -122,9 +133,11 @@ def _end(job: TrainingJob, reason: str, status: int) -> int:
 
 
 def _leave(status: int) -> None:
-    """End the process. A rank does not wait for the interpreter to be taken down around threads of the process group.
+    """End the process. A rank does not wait for the interpreter to be taken down around threads of
+    the process group.
 
-    Seen once with two gloo ranks: SIGABRT after everything was written, and torchrun called the run failed.
+    Seen once with two gloo ranks: SIGABRT after everything was written, and torchrun called the run
+    failed.
     """
     if "RANK" in os.environ:
         sys.stdout.flush()

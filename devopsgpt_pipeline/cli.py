@@ -1,5 +1,6 @@
-"""The command line: `devopsgpt run | up | sample | finetune | evaluate | benchmark | leaderboard | serve |
-history`, and for the registry and the home `lineage | promote | rollback | backup | restore`."""
+"""The command line: `devopsgpt run | up | sample | finetune | evaluate | benchmark | leaderboard |
+serve | history`, and for the registry and the home `lineage | promote | rollback | backup |
+restore`."""
 
 import dataclasses
 import json
@@ -38,20 +39,26 @@ def told_in_one_line(command: Callable[..., None]) -> Callable[..., None]:
 def main() -> None:
     """Train, judge and serve a GPT-2 on books about running services, as software-defined assets.
 
-    Everything is written under DEVOPSGPT_HOME (default: .devopsgpt). DEVOPSGPT_PROFILE chooses between `sample`
-    (two small books that come along, no network, minutes on a laptop) and `sre` (Google's two SRE books and
-    OpenAI's GPT-2, for a GPU).
+    Everything is written under DEVOPSGPT_HOME (default: .devopsgpt). DEVOPSGPT_PROFILE chooses
+    between `sample` (two small books that come along, no network, minutes on a laptop) and `sre`
+    (Google's two SRE books and OpenAI's GPT-2, for a GPU).
     """
 
 
 @main.command()
-@click.option("--question", default="When the pager rings,", show_default=True, help="What the service is asked.")
+@click.option(
+    "--question",
+    default="When the pager rings,",
+    show_default=True,
+    help="What the service is asked.",
+)
 @told_in_one_line
 def run(question: str) -> None:
     """Run the whole chain once, ask the service a question, print its answer.
 
-    Observes the books, then makes whatever is out of date: chapters, clean text, token bins, the fine-tuned
-    checkpoint, its evaluation, the registered model, the champion. Run again, it redoes only what changed.
+    Observes the books, then makes whatever is out of date: chapters, clean text, token bins, the
+    fine-tuned checkpoint, its evaluation, the registered model, the champion. Run again, it redoes
+    only what changed.
     """
     from devopsgpt_pipeline.local.question import ask
     from devopsgpt_pipeline.local.session import bring_up_to_date
@@ -63,7 +70,9 @@ def run(question: str) -> None:
 
 @main.command()
 @click.option("--dagster-port", default=DAGSTER_PORT, show_default=True, help="Dagster's web UI.")
-@click.option("--mlflow-port", default=MLFLOW_PORT, show_default=True, help="MLflow: runs and registry.")
+@click.option(
+    "--mlflow-port", default=MLFLOW_PORT, show_default=True, help="MLflow: runs and registry."
+)
 @click.option("--service-port", default=SERVING_PORT, show_default=True, help="The service.")
 @told_in_one_line
 def up(dagster_port: int, mlflow_port: int, service_port: int) -> None:
@@ -84,7 +93,9 @@ def up(dagster_port: int, mlflow_port: int, service_port: int) -> None:
     click.echo(f"starting; logs are in {home.logs}")
     try:
         with processes.running(servers) as children:
-            for server, what in zip(servers, ("runs and registry", "assets and schedules", "the API"), strict=True):
+            for server, what in zip(
+                servers, ("runs and registry", "assets and schedules", "the API"), strict=True
+            ):
                 click.echo(f"  {server.name:<8} {server.url}  {what}")
             click.echo("Ctrl-C stops all three")
             _wait_for_an_end(servers, children)
@@ -100,23 +111,46 @@ def _wait_for_an_end(servers: Any, children: Any) -> None:
     while True:
         for server, child in zip(servers, children, strict=True):
             if child.poll() is not None:
-                raise RuntimeError(f"{server.name} ended with status {child.returncode}; its log is {server.log}")
+                raise RuntimeError(
+                    f"{server.name} ended with status {child.returncode}; its log is {server.log}"
+                )
         time.sleep(0.5)
 
 
 @main.command()
 @click.argument("prompt")
 @click.option(
-    "--checkpoint", type=click.Path(path_type=Path), help="Checkpoint folder; default: the newest fine-tuned one."
+    "--checkpoint",
+    type=click.Path(path_type=Path),
+    help="Checkpoint folder; default: the newest fine-tuned one.",
 )
-@click.option("--samples", default=1, show_default=True, type=click.IntRange(1), help="How many texts.")
-@click.option("--max-tokens", default=200, show_default=True, type=click.IntRange(1), help="Length of each, in tokens.")
-@click.option("--temperature", default=0.8, show_default=True, help="0 takes the most likely token each time.")
-@click.option("--top-k", default=200, show_default=True, help="Draw from the k most likely tokens; 0 for all.")
-@click.option("--top-p", default=1.0, show_default=True, help="Draw from the most likely tokens that reach this share.")
+@click.option(
+    "--samples", default=1, show_default=True, type=click.IntRange(1), help="How many texts."
+)
+@click.option(
+    "--max-tokens",
+    default=200,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Length of each, in tokens.",
+)
+@click.option(
+    "--temperature", default=0.8, show_default=True, help="0 takes the most likely token each time."
+)
+@click.option(
+    "--top-k", default=200, show_default=True, help="Draw from the k most likely tokens; 0 for all."
+)
+@click.option(
+    "--top-p",
+    default=1.0,
+    show_default=True,
+    help="Draw from the most likely tokens that reach this share.",
+)
 @click.option("--seed", default=1337, show_default=True, help="The same seed gives the same text.")
 @told_in_one_line
-def sample(prompt: str, checkpoint: Path | None, samples: int, max_tokens: int, seed: int, **sampling: Any) -> None:
+def sample(
+    prompt: str, checkpoint: Path | None, samples: int, max_tokens: int, seed: int, **sampling: Any
+) -> None:
     """Continue PROMPT with a checkpoint, without any server."""
     from devopsgpt_model.checkpoint import load_checkpoint
     from devopsgpt_model.device import choose_device
@@ -124,7 +158,9 @@ def sample(prompt: str, checkpoint: Path | None, samples: int, max_tokens: int, 
 
     loaded = load_checkpoint(checkpoint or Home.from_environment().finetuned, str(choose_device()))
     for number in range(samples):
-        text = generate_text(loaded.model, loaded.tokenizer, prompt, max_tokens, seed=seed + number, **sampling)
+        text = generate_text(
+            loaded.model, loaded.tokenizer, prompt, max_tokens, seed=seed + number, **sampling
+        )
         click.echo(prompt + text)
         if number + 1 < samples:
             click.echo("---------------")
@@ -132,19 +168,44 @@ def sample(prompt: str, checkpoint: Path | None, samples: int, max_tokens: int, 
 
 @main.command()
 @click.argument("preset")
-@click.option("-s", "--set", "changes", multiple=True, metavar="NAME=VALUE", help="A training setting; repeatable.")
-@click.option("--sweep", "axes", multiple=True, metavar="NAME=A,B,...", help="Try each value; repeatable for a grid.")
-@click.option("--dataset", default="sre", show_default=True, help="What to train on: sre (the books) or shakespeare.")
-@click.option("--list-settings", is_flag=True, help="Print every setting of PRESET with its value and unit, and stop.")
+@click.option(
+    "-s",
+    "--set",
+    "changes",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="A training setting; repeatable.",
+)
+@click.option(
+    "--sweep",
+    "axes",
+    multiple=True,
+    metavar="NAME=A,B,...",
+    help="Try each value; repeatable for a grid.",
+)
+@click.option(
+    "--dataset",
+    default="sre",
+    show_default=True,
+    help="What to train on: sre (the books) or shakespeare.",
+)
+@click.option(
+    "--list-settings",
+    is_flag=True,
+    help="Print every setting of PRESET with its value and unit, and stop.",
+)
 @told_in_one_line
-def finetune(preset: str, changes: tuple[str, ...], axes: tuple[str, ...], dataset: str, list_settings: bool) -> None:
+def finetune(
+    preset: str, changes: tuple[str, ...], axes: tuple[str, ...], dataset: str, list_settings: bool
+) -> None:
     """Fine-tune with the settings of PRESET and put the result through the gate.
 
-    Presets: sample, train_sre_cpu, finetune_sre_small, finetune_sre, finetune_shakespeare. What comes before
-    training is brought up to date first; what comes after it (evaluation, registry, promotion) follows.
+    Presets: sample, train_sre_cpu, finetune_sre_small, finetune_sre, finetune_shakespeare. What
+    comes before training is brought up to date first; what comes after it (evaluation, registry,
+    promotion) follows.
 
-    With --sweep every combination is trained, as child runs of one MLflow run, and the best goes on; the same command
-    goes on with a sweep that was cut short.
+    With --sweep every combination is trained, as child runs of one MLflow run, and the best goes
+    on; the same command goes on with a sweep that was cut short.
     """
     from devopsgpt_pipeline.local.progress import table
     from devopsgpt_pipeline.local.session import finetune_once, finetune_sweep
@@ -156,7 +217,9 @@ def finetune(preset: str, changes: tuple[str, ...], axes: tuple[str, ...], datas
         click.echo(describe(config))
         return
     if not axes:
-        finetune_once(Home.from_environment().prepare(), profile_from_environment(), config, dataset)
+        finetune_once(
+            Home.from_environment().prepare(), profile_from_environment(), config, dataset
+        )
         return
     trials = grid(preset, changes, axes)
     home, profile = Home.from_environment().prepare(), profile_from_environment()
@@ -168,9 +231,19 @@ def finetune(preset: str, changes: tuple[str, ...], axes: tuple[str, ...], datas
 @main.command()
 @click.argument("models", nargs=-1, metavar="[MODEL]...")
 @click.option(
-    "--dataset", "datasets", default=["sre"], show_default=True, multiple=True, help="Token bins; repeatable."
+    "--dataset",
+    "datasets",
+    default=["sre"],
+    show_default=True,
+    multiple=True,
+    help="Token bins; repeatable.",
 )
-@click.option("--batches", default=500, show_default=True, help="Random batches by nanoGPT's protocol; 0: none.")
+@click.option(
+    "--batches",
+    default=500,
+    show_default=True,
+    help="Random batches by nanoGPT's protocol; 0: none.",
+)
 @click.option(
     "--documents",
     default=0,
@@ -178,13 +251,17 @@ def finetune(preset: str, changes: tuple[str, ...], axes: tuple[str, ...], datas
     help="Where openwebtext has to be made: its first documents only; default: all, 54 GB of text.",
 )
 @told_in_one_line
-def evaluate(models: tuple[str, ...], datasets: tuple[str, ...], batches: int, documents: int) -> None:
-    """Train and val loss, perplexity and bits per byte of each MODEL on each dataset, beside published values.
+def evaluate(
+    models: tuple[str, ...], datasets: tuple[str, ...], batches: int, documents: int
+) -> None:
+    """Train and val loss, perplexity and bits per byte of each MODEL on each dataset, beside
+    published values.
 
-    MODEL is a size of GPT-2 (gpt2, gpt2-medium, gpt2-large, gpt2-xl; fetched where it is not here), a checkpoint
-    folder, a version or alias of the registered model, or an MLflow run; without one it is the newest fine-tuned
-    checkpoint. A fine-tune is measured beside the weights that it started from, and what is measured is kept in the
-    model's MLflow run. A dataset beside the books is made where it is not here.
+    MODEL is a size of GPT-2 (gpt2, gpt2-medium, gpt2-large, gpt2-xl; fetched where it is not here),
+    a checkpoint folder, a version or alias of the registered model, or an MLflow run; without one
+    it is the newest fine-tuned checkpoint. A fine-tune is measured beside the weights that it
+    started from, and what is measured is kept in the model's MLflow run. A dataset beside the books
+    is made where it is not here.
     """
     from contextlib import nullcontext
 
@@ -196,30 +273,57 @@ def evaluate(models: tuple[str, ...], datasets: tuple[str, ...], batches: int, d
 
     home, made_on_demand = Home.from_environment(), (*ON_DEMAND, *folders_from_environment())
     names = list(models) or [str(home.finetuned)]
-    missing = [name for name in datasets if name in made_on_demand and not (home.tokens / name / "meta.json").exists()]
+    missing = [
+        name
+        for name in datasets
+        if name in made_on_demand and not (home.tokens / name / "meta.json").exists()
+    ]
     with mlflow_for(home) if any(map(needs_mlflow, names)) else nullcontext() as uri:
         if missing:
-            of = {name: {"documents": documents} if name == "openwebtext" else {} for name in missing}
+            of = {
+                name: {"documents": documents} if name == "openwebtext" else {} for name in missing
+            }
             make_datasets(home.prepare(), uri, of)
-        rows = evaluate_models(home, uri, names, list(datasets), batches, lambda line: click.echo(line, err=True))
+        rows = evaluate_models(
+            home, uri, names, list(datasets), batches, lambda line: click.echo(line, err=True)
+        )
     table(rows)
 
 
 @main.command()
 @click.argument("model", required=False)
-@click.option("--tasks", default="lambada_openai,wikitext,hellaswag", show_default=True, help="The harness's names.")
+@click.option(
+    "--tasks",
+    default="lambada_openai,wikitext,hellaswag",
+    show_default=True,
+    help="The harness's names.",
+)
 @click.option(
     "--data",
     type=click.Path(path_type=Path, exists=True, file_okay=False),
-    help="Folder with local copies (lambada_openai.jsonl, wikitext2_raw_test.txt, hellaswag_val.jsonl): no network.",
+    help="Folder with local copies (lambada_openai.jsonl, wikitext2_raw_test.txt, "
+    "hellaswag_val.jsonl): no network.",
 )
-@click.option("--limit", type=click.IntRange(1), help="Only the first rows of each task; nothing is logged then.")
-@click.option("--batch-size", default=8, show_default=True, type=click.IntRange(1), help="Sequences at a time.")
+@click.option(
+    "--limit",
+    type=click.IntRange(1),
+    help="Only the first rows of each task; nothing is logged then.",
+)
+@click.option(
+    "--batch-size",
+    default=8,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Sequences at a time.",
+)
 @told_in_one_line
-def benchmark(model: str | None, tasks: str, data: Path | None, limit: int | None, batch_size: int) -> None:
+def benchmark(
+    model: str | None, tasks: str, data: Path | None, limit: int | None, batch_size: int
+) -> None:
     """Standard benchmarks of MODEL by EleutherAI's lm-evaluation-harness, beside published values.
 
-    MODEL is named as for `evaluate`. Needs the extra lm-eval. What is measured is kept in the model's MLflow run.
+    MODEL is named as for `evaluate`. Needs the extra lm-eval. What is measured is kept in the
+    model's MLflow run.
     """
     from contextlib import nullcontext
 
@@ -231,7 +335,14 @@ def benchmark(model: str | None, tasks: str, data: Path | None, limit: int | Non
     home, name = Home.from_environment(), model or str(Home.from_environment().finetuned)
     with mlflow_for(home) if needs_mlflow(name) else nullcontext() as uri:
         rows = benchmark_model(
-            home, uri, name, tasks.split(","), data, limit, batch_size, lambda line: click.echo(line, err=True)
+            home,
+            uri,
+            name,
+            tasks.split(","),
+            data,
+            limit,
+            batch_size,
+            lambda line: click.echo(line, err=True),
         )
     table(rows)
 
@@ -239,7 +350,8 @@ def benchmark(model: str | None, tasks: str, data: Path | None, limit: int | Non
 @main.command()
 @told_in_one_line
 def leaderboard() -> None:
-    """Every model that was measured, the best first: baselines and fine-tunes on each dataset, published values beside.
+    """Every model that was measured, the best first: baselines and fine-tunes on each dataset,
+    published values beside.
 
     The asset `leaderboard` writes the same table and a picture of it to DEVOPSGPT_HOME/leaderboard.
     """
@@ -257,10 +369,15 @@ def leaderboard() -> None:
 
 @main.command()
 @click.option("--port", default=SERVING_PORT, show_default=True, help="Where the API listens.")
-@click.option("--tracking-uri", default=None, help="MLflow server; default: MLFLOW_TRACKING_URI, else localhost:5000.")
+@click.option(
+    "--tracking-uri",
+    default=None,
+    help="MLflow server; default: MLFLOW_TRACKING_URI, else localhost:5000.",
+)
 @told_in_one_line
 def serve(port: int, tracking_uri: str | None) -> None:
-    """Serve the registry's champion over HTTP; needs an MLflow server (`devopsgpt up` starts one)."""
+    """Serve the registry's champion over HTTP; needs an MLflow server (`devopsgpt up` starts
+    one)."""
     uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or f"http://127.0.0.1:{MLFLOW_PORT}"
     os.environ |= {"DEVOPSGPT_SERVING_PORT": str(port), "DEVOPSGPT_SERVING_TRACKING_URI": uri}
     sys.stdout.flush()
@@ -271,11 +388,14 @@ def serve(port: int, tracking_uri: str | None) -> None:
 @click.argument("book")
 @click.argument("chapter", required=False)
 @click.option(
-    "--at", type=click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"]), help="Print CHAPTER as it was then (UTC)."
+    "--at",
+    type=click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"]),
+    help="Print CHAPTER as it was then (UTC).",
 )
 @told_in_one_line
 def history(book: str, chapter: str | None, at: datetime | None) -> None:
-    """The versions of BOOK's chapters, or of one CHAPTER, that the archive keeps; with --at, that chapter's text.
+    """The versions of BOOK's chapters, or of one CHAPTER, that the archive keeps; with --at, that
+    chapter's text.
 
     A version stays for a year after another one took its place.
     """
@@ -289,7 +409,12 @@ def history(book: str, chapter: str | None, at: datetime | None) -> None:
     elif chapter is None:
         raise click.UsageError("--at needs a CHAPTER")
     else:
-        click.echo(kept.text_at(home.chapters, kept.book_named(book, books), chapter, at.replace(tzinfo=UTC)), nl=False)
+        click.echo(
+            kept.text_at(
+                home.chapters, kept.book_named(book, books), chapter, at.replace(tzinfo=UTC)
+            ),
+            nl=False,
+        )
 
 
 @main.command()
@@ -320,14 +445,18 @@ def rollback(reason: str) -> None:
 
 @main.command()
 @click.argument("version", default="champion")
-@click.option("--chapter", metavar="BOOK/SLUG", help="Instead: the versions that learned this chapter.")
+@click.option(
+    "--chapter", metavar="BOOK/SLUG", help="Instead: the versions that learned this chapter."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print everything that is recorded, as JSON.")
 @told_in_one_line
 def lineage(version: str, chapter: str | None, as_json: bool) -> None:
-    """What VERSION, a number or an alias, was made of: chapters, hashes, settings, initial weights, code, runs.
+    """What VERSION, a number or an alias, was made of: chapters, hashes, settings, initial weights,
+    code, runs.
 
-    Without VERSION it is the champion, which is what the service serves. With --chapter it is the other way round:
-    which versions learned a chapter, in which form, and whether the archive's chapter is still the same.
+    Without VERSION it is the champion, which is what the service serves. With --chapter it is the
+    other way round: which versions learned a chapter, in which form, and whether the archive's
+    chapter is still the same.
     """
     from devopsgpt_pipeline.local.progress import table
     from devopsgpt_pipeline.registry import lineage as lineage_view
@@ -335,11 +464,18 @@ def lineage(version: str, chapter: str | None, as_json: bool) -> None:
 
     if chapter is not None:
         home = Home.from_environment()
-        rows = lineage_view.versions_of_chapter(all_lineages(_client()), chapter, home.chapters, home.text)
+        rows = lineage_view.versions_of_chapter(
+            all_lineages(_client()), chapter, home.chapters, home.text
+        )
         if as_json:
             click.echo(json.dumps(rows, indent=1))
         elif rows:
-            table([row | {"content_sha256": row["content_sha256"][: lineage_view.SHORT]} for row in rows])
+            table(
+                [
+                    row | {"content_sha256": row["content_sha256"][: lineage_view.SHORT]}
+                    for row in rows
+                ]
+            )
         else:
             click.echo(f"{chapter} is in the archive, and no version in the registry knew it")
         return
@@ -347,7 +483,9 @@ def lineage(version: str, chapter: str | None, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(dataclasses.asdict(found), indent=1, ensure_ascii=False))
         return
-    click.echo(f"version {found.version}" + (f", {', '.join(found.aliases)}" if found.aliases else ""))
+    click.echo(
+        f"version {found.version}" + (f", {', '.join(found.aliases)}" if found.aliases else "")
+    )
     for name, value in lineage_view.facts(found):
         click.echo(f"  {name:<34} {value}")
     if rows := lineage_view.chapters(found):
@@ -356,10 +494,15 @@ def lineage(version: str, chapter: str | None, as_json: bool) -> None:
 
 @main.command()
 @click.argument("target", type=click.Path(path_type=Path))
-@click.option("--keep", type=click.IntRange(1), help="Then delete all but the newest in the folder; default: none.")
+@click.option(
+    "--keep",
+    type=click.IntRange(1),
+    help="Then delete all but the newest in the folder; default: none.",
+)
 @told_in_one_line
 def backup(target: Path, keep: int | None) -> None:
-    """Write the whole home (databases, archive, artifacts) to the file TARGET, or into the folder TARGET.
+    """Write the whole home (databases, archive, artifacts) to the file TARGET, or into the folder
+    TARGET.
 
     Nothing has to be stopped. Where the environment names PostgreSQL databases, they are in it too.
     """
@@ -377,10 +520,12 @@ def backup(target: Path, keep: int | None) -> None:
 @click.argument("source", type=click.Path(path_type=Path, exists=True, dir_okay=False))
 @told_in_one_line
 def restore(source: Path) -> None:
-    """Bring the backup SOURCE back into DEVOPSGPT_HOME, which must be empty: all of its files, or none.
+    """Bring the backup SOURCE back into DEVOPSGPT_HOME, which must be empty: all of its files, or
+    none.
 
-    Every file's hash is checked before anything moves. Where the environment names PostgreSQL databases, they must be
-    empty and are filled first, each whole or not at all; an error names those that must be emptied to try again.
+    Every file's hash is checked before anything moves. Where the environment names PostgreSQL
+    databases, they must be empty and are filled first, each whole or not at all; an error names
+    those that must be emptied to try again.
     """
     from devopsgpt_pipeline.operations.restore import restore as bring_back
 

@@ -1,4 +1,5 @@
-"""The only wiring: profile and places from the environment, assets, checks, jobs and schedules from their rooms."""
+"""The only wiring: profile and places from the environment, assets, checks, jobs and schedules from
+their rooms."""
 
 import os
 import warnings
@@ -21,7 +22,12 @@ from devopsgpt_pipeline.defs.evaluation import evaluation
 from devopsgpt_pipeline.defs.leaderboard import leaderboard
 from devopsgpt_pipeline.defs.pretrained import pretrained_gpt2
 from devopsgpt_pipeline.defs.registry import champion, registered_model
-from devopsgpt_pipeline.defs.resources import HomeResource, MlflowResource, WebResource, launcher_from_environment
+from devopsgpt_pipeline.defs.resources import (
+    HomeResource,
+    MlflowResource,
+    WebResource,
+    launcher_from_environment,
+)
 from devopsgpt_pipeline.defs.sources import build_book_site, build_chapters
 from devopsgpt_pipeline.defs.sweep_trial import build_sweep_trial
 from devopsgpt_pipeline.defs.training import build_finetuned_checkpoint
@@ -30,7 +36,8 @@ from devopsgpt_pipeline.operations.retention import RETENTION_DAILY, retention
 from devopsgpt_pipeline.profiles import Profile, profile_from_environment
 from devopsgpt_pipeline.sources.books import Book, books_from_environment
 
-# Observed sources and live Pipes messages are beta in Dagster; what is used of them is pinned and tested.
+# Observed sources and live Pipes messages are beta in Dagster; what is used of them is pinned and
+# tested.
 warnings.filterwarnings("ignore", category=dg.BetaWarning)
 warnings.filterwarnings("ignore", category=dg.PreviewWarning)
 
@@ -63,17 +70,32 @@ def build_definitions(
         *(build_token_bins_folder(name, folder) for name, folder in folders.items()),
     ]
     gpt2_baseline = build_gpt2_baseline(["sre", "shakespeare", "openwebtext", *folders])
-    # A run carries one partition key, and the chain has none: the weights to start from have a job of their own.
-    fetch_pretrained = _job("fetch_pretrained_gpt2", "Fetch OpenAI's weights of one size.", pretrained_gpt2)
+    # A run carries one partition key, and the chain has none: the weights to start from have a job
+    # of their own.
+    fetch_pretrained = _job(
+        "fetch_pretrained_gpt2", "Fetch OpenAI's weights of one size.", pretrained_gpt2
+    )
     datasets = _job("datasets", "Token bins of the datasets besides the books.", *more_bins)
-    observe_books = _job("observe_books", "Look whether the books have changed at their sites.", *site_keys)
+    observe_books = _job(
+        "observe_books", "Look whether the books have changed at their sites.", *site_keys
+    )
     whole_chain = _job(
-        "whole_chain", "From the books' chapters to the champion and the leaderboard.", *assets, leaderboard
+        "whole_chain",
+        "From the books' chapters to the champion and the leaderboard.",
+        *assets,
+        leaderboard,
     )
     return dg.Definitions(
         assets=[*sites, pretrained_gpt2, *more_bins, gpt2_baseline, leaderboard, *assets],
         asset_checks=CHECKS,
-        jobs=[observe_books, fetch_pretrained, datasets, whole_chain, build_sweep_trial(profile), retention],
+        jobs=[
+            observe_books,
+            fetch_pretrained,
+            datasets,
+            whole_chain,
+            build_sweep_trial(profile),
+            retention,
+        ],
         schedules=[
             dg.ScheduleDefinition(
                 name="observe_books_daily",
@@ -100,7 +122,7 @@ def _job(name: str, description: str, *selected: Any) -> Any:
     return dg.define_asset_job(name, dg.AssetSelection.assets(*selected), description=description)
 
 
-def _resources(home: Home, tracking_uri: str, ui_url: str) -> dict[str, dg.ConfigurableResource]:  # type: ignore[type-arg]
+def _resources(home: Home, tracking_uri: str, ui_url: str) -> dict[str, Any]:
     return {
         "home": HomeResource(path=str(home.path)),
         "mlflow": MlflowResource(tracking_uri=tracking_uri, ui_url=ui_url),
@@ -112,7 +134,9 @@ def _resources(home: Home, tracking_uri: str, ui_url: str) -> dict[str, dg.Confi
 def _automated(asset: dg.AssetsDefinition, timetable: Timetable) -> dg.AssetsDefinition:
     trained = asset.key == dg.AssetKey("finetuned_checkpoint")
     condition = timetable.training_condition if trained else ON_CHANGE
-    return asset.map_asset_specs(lambda spec: spec.replace_attributes(automation_condition=condition))
+    return asset.map_asset_specs(
+        lambda spec: spec.replace_attributes(automation_condition=condition)
+    )
 
 
 def _from_environment() -> dg.Definitions:

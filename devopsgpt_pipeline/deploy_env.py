@@ -1,4 +1,5 @@
-"""`make env`: the file .env that docker-compose.yml asks for, with a strong random value for each secret.
+"""`make env`: the file .env that docker-compose.yml asks for, with a strong random value for each
+secret.
 
 Needs nothing but Python, so that a machine which only runs containers can make it: `python3 -m
 devopsgpt_pipeline.deploy_env`.
@@ -9,7 +10,13 @@ import secrets
 import sys
 from pathlib import Path
 
-SECRETS = ("POSTGRES_PASSWORD", "DAGSTER_DB_PASSWORD", "MLFLOW_DB_PASSWORD", "DEVOPSGPT_API_KEY", "PROXY_PASSWORD")
+SECRETS = (
+    "POSTGRES_PASSWORD",
+    "DAGSTER_DB_PASSWORD",
+    "MLFLOW_DB_PASSWORD",
+    "DEVOPSGPT_API_KEY",
+    "PROXY_PASSWORD",
+)
 SECRET_BYTES = 32  # 256 bits; hex, so that it may stand in a URL as it is
 
 
@@ -30,7 +37,10 @@ def main() -> None:
     try:
         write_env(Path(".env"))
     except FileExistsError:
-        sys.exit(".env exists and stays as it is; its passwords belong to the databases that were made with it")
+        sys.exit(
+            ".env exists and stays as it is; its passwords belong to the databases that were "
+            "made with it"
+        )
     print("wrote .env")
 
 

@@ -70,7 +70,10 @@ class Home:
         """
         path = self.finetuned / "training.json"
         if not path.exists():
-            raise ValueError(f"no fine-tuned checkpoint at {self.finetuned}; materialize `finetuned_checkpoint` first")
+            raise ValueError(
+                f"no fine-tuned checkpoint at {self.finetuned}; materialize "
+                "`finetuned_checkpoint` first"
+            )
         facts: dict[str, Any] = json.loads(path.read_text())
         return facts
 
@@ -124,6 +127,7 @@ class Home:
 
 
 def make_temporary_folder() -> None:
-    """Create the folder that TMPDIR names: where it is missing, Python takes /tmp and does not say so."""
+    """Create the folder that TMPDIR names: where it is missing, Python takes /tmp and does not say
+    so."""
     if name := os.environ.get("TMPDIR"):
         Path(name).mkdir(parents=True, exist_ok=True)

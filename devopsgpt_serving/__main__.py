@@ -20,12 +20,14 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("devopsgpt_serving")
 
-# The event loop gives the interpreter's lock away at each read and write and gets it back after this long at the
-# latest; Python's 5 ms would make some ten such waits the greater part of a request's time under load.
+# The event loop gives the interpreter's lock away at each read and write and gets it back after
+# this long at the latest; Python's 5 ms would make some ten such waits the greater part of a
+# request's time under load.
 SWITCH_INTERVAL_S = 0.0005
 
-# Longer than the 60 s of load balancers and the 5 s of httpx (and so of OpenAI's client): a request sent over an idle
-# connection in the moment that it is closed is lost. uvicorn's own 5 s lost one of 27,000 requests under load.
+# Longer than the 60 s of load balancers and the 5 s of httpx (and so of OpenAI's client): a request
+# sent over an idle connection in the moment that it is closed is lost. uvicorn's own 5 s lost one
+# of 27,000 requests under load.
 KEEP_ALIVE_S = 75
 
 
@@ -37,7 +39,8 @@ class Server(uvicorn.Server):
         self.service = service
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """First signal: not ready, then drain. Ctrl-C skips the wait; a second one skips the drain."""
+        """First signal: not ready, then drain. Ctrl-C skips the wait; a second one skips the
+        drain."""
         delay = self.service.settings.shutdown_delay_s if sig == signal.SIGTERM else 0.0
         if self.service.draining:
             self.should_exit = True
@@ -70,9 +73,11 @@ def main() -> None:
 
 
 def leave() -> NoReturn:
-    """End the process now, with 0. Python would first wait for MLflow's threads, whose download may take minutes.
+    """End the process now, with 0. Python would first wait for MLflow's threads, whose download may
+    take minutes.
 
-    What is under way is lost: half a download, which the next start clears away. Answers were waited for before.
+    What is under way is lost: half a download, which the next start clears away. Answers were
+    waited for before.
     """
     logging.shutdown()
     os._exit(0)
@@ -80,7 +85,8 @@ def leave() -> NoReturn:
 
 def serve(settings: Settings, listener: socket.socket) -> None:
     """Answer on a bound socket until a signal comes."""
-    from devopsgpt_serving.app import create_app  # torch takes seconds; a wrong setting is told before
+    # torch takes seconds; a wrong setting is told before
+    from devopsgpt_serving.app import create_app
 
     app = create_app(settings)
     sys.setswitchinterval(SWITCH_INTERVAL_S)
@@ -98,7 +104,8 @@ def serve(settings: Settings, listener: socket.socket) -> None:
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A listening socket. raises: OSError that names the setting, where the port is taken or not to be had"""
+    """A listening socket. raises: OSError that names the setting, where the port is taken or not to
+    be had"""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -1,4 +1,5 @@
-"""Wiring: settings in, a FastAPI application out. Nothing is read or started before create_app() and its lifespan."""
+"""Wiring: settings in, a FastAPI application out. Nothing is read or started before create_app()
+and its lifespan."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -34,7 +35,8 @@ from devopsgpt_serving.versions.registry import Registry
 
 DESCRIPTION = """Text from a GPT-2 fine-tuned on books about running services reliably.
 
-The model is whatever version the registry's alias names; `X-Model-Version` on each answer tells which one gave it."""
+The model is whatever version the registry's alias names; `X-Model-Version` on each answer tells \
+which one gave it."""
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
@@ -106,7 +108,9 @@ def build_service(settings: Settings) -> Service:
     cache = VersionCache(settings.cache_folder, settings.max_cache_bytes)
     cache.prepare()
     follower = Follower(
-        Registry(settings.tracking_uri, settings.model_name, settings.alias, settings.registry_timeout_s),
+        Registry(
+            settings.tracking_uri, settings.model_name, settings.alias, settings.registry_timeout_s
+        ),
         cache,
         engine,
         _loader(settings),
@@ -115,7 +119,9 @@ def build_service(settings: Settings) -> Service:
         tracing=tracing,
     )
     metrics.watch(engine, follower)
-    return Service(settings, engine, follower, metrics, backlog, tracing, Mailbox(settings.stream_interval_s))
+    return Service(
+        settings, engine, follower, metrics, backlog, tracing, Mailbox(settings.stream_interval_s)
+    )
 
 
 def _loader(settings: Settings) -> Callable[[Version, Path], LoadedModel]:

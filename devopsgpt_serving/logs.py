@@ -1,4 +1,5 @@
-"""Logs: one JSON object a line, on standard error. No text of a user unless the operator asked for it."""
+"""Logs: one JSON object a line, on standard error. No text of a user unless the operator asked for
+it."""
 
 import json
 import logging
@@ -29,5 +30,6 @@ def configure(level: str) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
-    logging.getLogger("mlflow").setLevel(logging.ERROR)  # its retries would fill the log while the registry is down
+    # its retries would fill the log while the registry is down
+    logging.getLogger("mlflow").setLevel(logging.ERROR)
     logging.getLogger("urllib3").setLevel(logging.ERROR)

@@ -1,7 +1,8 @@
-"""Prometheus metrics, named after vLLM's where it has the same, with the prefix devopsgpt: in place of its own.
+"""Prometheus metrics, named after vLLM's where it has the same, with the prefix devopsgpt: in place
+of its own.
 
-A dashboard written for vLLM's needs that prefix, and no filter by the label model_name, which ours lack:
-a process serves one model, which devopsgpt:model_info names.
+A dashboard written for vLLM's needs that prefix, and no filter by the label model_name, which ours
+lack: a process serves one model, which devopsgpt:model_info names.
 """
 
 import time
@@ -24,26 +25,43 @@ _TOKEN_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 
 
 
 class Metrics:
-    """The counters of one service. Methods are called from the engine's thread and the event loop alike."""
+    """The counters of one service. Methods are called from the engine's thread and the event loop
+    alike."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         registry = self.registry
-        self.prompt_tokens = Counter("devopsgpt:prompt_tokens", "Prompt tokens of ended sequences.", registry=registry)
+        self.prompt_tokens = Counter(
+            "devopsgpt:prompt_tokens", "Prompt tokens of ended sequences.", registry=registry
+        )
         self.queried_tokens = Counter(
-            "devopsgpt:prefix_cache_queries", "Prompt tokens looked for among those computed before.", registry=registry
+            "devopsgpt:prefix_cache_queries",
+            "Prompt tokens looked for among those computed before.",
+            registry=registry,
         )
         self.cached_tokens = Counter(
-            "devopsgpt:prefix_cache_hits", "Prompt tokens that did not have to be computed again.", registry=registry
+            "devopsgpt:prefix_cache_hits",
+            "Prompt tokens that did not have to be computed again.",
+            registry=registry,
         )
-        self.generation_tokens = Counter("devopsgpt:generation_tokens", "Tokens sampled.", registry=registry)
+        self.generation_tokens = Counter(
+            "devopsgpt:generation_tokens", "Tokens sampled.", registry=registry
+        )
         self.ended_sequences = Counter(
-            "devopsgpt:request_success", "Sequences by how they ended.", ["finished_reason"], registry=registry
+            "devopsgpt:request_success",
+            "Sequences by how they ended.",
+            ["finished_reason"],
+            registry=registry,
         )
         self.http_requests = Counter(
-            "devopsgpt:http_requests", "Requests by route and status.", ["route", "status"], registry=registry
+            "devopsgpt:http_requests",
+            "Requests by route and status.",
+            ["route", "status"],
+            registry=registry,
         )
-        self.rejections = Counter("devopsgpt:rejections", "Requests refused, by code.", ["code"], registry=registry)
+        self.rejections = Counter(
+            "devopsgpt:rejections", "Requests refused, by code.", ["code"], registry=registry
+        )
         self.failed_streams = Counter(
             "devopsgpt:failed_streams",
             "Streams that an error ended after their 200, by code.",
@@ -106,17 +124,34 @@ class _Now(Collector):
         gauges = {
             "num_requests_running": ("Sequences that have a row.", self.engine.running),
             "num_requests_waiting": ("Sequences that wait for a row.", self.engine.waiting),
-            "registry_up": ("Whether the registry answered the last look.", int(bool(state.registry_up))),
-            "up_to_date": ("Whether what is served is what the registry names.", int(state.problem is None)),
-            "fetching": ("Whether a version is on its way from the registry to this disk.", int(state.fetching)),
+            "registry_up": (
+                "Whether the registry answered the last look.",
+                int(bool(state.registry_up)),
+            ),
+            "up_to_date": (
+                "Whether what is served is what the registry names.",
+                int(state.problem is None),
+            ),
+            "fetching": (
+                "Whether a version is on its way from the registry to this disk.",
+                int(state.fetching),
+            ),
         }
         for name, (meaning, value) in gauges.items():
             yield GaugeMetricFamily(f"devopsgpt:{name}", meaning, value)
-        yield CounterMetricFamily("devopsgpt:reloads", "Versions taken up since the start.", state.reloads)
-        yield CounterMetricFamily("devopsgpt:failed_reloads", "Versions refused.", state.failed_reloads)
-        info = GaugeMetricFamily("devopsgpt:model_info", "The version that is served.", labels=["model", "version"])
+        yield CounterMetricFamily(
+            "devopsgpt:reloads", "Versions taken up since the start.", state.reloads
+        )
+        yield CounterMetricFamily(
+            "devopsgpt:failed_reloads", "Versions refused.", state.failed_reloads
+        )
+        info = GaugeMetricFamily(
+            "devopsgpt:model_info", "The version that is served.", labels=["model", "version"]
+        )
         registered = GaugeMetricFamily(
-            "devopsgpt:model_registered_timestamp_seconds", "When the served version was registered.", labels=[]
+            "devopsgpt:model_registered_timestamp_seconds",
+            "When the served version was registered.",
+            labels=[],
         )
         if state.served is not None:
             info.add_metric([state.served.name, state.served.version], 1)

@@ -11,13 +11,16 @@ from pydantic import AliasChoices, Field, SecretStr, field_validator, model_vali
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 PREFIX = "DEVOPSGPT_SERVING_"
-GUARDED = ("/v1/", "/api/generate", "/admin/")  # beginnings of paths that ask for a key, where keys are set
+# beginnings of paths that ask for a key, where keys are set
+GUARDED = ("/v1/", "/api/generate", "/admin/")
 
 
 class Settings(BaseSettings):
     """Places, limits and keys of one service."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, populate_by_name=True, frozen=True, env_ignore_empty=True)
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, populate_by_name=True, frozen=True, env_ignore_empty=True
+    )
 
     host: str = "127.0.0.1"
     """Address to listen on. Anything but loopback needs API keys, or allow_anonymous."""
@@ -26,7 +29,8 @@ class Settings(BaseSettings):
     """TCP port; 0 takes a free one."""
 
     tracking_uri: str = Field(
-        default="http://127.0.0.1:5000", validation_alias=AliasChoices(f"{PREFIX}TRACKING_URI", "MLFLOW_TRACKING_URI")
+        default="http://127.0.0.1:5000",
+        validation_alias=AliasChoices(f"{PREFIX}TRACKING_URI", "MLFLOW_TRACKING_URI"),
     )
     """MLflow server that holds the registry; MLFLOW_TRACKING_URI counts too."""
 
@@ -40,25 +44,30 @@ class Settings(BaseSettings):
     """Seconds between looks at the alias."""
 
     poll_jitter: float = Field(default=0.2, ge=0, lt=1)
-    """Share by which each wait is shortened or lengthened at random, so that replicas do not ask in step."""
+    """Share by which each wait is shortened or lengthened at random, so that replicas do not ask in
+    step."""
 
     registry_timeout_s: int = Field(default=5, ge=1)
     """Seconds that MLflow may stay silent before a call counts as failed."""
 
-    home: Path = Field(default=Path(".devopsgpt"), validation_alias=AliasChoices(f"{PREFIX}HOME", "DEVOPSGPT_HOME"))
+    home: Path = Field(
+        default=Path(".devopsgpt"), validation_alias=AliasChoices(f"{PREFIX}HOME", "DEVOPSGPT_HOME")
+    )
     """The project's home; DEVOPSGPT_HOME counts too."""
 
     cache_dir: Path | None = None
     """Verified model versions on disk; <home>/serving where unset."""
 
     max_cache_bytes: int = Field(default=20_000_000_000, ge=1)
-    """Size that cached versions may reach together; what a service of this cache serves, or served last, stays."""
+    """Size that cached versions may reach together; what a service of this cache serves, or served
+    last, stays."""
 
     device: str = "auto"
     """Torch device: "cpu", "cuda", "cuda:N"; "auto" takes CUDA where there is one."""
 
     engine: Literal["own", "vllm"] = "own"
-    """Who computes: this process, or a vLLM server beside it that follows the link <cache_dir>/vllm."""
+    """Who computes: this process, or a vLLM server beside it that follows the link
+    <cache_dir>/vllm."""
 
     vllm_url: str = "http://127.0.0.1:8001"
     """Where that vLLM listens."""
@@ -70,7 +79,8 @@ class Settings(BaseSettings):
     """Seconds that it may take to load a version."""
 
     precision: Literal["auto", "float32", "bfloat16", "int8"] = "auto"
-    """Number format of weights and products; "auto" takes the fastest that device and processor have."""
+    """Number format of weights and products; "auto" takes the fastest that device and processor
+    have."""
 
     max_batch_size: int = Field(default=8, ge=1)
     """Sequences that are computed together; the KV cache is allocated for so many."""
@@ -82,7 +92,8 @@ class Settings(BaseSettings):
     """Prompt tokens computed between two decode steps of the others."""
 
     stream_interval_s: float = Field(default=0.05, ge=0)
-    """Seconds between two deliveries of streamed text, first and last of an answer at once; 0 sends token by token."""
+    """Seconds between two deliveries of streamed text, first and last of an answer at once; 0 sends
+    token by token."""
 
     max_tokens: int = Field(default=4096, ge=1)
     """Largest max_tokens that a request may ask for."""
@@ -129,15 +140,22 @@ class Settings(BaseSettings):
     @field_validator("api_keys", "cors_origins", mode="before")
     @classmethod
     def _split_commas(cls, value: object) -> object:
-        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+        return (
+            tuple(part.strip() for part in value.split(",") if part.strip())
+            if isinstance(value, str)
+            else value
+        )
 
     @model_validator(mode="after")
     def _refuse_open_doors(self) -> "Settings":
-        keys = self.accepted_keys()  # read in any case: a file without a key must not pass for "no keys wanted"
+        # read in any case: a file without a key must not pass for "no keys wanted"
+        keys = self.accepted_keys()
         if not (is_loopback(self.host) or self.allow_anonymous or keys):
             raise ValueError(
-                f"host {self.host} is reachable from elsewhere and no API key is set; set {PREFIX}API_KEYS or "
-                f"{PREFIX}API_KEYS_FILE, or {PREFIX}ALLOW_ANONYMOUS=true where something in front checks callers"
+                f"host {self.host} is reachable from elsewhere and no API key is set; set "
+                f"{PREFIX}API_KEYS or "
+                f"{PREFIX}API_KEYS_FILE, or {PREFIX}ALLOW_ANONYMOUS=true where something in front "
+                "checks callers"
             )
         return self
 
@@ -145,8 +163,10 @@ class Settings(BaseSettings):
     def _admit_the_largest_request(self) -> "Settings":
         if self.max_choices * self.max_prompts > self.max_batch_size + self.max_queue:
             raise ValueError(
-                "max_choices * max_prompts must be at most max_batch_size + max_queue, else the largest one is never "
-                f"admitted; got {self.max_choices} * {self.max_prompts} and {self.max_batch_size} + {self.max_queue}"
+                "max_choices * max_prompts must be at most max_batch_size + max_queue, else the "
+                "largest one is never "
+                f"admitted; got {self.max_choices} * {self.max_prompts} and {self.max_batch_size} "
+                f"+ {self.max_queue}"
             )
         return self
 
@@ -155,17 +175,21 @@ class Settings(BaseSettings):
         return (self.cache_dir or self.home / "serving").resolve()
 
     def accepted_keys(self) -> list[str]:
-        """Every accepted key. raises: ValueError where the file of keys cannot be read, or holds none"""
+        """Every accepted key. raises: ValueError where the file of keys cannot be read, or holds
+        none"""
         keys = [key.get_secret_value() for key in self.api_keys]
         if self.api_keys_file is not None:
             try:
                 lines = self.api_keys_file.read_text().splitlines()
             except OSError as error:
-                raise ValueError(f"api_keys_file {self.api_keys_file} cannot be read: {error.strerror}") from error
+                raise ValueError(
+                    f"api_keys_file {self.api_keys_file} cannot be read: {error.strerror}"
+                ) from error
             in_file = [line.strip() for line in lines if line.strip()]
             if not in_file:
                 raise ValueError(
-                    f"api_keys_file {self.api_keys_file} must hold a key, got only blank lines; write one a line, or "
+                    f"api_keys_file {self.api_keys_file} must hold a key, got only blank lines; "
+                    "write one a line, or "
                     f"unset {PREFIX}API_KEYS_FILE"
                 )
             keys += in_file

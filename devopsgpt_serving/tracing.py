@@ -1,8 +1,10 @@
-"""OpenTelemetry traces over OTLP/HTTP, where the standard OTEL_* variables name a collector; else nothing is imported.
+"""OpenTelemetry traces over OTLP/HTTP, where the standard OTEL_* variables name a collector; else
+nothing is imported.
 
-Spans of a request: the request itself (below the caller's own span, where `traceparent` names one), and for each of
-its sequences queue_wait, prefill and decode. Of the registry: registry.poll, below it registry.fetch, model.load and
-model.swap. They tell ids, counts and the model's version, never a text. A collector that does not answer costs nobody
+Spans of a request: the request itself (below the caller's own span, where `traceparent` names one),
+and for each of its sequences queue_wait, prefill and decode. Of the registry: registry.poll, below
+it registry.fetch, model.load and model.swap. They tell ids, counts and the model's version, never a
+text. A collector that does not answer costs nobody
 time: spans go through a bounded queue to a thread of their own and are dropped where it is full.
 """
 
@@ -48,7 +50,8 @@ class Tracing:
         return self._tracer.start_span(scope["method"], caller, SpanKind.SERVER)
 
     def end(self, span: "Span | None", facts: dict[str, Any]) -> None:
-        """It was answered. facts: request_id, method, route, status, version, and the error's code if there is one"""
+        """It was answered. facts: request_id, method, route, status, version, and the error's code
+        if there is one"""
         if span is None:
             return
         from opentelemetry.trace import StatusCode
@@ -66,7 +69,8 @@ class Tracing:
         code, status = facts.get("error_code"), facts["status"]
         if code:
             span.set_attribute("error.type", code)
-        if status >= 500 or (code and status < 400):  # the latter is a stream that failed after its 200
+        # the latter is a stream that failed after its 200
+        if status >= 500 or (code and status < 400):
             span.set_status(StatusCode.ERROR)
         span.end()
 
@@ -77,9 +81,14 @@ class Tracing:
         from opentelemetry.trace import set_span_in_context
 
         parent = set_span_in_context(sequence.span)
-        facts = {"devopsgpt.request_id": sequence.request_id, "devopsgpt.model_version": sequence.version}
+        facts = {
+            "devopsgpt.request_id": sequence.request_id,
+            "devopsgpt.model_version": sequence.version,
+        }
         for name, began, finished, more in _stages(sequence, reason):
-            span = self._tracer.start_span(name, parent, attributes=facts | more, start_time=_wall_ns(began))
+            span = self._tracer.start_span(
+                name, parent, attributes=facts | more, start_time=_wall_ns(began)
+            )
             span.end(_wall_ns(finished))
 
     @contextmanager
@@ -95,7 +104,9 @@ class Tracing:
     def close(self) -> None:
         """Send what is queued, for a while."""
         if self._provider is not None:
-            sending = threading.Thread(target=self._provider.shutdown, name="tracing-close", daemon=True)
+            sending = threading.Thread(
+                target=self._provider.shutdown, name="tracing-close", daemon=True
+            )
             sending.start()
             sending.join(CLOSE_S)
 
@@ -103,7 +114,10 @@ class Tracing:
 def open_tracing() -> Tracing:
     """Traces as the environment asks for them."""
     endpoint = next((value for name in ENDPOINTS if (value := os.environ.get(name))), None)
-    off = os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true" or os.environ.get("OTEL_TRACES_EXPORTER") == "none"
+    off = (
+        os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true"
+        or os.environ.get("OTEL_TRACES_EXPORTER") == "none"
+    )
     if endpoint is None or off:
         return Tracing()
     try:
@@ -113,10 +127,14 @@ def open_tracing() -> Tracing:
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
     except ImportError as error:
         log.error(
-            "no traces: a collector is named, and a package is missing: pip install 'devopsgpt[tracing]' (%s)", error
+            "no traces: a collector is named, and a package is missing: pip install "
+            "'devopsgpt[tracing]' (%s)",
+            error,
         )
         return Tracing()
-    named = os.environ.get("OTEL_SERVICE_NAME") or "service.name=" in os.environ.get("OTEL_RESOURCE_ATTRIBUTES", "")
+    named = os.environ.get("OTEL_SERVICE_NAME") or "service.name=" in os.environ.get(
+        "OTEL_RESOURCE_ATTRIBUTES", ""
+    )
     resource = Resource.create({} if named else {"service.name": SERVICE_NAME})
     provider = TracerProvider(resource=resource, shutdown_on_exit=False)
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))

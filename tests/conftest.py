@@ -10,7 +10,8 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 DEVOPSGPT = [sys.executable, "-m", "devopsgpt_pipeline.cli"]
 SHARED_DATA = REPOSITORY.parent / "shared" / "data"
 
-# Two processes of toy networks on two cores: spinning threads made steps 10 times slower, and tests ran out of time.
+# Two processes of toy networks on two cores: spinning threads made steps 10 times slower, and tests
+# ran out of time.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 if (SHARED_DATA / "tiktoken").is_dir():
     os.environ.setdefault("TIKTOKEN_CACHE_DIR", str(SHARED_DATA / "tiktoken"))
@@ -26,7 +27,8 @@ def shared_file(name: str) -> Path:
 
 @pytest.fixture(scope="module", autouse=True)
 def _environment_ends_with_the_module():
-    """What a service or a trainer set in this process (MLflow's patience) is not for the next file's tests."""
+    """What a service or a trainer set in this process (MLflow's patience) is not for the next
+    file's tests."""
     before = dict(os.environ)
     yield
     for name in os.environ.keys() - before.keys():
@@ -49,7 +51,9 @@ def bpe_tokenizer():
     from devopsgpt_pipeline.datasets.bpe import train_bpe
 
     text = "the service answers, the service waits; a slow service is a broken service. " * 40
-    return train_bpe([text, "naïve café — “quoted” text, 12,345 times\n\n    indented()\n" * 20], 400)
+    return train_bpe(
+        [text, "naïve café — “quoted” text, 12,345 times\n\n    indented()\n" * 20], 400
+    )
 
 
 @pytest.fixture

@@ -14,10 +14,15 @@ from devopsgpt_model.gpt import GPT
 
 
 def test_the_peer_has_as_many_parameters_and_starts_at_as_high_a_loss(tiny_gpt):
-    config = replace(tiny_gpt.config, vocab_size=320)  # a multiple of 64: the peer counts padding in its loss
+    # a multiple of 64: the peer counts padding in its loss
+    config = replace(tiny_gpt.config, vocab_size=320)
     ours, theirs = GPT(config).init_weights(1), NanoGPT(config)
-    assert sum(each.numel() for each in theirs.parameters()) == sum(each.numel() for each in ours.parameters())
-    idx = torch.randint(config.vocab_size, (4, config.block_size + 1), generator=torch.Generator().manual_seed(1))
+    assert sum(each.numel() for each in theirs.parameters()) == sum(
+        each.numel() for each in ours.parameters()
+    )
+    idx = torch.randint(
+        config.vocab_size, (4, config.block_size + 1), generator=torch.Generator().manual_seed(1)
+    )
     inputs, targets = idx[:, :-1].contiguous(), idx[:, 1:].contiguous()
     with torch.no_grad():
         _, expected = theirs(inputs, targets)
@@ -26,8 +31,20 @@ def test_the_peer_has_as_many_parameters_and_starts_at_as_high_a_loss(tiny_gpt):
 
 @pytest.mark.slow
 def test_training_is_compared():
-    command = [sys.executable, "-m", "benchmarks", "training", "--case", "6x384", "--only", "nanogpt", "ours"]
-    answer = subprocess.run([*command, "--turns", "1"], cwd=REPOSITORY, capture_output=True, text=True, timeout=110)
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks",
+        "training",
+        "--case",
+        "6x384",
+        "--only",
+        "nanogpt",
+        "ours",
+    ]
+    answer = subprocess.run(
+        [*command, "--turns", "1"], cwd=REPOSITORY, capture_output=True, text=True, timeout=110
+    )
     assert answer.returncode == 0, answer.stderr
     found = re.findall(r"^(nanogpt|ours) +\d+ +([\d.]+)", answer.stdout, re.MULTILINE)
     ratio = {name: float(ratio) for name, ratio in found}

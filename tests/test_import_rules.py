@@ -10,7 +10,8 @@ import pytest
 from conftest import REPOSITORY
 
 MODEL, PIPELINE, SERVING = "devopsgpt_model", "devopsgpt_pipeline", "devopsgpt_serving"
-ROOMS = [f"{PIPELINE}.{room}" for room in ("sources", "text", "datasets", "registry")]  # in the order of the flow
+# in the order of the flow
+ROOMS = [f"{PIPELINE}.{room}" for room in ("sources", "text", "datasets", "registry")]
 
 
 def imports(path):
@@ -66,14 +67,20 @@ import sys
 import {PIPELINE}.definitions
 print([name for name in ("torch", "mlflow", "matplotlib") if name in sys.modules])
 """
-    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
+    answer = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path
+    )
     assert answer.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize(("given", "kept"), [({}, "true"), ({"MLFLOW_DISABLE_TELEMETRY": "false"}, "false")])
+@pytest.mark.parametrize(
+    ("given", "kept"), [({}, "true"), ({"MLFLOW_DISABLE_TELEMETRY": "false"}, "false")]
+)
 def test_mlflow_reports_no_use_unless_the_operator_wants_it(given, kept):
     code = f"import os, {PIPELINE}; print(os.environ['MLFLOW_DISABLE_TELEMETRY'])"
-    others = {name: value for name, value in os.environ.items() if name != "MLFLOW_DISABLE_TELEMETRY"}
+    others = {
+        name: value for name, value in os.environ.items() if name != "MLFLOW_DISABLE_TELEMETRY"
+    }
     answer = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=others | given
     )
@@ -83,7 +90,8 @@ def test_mlflow_reports_no_use_unless_the_operator_wants_it(given, kept):
 @pytest.mark.parametrize("package", [MODEL, PIPELINE, SERVING])
 def test_nothing_is_pickled_or_evaluated(package):
     forbidden = re.compile(
-        r"\bimport (pickle|cloudpickle|joblib|marshal|shelve)\b|torch\.(load|save)\(|\beval\(|\bexec\("
+        r"\bimport "
+        r"(pickle|cloudpickle|joblib|marshal|shelve)\b|torch\.(load|save)\(|\beval\(|\bexec\("
     )
     found = [
         f"{path.relative_to(REPOSITORY)}: {line.strip()}"

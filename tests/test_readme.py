@@ -17,7 +17,8 @@ PACKAGES = ("devopsgpt_model", "devopsgpt_pipeline", "devopsgpt_serving")
 
 
 def tree_paths():
-    """Paths of the captioned tree, two spaces a level. A line names one path, or several files and then what they are."""
+    """Paths of the captioned tree, two spaces a level. A line names one path, or several files and
+    then what they are."""
     block = README.split("## What is where")[1].split("## ")[0]
     folder = ""
     for line in block.splitlines():
@@ -41,9 +42,15 @@ def test_the_tree_names_every_room_and_every_file_at_a_packages_root():
         for name in PACKAGES
         for path in REPOSITORY.glob(f"{name}/*/__init__.py")
     }
-    files = {str(path.relative_to(REPOSITORY)) for name in PACKAGES for path in REPOSITORY.glob(f"{name}/*.py")}
+    files = {
+        str(path.relative_to(REPOSITORY))
+        for name in PACKAGES
+        for path in REPOSITORY.glob(f"{name}/*.py")
+    }
     assert len(rooms) > 10
-    assert (rooms | {file for file in files if not file.endswith("__init__.py")}) - set(tree_paths()) == set()
+    assert (rooms | {file for file in files if not file.endswith("__init__.py")}) - set(
+        tree_paths()
+    ) == set()
 
 
 def test_the_tree_is_short():
@@ -59,11 +66,22 @@ def test_its_make_targets_exist():
 
 def test_its_commands_exist():
     commands = set(re.findall(r"(?:`|bin/)devopsgpt ([a-z]+)", README))
-    assert commands >= {"run", "up", "sample", "finetune", "evaluate", "serve", "promote", "rollback"}
+    assert commands >= {
+        "run",
+        "up",
+        "sample",
+        "finetune",
+        "evaluate",
+        "serve",
+        "promote",
+        "rollback",
+    }
     assert commands <= set(main.commands)
 
 
-@pytest.mark.parametrize("preset", sorted(set(re.findall(r"devopsgpt\s+finetune\s+([a-z_]+)", README))))
+@pytest.mark.parametrize(
+    "preset", sorted(set(re.findall(r"devopsgpt\s+finetune\s+([a-z_]+)", README)))
+)
 def test_its_presets_exist(preset):
     from devopsgpt_model.config import PRESETS
 
@@ -124,5 +142,9 @@ def test_nothing_is_left_to_fill_in():
 
 
 def test_no_path_of_a_machine_is_named():
-    for path in [REPOSITORY / "README.md", *(REPOSITORY / "docs").glob("*.md"), REPOSITORY / "CHANGELOG.md"]:
+    for path in [
+        REPOSITORY / "README.md",
+        *(REPOSITORY / "docs").glob("*.md"),
+        REPOSITORY / "CHANGELOG.md",
+    ]:
         assert not re.search(r"(/work/|/root/|/home/|/tmp/)", path.read_text()), path

@@ -1,7 +1,7 @@
 """AdamW in one kernel, as torch.optim.AdamW(fused=True) computes it.
 
-torch.optim imports torch's compiler when an optimizer is made, which takes 2 s of every start, of runs that never
-compile too.
+torch.optim imports torch's compiler when an optimizer is made, which takes 2 s of every start, of
+runs that never compile too.
 """
 
 from typing import Any
@@ -13,10 +13,12 @@ EPSILON = 1e-8
 
 
 class AdamW:
-    """Adam with decoupled weight decay. Its state is in the terms of torch.optim, so that saved ones stay readable.
+    """Adam with decoupled weight decay. Its state is in the terms of torch.optim, so that saved
+    ones stay readable.
 
     param_groups: each with its `params`, `lr` and `weight_decay`
-    state: of each parameter that had a gradient: `step`, a float32 scalar, `exp_avg` and `exp_avg_sq`
+    state: of each parameter that had a gradient: `step`, a float32 scalar, `exp_avg` and
+    `exp_avg_sq`
     source: Loshchilov and Hutter 2019
     """
 
@@ -32,12 +34,15 @@ class AdamW:
             if not parameters:
                 continue
             states = [self.state.setdefault(each, {}) or self._begin(each) for each in parameters]
-            steps, means, squares = ([state[key] for state in states] for key in ("step", "exp_avg", "exp_avg_sq"))
+            steps, means, squares = (
+                [state[key] for state in states] for key in ("step", "exp_avg", "exp_avg_sq")
+            )
             torch._foreach_add_(steps, 1)
             torch._fused_adamw_(
                 parameters, [each.grad for each in parameters], means, squares, [], steps,
-                lr=group["lr"], beta1=self.betas[0], beta2=self.betas[1], weight_decay=group["weight_decay"],
-                eps=EPSILON, amsgrad=False, maximize=False,
+                lr=group["lr"], weight_decay=group["weight_decay"],
+                beta1=self.betas[0], beta2=self.betas[1], eps=EPSILON,
+                amsgrad=False, maximize=False,
             )  # fmt: skip
 
     def zero_grad(self) -> None:

@@ -1,7 +1,7 @@
 """A training job: settings plus the folders to work on, as one JSON file.
 
-Whoever launches training (the Dagster asset, the command line, a person on a GPU machine) writes this file;
-`train.py` reads nothing else.
+Whoever launches training (the Dagster asset, the command line, a person on a GPU machine) writes
+this file; `train.py` reads nothing else.
 """
 
 import json
@@ -25,7 +25,8 @@ class TrainingJob:
     """Folder of token bins; the tokenizer lies in it."""
 
     out: Path
-    """Folder for the run's state, metrics.jsonl, the best weights as `checkpoint/`, and result.json at its good end."""
+    """Folder for the run's state, metrics.jsonl, the best weights as `checkpoint/`, and result.json
+    at its good end."""
 
     init_checkpoint: Path | None = None
     """Checkpoint folder to start from; None with init_from=scratch."""
@@ -46,18 +47,23 @@ class TrainingJob:
     """Process that the trainer must not outlive; 0 for none."""
 
     heartbeat_s: float = 0.0
-    """Seconds that the trainer goes on while nobody touches the file `heartbeat` in `out`; 0 for ever."""
+    """Seconds that the trainer goes on while nobody touches the file `heartbeat` in `out`; 0 for
+    ever."""
 
     def __post_init__(self) -> None:
         if (self.init_checkpoint is None) != (self.config.init_from == "scratch"):
             raise ValueError(
-                f"init_from {self.config.init_from!r} and init_checkpoint {self.init_checkpoint} disagree: "
+                f"init_from {self.config.init_from!r} and init_checkpoint {self.init_checkpoint} "
+                "disagree: "
                 "scratch has no checkpoint folder, everything else has one"
             )
 
     def write(self, path: Path) -> None:
         """Write the job as JSON, whole or not at all."""
-        content = {key: str(value) if isinstance(value, Path) else value for key, value in asdict(self).items()}
+        content = {
+            key: str(value) if isinstance(value, Path) else value
+            for key, value in asdict(self).items()
+        }
         write_json(path, content)
 
     @classmethod

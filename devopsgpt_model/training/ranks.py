@@ -1,6 +1,8 @@
-"""The processes of one training run: alone, or the ranks that torchrun started on one or many machines.
+"""The processes of one training run: alone, or the ranks that torchrun started on one or many
+machines.
 
-Rank r takes every size-th micro-batch from r on, so that a step sees the same tokens whatever the number of ranks.
+Rank r takes every size-th micro-batch from r on, so that a step sees the same tokens whatever the
+number of ranks.
 """
 
 import os
@@ -17,7 +19,8 @@ WAIT_FOR_RANKS = timedelta(minutes=30)  # rank 0 writes checkpoints while the ot
 
 
 class Ranks:
-    """This process among its peers. Use as a context manager: entering joins the group, leaving leaves it."""
+    """This process among its peers. Use as a context manager: entering joins the group, leaving
+    leaves it."""
 
     def __init__(self) -> None:
         self.rank = int(os.environ.get("RANK", "0"))
@@ -40,12 +43,14 @@ class Ranks:
         return self.rank == 0
 
     def place(self, device: torch.device) -> torch.device:
-        """This rank's own GPU where several are on GPUs, else the device as it is; a GPU becomes the current one."""
+        """This rank's own GPU where several are on GPUs, else the device as it is; a GPU becomes
+        the current one."""
         if device.type != "cuda":
             return device
         if self.size > 1:
             device = torch.device("cuda", self.local_rank)
-        if device.index is not None:  # kernels of our own and events of streams go to the current one
+        # kernels of our own and events of streams go to the current one
+        if device.index is not None:
             torch.cuda.set_device(device)
         return device
 
@@ -63,10 +68,13 @@ class Ranks:
     def replicate(self, module: nn.Module, device: torch.device) -> nn.Module:
         """The module with its gradients averaged over the ranks after each backward pass (DDP)."""
         devices = [device] if device.type == "cuda" else None
-        return DistributedDataParallel(module, devices, broadcast_buffers=False, gradient_as_bucket_view=True)
+        return DistributedDataParallel(
+            module, devices, broadcast_buffers=False, gradient_as_bucket_view=True
+        )
 
     def sum(self, values: Tensor) -> Tensor:
-        """values: of this rank, on any device. returns: their sum over all ranks, the same on each"""
+        """values: of this rank, on any device. returns: their sum over all ranks, the same on
+        each"""
         if self.size > 1:
             dist.all_reduce(values)
         return values

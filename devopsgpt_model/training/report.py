@@ -1,7 +1,9 @@
 """What the outside hears of a training run, from rank 0 only.
 
-Always JSON lines in the run's folder; MLflow when the job names a run; Dagster Pipes when launched by it.
-A tracking server that goes away does not stop the training: the lines on disk are sent when it is back.
+Always JSON lines in the run's folder; MLflow when the job names a run; Dagster Pipes when launched
+by it.
+A tracking server that goes away does not stop the training: the lines on disk are sent when it is
+back.
 """
 
 import json
@@ -15,17 +17,21 @@ from typing import Any
 
 from devopsgpt_model.atomic import write_whole
 
-DELIVERY_DEADLINE_S = 60.0  # how long the end of a run waits for a tracking server that does not answer
+# how long the end of a run waits for a tracking server that does not answer
+DELIVERY_DEADLINE_S = 60.0
 
 
 class ReportError(RuntimeError):
-    """Metrics that could not be delivered; they stand in metrics.jsonl and are sent by the next start."""
+    """Metrics that could not be delivered; they stand in metrics.jsonl and are sent by the next
+    start."""
 
 
 class Report(AbstractContextManager["Report"]):
     """Metrics of one run. Entering it connects; leaving it delivers what is still under way."""
 
-    def __init__(self, metrics_file: Path, tracking_uri: str, run_id: str, trained_to: int, evaluated_at: int) -> None:
+    def __init__(
+        self, metrics_file: Path, tracking_uri: str, run_id: str, trained_to: int, evaluated_at: int
+    ) -> None:
         """Lines of work that a kill undid are dropped: it is done again.
 
         trained_to, evaluated_at: the steps that the run goes on from, and that it evaluated last
@@ -36,8 +42,11 @@ class Report(AbstractContextManager["Report"]):
         self._mlflow = _MlflowSender(tracking_uri, run_id, lines) if tracking_uri else None
         self._pipes = _open_pipes()
 
-    def metrics(self, step: int, values: dict[str, float], note: dict[str, Any] | None = None) -> None:
-        """Report values of one step. note: further facts for the launcher's progress line, not for charts."""
+    def metrics(
+        self, step: int, values: dict[str, float], note: dict[str, Any] | None = None
+    ) -> None:
+        """Report values of one step. note: further facts for the launcher's progress line, not for
+        charts."""
         line = {"step": step, "time": time.time(), **values}
         with self.path.open("a") as file:
             file.write(json.dumps(line) + "\n")
@@ -65,7 +74,9 @@ class Report(AbstractContextManager["Report"]):
 class Silence:
     """What the other ranks report to."""
 
-    def metrics(self, step: int, values: dict[str, float], note: dict[str, Any] | None = None) -> None:
+    def metrics(
+        self, step: int, values: dict[str, float], note: dict[str, Any] | None = None
+    ) -> None:
         """Nothing: rank 0 reports."""
 
     def say(self, text: str) -> None:
@@ -92,7 +103,8 @@ def _open_pipes() -> Any:
 
 
 class _MlflowSender:
-    """Sends metrics from a thread of its own, so that a slow server never delays a training step."""
+    """Sends metrics from a thread of its own, so that a slow server never delays a training
+    step."""
 
     def __init__(self, tracking_uri: str, run_id: str, earlier: list[dict[str, Any]]) -> None:
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
@@ -117,7 +129,8 @@ class _MlflowSender:
         if self._failure or self._thread.is_alive():
             raise ReportError(
                 f"MLflow at {self._tracking_uri} did not take the last metrics of run "
-                f"{self._run_id}; they are kept, start the run again when it answers ({self._failure})"
+                f"{self._run_id}; they are kept, start the run again when it answers "
+                f"({self._failure})"
             ) from self._failure
 
     def _work(self) -> None:
@@ -133,22 +146,30 @@ class _MlflowSender:
                 if waiting:
                     client.log_batch(self._run_id, metrics=_metrics(waiting), synchronous=True)
                 waiting, self._failure = [], None
-            except Exception as error:  # whatever the client raises, the lines wait for the next try
+            # whatever the client raises, the lines wait for the next try
+            except Exception as error:
                 self._failure = error
                 if self._closing_at and time.monotonic() - self._closing_at > DELIVERY_DEADLINE_S:
                     return
                 time.sleep(2.0)
 
     def _connect(self) -> tuple[Any, dict[str, int]]:
-        """A client, and the last step of each kind of line that an earlier start of this run delivered."""
+        """A client, and the last step of each kind of line that an earlier start of this run
+        delivered."""
         from mlflow import MlflowClient
 
         client = MlflowClient(tracking_uri=self._tracking_uri)
-        histories = {kind: client.get_metric_history(self._run_id, kind) for kind in ("train_loss", "val_loss")}
-        return client, {kind: max((m.step for m in history), default=-1) for kind, history in histories.items()}
+        histories = {
+            kind: client.get_metric_history(self._run_id, kind)
+            for kind in ("train_loss", "val_loss")
+        }
+        return client, {
+            kind: max((m.step for m in history), default=-1) for kind, history in histories.items()
+        }
 
     def _drain(self, waiting: list[dict[str, Any]], ended: bool) -> bool:
-        """Move queued lines to `waiting`, sleeping until there is one; True once the run has ended."""
+        """Move queued lines to `waiting`, sleeping until there is one; True once the run has
+        ended."""
         block = not ended and not waiting
         while True:
             try:

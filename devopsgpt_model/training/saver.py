@@ -1,4 +1,5 @@
-"""Saving beside the training: a snapshot is taken between two steps, a thread writes it while the next ones run."""
+"""Saving beside the training: a snapshot is taken between two steps, a thread writes it while the
+next ones run."""
 
 import threading
 import time
@@ -17,7 +18,8 @@ ASSUMED_SPEED = 200e6  # bytes/s of a disk, until a write was measured
 class Saver(AbstractContextManager["Saver"]):
     """One writer with one snapshot: a save waits for the one before it.
 
-    An error of the writer is raised by the next `save`, by `wait`, or on leaving the context, never lost.
+    An error of the writer is raised by the next `save`, by `wait`, or on leaving the context, never
+    lost.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -33,14 +35,17 @@ class Saver(AbstractContextManager["Saver"]):
         return self
 
     def due(self, size: int) -> bool:
-        """Whether it is time for a save of so many bytes: a fast GPU evaluates more often than a disk takes states."""
+        """Whether it is time for a save of so many bytes: a fast GPU evaluates more often than a
+        disk takes states."""
         took = size / ASSUMED_SPEED if self._took is None else self._took
         if took <= SHORT_SECONDS:
             return True
         writes = self._thread is not None and self._thread.is_alive()
         return not writes and time.monotonic() - self._ended >= took * (1 / WRITING_SHARE - 1)
 
-    def save(self, tensors: Iterable[tuple[str, Tensor]], write: Callable[[Snapshot], None]) -> None:
+    def save(
+        self, tensors: Iterable[tuple[str, Tensor]], write: Callable[[Snapshot], None]
+    ) -> None:
         """Copy the tensors, then have the thread write the copies; a GPU is not waited for.
 
         raises: what the write before this one raised
@@ -77,7 +82,8 @@ class Saver(AbstractContextManager["Saver"]):
         self.wait()
 
     def _copy(self, name: str, tensor: Tensor) -> None:
-        """The memory is kept from save to save: pinned memory is slow to get, and so are fresh pages."""
+        """The memory is kept from save to save: pinned memory is slow to get, and so are fresh
+        pages."""
         if name not in self._snapshot:
             pinned = self._on_cuda and tensor.is_cuda
             self._snapshot[name] = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=pinned)

@@ -1,7 +1,7 @@
 """The state of a run on disk: what a killed run needs to go on as if nothing had happened.
 
-One safetensors file each for the state and for the best weights so far, replaced in one move: a kill at any
-moment leaves the last good one.
+One safetensors file each for the state and for the best weights so far, replaced in one move: a
+kill at any moment leaves the last good one.
 """
 
 import json
@@ -21,12 +21,14 @@ from devopsgpt_model.training.adamw import AdamW
 from devopsgpt_model.training.ranks import fill, whole
 
 MODEL = "model."  # what a weight's name begins with in a state
-BEST = "best."  # the same of the best weights, where they are others; they go to a file of their own
+# the same of the best weights, where they are others; they go to a file of their own
+BEST = "best."
 
 
 @dataclass
 class Progress:
-    """Where a run stands. best_val_loss: nats/token, best so far; start_val_loss: before the first step;
+    """Where a run stands. best_val_loss: nats/token, best so far; start_val_loss: before the first
+    step;
     pending_losses: of steps that were trained but not reported yet."""
 
     step: int = 0
@@ -40,8 +42,10 @@ class Progress:
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    """Write a safetensors file in one move. raises: OSError on a full disk, the earlier file untouched"""
-    staging = path.with_name(f".{path.name}.tmp")  # a folder: safetensors adds a temporary file of its own
+    """Write a safetensors file in one move. raises: OSError on a full disk, the earlier file
+    untouched"""
+    # a folder: safetensors adds a temporary file of its own
+    staging = path.with_name(f".{path.name}.tmp")
     shutil.rmtree(staging, ignore_errors=True)  # what a killed save left
     try:
         staging.mkdir()
@@ -49,7 +53,8 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str
         os.replace(staging / path.name, path)
     except (SafetensorError, OSError) as error:
         raise OSError(
-            f"{path} could not be written: {error}; the one before it is whole, make room and start again"
+            f"{path} could not be written: {error}; the one before it is whole, make room and "
+            "start again"
         ) from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
@@ -65,7 +70,11 @@ def state_tensors(model: GPT, optimizer: AdamW) -> Iterator[tuple[str, Tensor]]:
 
 def save_best(path: Path, tensors: dict[str, Tensor], step: int, prefix: str = MODEL) -> None:
     """The weights alone, those whose names begin with the prefix. raises: as save_tensors"""
-    weights = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+    weights = {
+        name.removeprefix(prefix): tensor
+        for name, tensor in tensors.items()
+        if name.startswith(prefix)
+    }
     save_tensors(path, weights, {"step": str(step)})
 
 
@@ -75,25 +84,33 @@ def state_metadata(progress: Progress, job: str) -> dict[str, str]:
 
 
 def read_progress(path: Path, job: str) -> Progress | None:
-    """Where a run stands; None where there is no state of this job. raises: ValueError for a damaged file"""
+    """Where a run stands; None where there is no state of this job. raises: ValueError for a
+    damaged file"""
     if not path.exists():
         return None
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
     except SafetensorError as error:
-        raise ValueError(f"{path} is damaged ({error}); remove it to start this training from its beginning") from error
+        raise ValueError(
+            f"{path} is damaged ({error}); remove it to start this training from its beginning"
+        ) from error
     return Progress(**json.loads(metadata["progress"])) if metadata.get("job") == job else None
 
 
 def restore(path: Path, model: GPT, optimizer: AdamW) -> None:
-    """Weights and moments of a state, in place; a finished run's state has none. With shards every rank must ask."""
+    """Weights and moments of a state, in place; a finished run's state has none. With shards every
+    rank must ask."""
     tensors = load_file(path)
     with torch.no_grad():
         for name, parameter in model.named_parameters() if tensors else ():
             parameter.copy_(fill(parameter, tensors[f"{MODEL}{name}"]))
             prefix = f"optimizer.{name}."
-            state = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+            state = {
+                key.removeprefix(prefix): value
+                for key, value in tensors.items()
+                if key.startswith(prefix)
+            }
             if state:
                 optimizer.state[parameter] = {
                     key: value.to(parameter.device) if key == "step" else fill(parameter, value)

@@ -1,4 +1,5 @@
-"""One optimizer step: learning rate, micro-batches, gradients, update. Nothing in it waits for a GPU."""
+"""One optimizer step: learning rate, micro-batches, gradients, update. Nothing in it waits for a
+GPU."""
 
 import hashlib
 from collections.abc import Callable
@@ -25,8 +26,9 @@ Layer = Callable[[Tensor], Tensor]
 class LossOf(nn.Module):
     """The network down to its loss, as a module: what DDP takes.
 
-    compiled: the blocks are, each for itself. All are the same code, so that 48 layers compile as fast as one, and FSDP
-    finds its hooks between them. The head's loss is faster without (loss.py), and evaluations need no gradients.
+    compiled: the blocks are, each for itself. All are the same code, so that 48 layers compile as
+    fast as one, and FSDP finds its hooks between them. The head's loss is faster without (loss.py),
+    and evaluations need no gradients.
     """
 
     def __init__(self, model: GPT, compiled: bool = False) -> None:
@@ -35,7 +37,7 @@ class LossOf(nn.Module):
         if compiled:
             run_block = torch.compile(Block.forward, fullgraph=True)
             for block in model.h:
-                block.forward = _with_gradients(partial(run_block, block), block.forward)  # type: ignore[method-assign, assignment]
+                cast(Any, block).forward = _with_gradients(partial(run_block, block), block.forward)
 
     def forward(self, idx: Tensor, targets: Tensor) -> Tensor:
         """idx, targets: int64 (B, T) -> mean loss in nats/token"""
@@ -68,33 +70,52 @@ def make_optimizer(model: GPT, config: TrainingConfig) -> AdamW:
 class TrainingStep:
     """The step of a run: call it with a step's number, get its loss, still on the device.
 
-    model and optimizer are changed in place; with several ranks the model is sharded or replicated here.
+    model and optimizer are changed in place; with several ranks the model is sharded or replicated
+    here.
     """
 
     def __init__(
-        self, model: GPT, config: TrainingConfig, device: torch.device, autocast: torch.dtype | None, ranks: Ranks
+        self,
+        model: GPT,
+        config: TrainingConfig,
+        device: torch.device,
+        autocast: torch.dtype | None,
+        ranks: Ranks,
     ) -> None:
         """raises: ValueError where the micro-batches cannot be dealt out evenly to the ranks"""
         if config.grad_accum_steps % ranks.size:
             raise ValueError(
-                f"grad_accum_steps must be a multiple of the {ranks.size} processes, got {config.grad_accum_steps}"
+                f"grad_accum_steps must be a multiple of the {ranks.size} processes, got "
+                f"{config.grad_accum_steps}"
             )
-        self.model, self.config, self.device, self.autocast, self.ranks = model, config, device, autocast, ranks
+        self.model, self.config, self.device, self.autocast, self.ranks = (
+            model,
+            config,
+            device,
+            autocast,
+            ranks,
+        )
         self.sharded = ranks.size > 1 and config.parallel == "fsdp"
         if self.sharded:
             ranks.shard(model, device)
         self.optimizer = make_optimizer(model, config)
         self.compiled = compile_pays(config, model, device, autocast)
         shards = ranks.size if self.sharded else 1
-        at_once = micro_batches_at_once(config, model, device, config.grad_accum_steps // ranks.size, shards)
-        self.at_once = ranks.least(at_once)  # shards are gathered in step: every rank makes the same passes
+        at_once = micro_batches_at_once(
+            config, model, device, config.grad_accum_steps // ranks.size, shards
+        )
+        # shards are gathered in step: every rank makes the same passes
+        self.at_once = ranks.least(at_once)
         loss_of = LossOf(model, self.compiled)
-        self.loss_of: Any = ranks.replicate(loss_of, device) if ranks.size > 1 and not self.sharded else loss_of
+        self.loss_of: Any = (
+            ranks.replicate(loss_of, device) if ranks.size > 1 and not self.sharded else loss_of
+        )
 
     def __call__(self, step: int, data: ShuffledWindows, stop: StopRequest = NEVER) -> Tensor:
         """One optimizer step. returns: this rank's mean loss, still on the device
 
-        raises: Stopped where a rank was told to, between two passes: weights and moments are as before the step
+        raises: Stopped where a rank was told to, between two passes: weights and moments are as
+        before the step
         """
         self.model.train()
         rate = learning_rate_at(step, self.config)
@@ -114,8 +135,11 @@ class TrainingStep:
         self.optimizer.zero_grad()
         return total
 
-    def _backward(self, numbers: list[int], data: ShuffledWindows, parts: int, last: bool) -> Tensor:
-        """Add the gradients of micro-batches in one pass; ranks exchange them with the step's last pass only."""
+    def _backward(
+        self, numbers: list[int], data: ShuffledWindows, parts: int, last: bool
+    ) -> Tensor:
+        """Add the gradients of micro-batches in one pass; ranks exchange them with the step's last
+        pass only."""
         # dropout follows from the batch: a resumed run repeats it
         torch.manual_seed(_mix(self.config.seed, numbers[0]))
         batches = zip(*(data.batch(number) for number in numbers), strict=True)
@@ -125,7 +149,9 @@ class TrainingStep:
         waits = self.ranks.size > 1 and not self.sharded and not last
         with self.loss_of.no_sync() if waits else nullcontext():
             with torch.autocast(
-                self.device.type, dtype=self.autocast or torch.bfloat16, enabled=self.autocast is not None
+                self.device.type,
+                dtype=self.autocast or torch.bfloat16,
+                enabled=self.autocast is not None,
             ):
                 loss = self.loss_of(idx, targets)
             loss = loss / parts

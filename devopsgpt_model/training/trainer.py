@@ -1,4 +1,5 @@
-"""One training run: model, optimizer and data, and the way from step to step, to evaluations and saved states."""
+"""One training run: model, optimizer and data, and the way from step to step, to evaluations and
+saved states."""
 
 import hashlib
 import json
@@ -49,7 +50,8 @@ class TrainingDiverged(ArithmeticError):
 def initial_model(config: TrainingConfig, init_checkpoint: Path | None, vocab_size: int) -> GPT:
     """The model before its first step, float32 on the CPU, in evaluation mode.
 
-    raises: ValueError where the checkpoint's vocabulary or context does not fit the data and the settings
+    raises: ValueError where the checkpoint's vocabulary or context does not fit the data and the
+    settings
     """
     if init_checkpoint is None:
         shape = GPTConfig(
@@ -69,7 +71,8 @@ def initial_model(config: TrainingConfig, init_checkpoint: Path | None, vocab_si
         )
     if config.block_size > model.config.block_size:
         raise ValueError(
-            f"block_size must be at most the checkpoint's context of {model.config.block_size}, got {config.block_size}"
+            f"block_size must be at most the checkpoint's context of {model.config.block_size}, "
+            f"got {config.block_size}"
         )
     return model
 
@@ -77,7 +80,9 @@ def initial_model(config: TrainingConfig, init_checkpoint: Path | None, vocab_si
 class Listener(Protocol):
     """Who hears of a run: `report.Report` on rank 0."""
 
-    def metrics(self, step: int, values: dict[str, float], note: dict[str, float] | None = None) -> None:
+    def metrics(
+        self, step: int, values: dict[str, float], note: dict[str, float] | None = None
+    ) -> None:
         """Values of one step."""
 
     def say(self, text: str) -> None:
@@ -96,7 +101,8 @@ class Trainer:
         self.progress = earlier or Progress()
         if not ranks.agree(self.progress.step):
             raise ValueError(
-                f"rank {ranks.rank} stands at step {self.progress.step}, others elsewhere: {job.out} must "
+                f"rank {ranks.rank} stands at step {self.progress.step}, others elsewhere: "
+                f"{job.out} must "
                 "be a folder that every machine sees"
             )
         self.device = ranks.place(choose_device(self.config.device))
@@ -104,9 +110,14 @@ class Trainer:
         self.tokenizer = Tokenizer.load(job.bins)
         self.val_tokens = read_tokens(job.bins, "val")
         self.data = ShuffledWindows(
-            read_tokens(job.bins, "train"), self.config.block_size, self.config.batch_size, self.config.seed
+            read_tokens(job.bins, "train"),
+            self.config.block_size,
+            self.config.batch_size,
+            self.config.seed,
         )
-        self.model = initial_model(self.config, job.init_checkpoint, read_meta(job.bins).vocab_size).to(self.device)
+        self.model = initial_model(
+            self.config, job.init_checkpoint, read_meta(job.bins).vocab_size
+        ).to(self.device)
         self.step = TrainingStep(self.model, self.config, self.device, self.autocast, ranks)
         if earlier:
             restore(state, self.model, self.step.optimizer)
@@ -140,7 +151,9 @@ class Trainer:
         except Stopped:
             self._save()
             self.saver.wait()
-            raise Stopped(f"stopped after step {self.progress.step}; start it again to go on from there") from None
+            raise Stopped(
+                f"stopped after step {self.progress.step}; start it again to go on from there"
+            ) from None
         self._save(finished=True)
 
     def _train(self, report: Listener, began: float) -> None:
@@ -157,7 +170,8 @@ class Trainer:
         return self.progress.step >= self.config.max_steps or too_long
 
     def _train_steps(self, report: Listener, began: float) -> None:
-        """Train to the next step that is reported; losses are looked at once, there, so that a GPU never waits."""
+        """Train to the next step that is reported; losses are looked at once, there, so that a GPU
+        never waits."""
         losses: list[Tensor] = []
         started, wanted = time.monotonic(), self._steps_to_report()
         try:
@@ -177,11 +191,17 @@ class Trainer:
         self.progress.pending_losses += self._over_ranks(losses)
 
     def _over_ranks(self, losses: list[Tensor]) -> list[float]:
-        means: list[float] = (self.ranks.sum(torch.stack(losses)) / self.ranks.size).tolist() if losses else []
+        means: list[float] = (
+            (self.ranks.sum(torch.stack(losses)) / self.ranks.size).tolist() if losses else []
+        )
         return means
 
     def _steps_to_report(self) -> int:
-        step, every, evaluate = self.progress.step, self.config.log_interval, self.config.eval_interval
+        step, every, evaluate = (
+            self.progress.step,
+            self.config.log_interval,
+            self.config.eval_interval,
+        )
         return min(every - step % every, evaluate - step % evaluate, self.config.max_steps - step)
 
     def _report_steps(self, report: Listener, step_seconds: float) -> None:
@@ -203,7 +223,10 @@ class Trainer:
         best = "no checkpoint was good"
         if math.isfinite(progress.best_val_loss):
             self._save_best()
-            best = f"the best checkpoint is of step {progress.best_step}, in {self.job.out / 'checkpoint'}"
+            best = (
+                f"the best checkpoint is of step {progress.best_step}, in "
+                f"{self.job.out / 'checkpoint'}"
+            )
         return TrainingDiverged(f"{what}; {best}. Try a lower learning_rate or a longer warmup")
 
     def _report(self, report: Listener, values: dict[str, float], seconds_left: float) -> None:
@@ -211,7 +234,8 @@ class Trainer:
         report.metrics(self.progress.step, values, note)
 
     def _evaluate(self, report: Listener, began: float) -> None:
-        """Exact val_loss; it is reported before it is saved: no state on disk stands for a value that nobody heard.
+        """Exact val_loss; it is reported before it is saved: no state on disk stands for a value
+        that nobody heard.
 
         raises: TrainingDiverged; Stopped
         """
@@ -224,7 +248,11 @@ class Trainer:
             progress.start_val_loss = loss
         gained = loss < progress.best_val_loss
         if gained:
-            progress.best_val_loss, progress.best_step, progress.evaluations_without_gain = loss, progress.step, 0
+            progress.best_val_loss, progress.best_step, progress.evaluations_without_gain = (
+                loss,
+                progress.step,
+                0,
+            )
             self._keep_best()
         else:
             progress.evaluations_without_gain += 1
@@ -240,12 +268,14 @@ class Trainer:
                 self.best[name] = parameter.detach().clone()
 
     def _val_loss(self) -> float:
-        """val_loss of every held-out token, in the steps' number format; the ranks share the windows out."""
+        """val_loss of every held-out token, in the steps' number format; the ranks share the
+        windows out."""
         total, count = summed_loss(
             *(self.model, self.val_tokens, self.config.block_size, self.autocast),
             self.ranks.rank,
             self.ranks.size,
-            stop=NEVER if self.step.sharded else self.stop,  # shards are gathered in step, to the last pass
+            # shards are gathered in step, to the last pass
+            stop=NEVER if self.step.sharded else self.stop,
         )
         sums = torch.tensor([total, count, self.stop.made], dtype=torch.float64)
         total, count, stopped = self.ranks.sum(sums).tolist()
@@ -255,17 +285,22 @@ class Trainer:
 
     def _save_is_due(self) -> bool:
         """Before the first step there is nothing to lose; after it rank 0, who writes, decides."""
-        size = 16 * sum(parameter.numel() for parameter in self.model.parameters())  # best, weights, AdamW's moments
+        # best, weights, AdamW's moments
+        size = 16 * sum(parameter.numel() for parameter in self.model.parameters())
         return self.progress.step > 0 and self.ranks.any(self.ranks.first and self.saver.due(size))
 
     def _save(self, finished: bool = False) -> None:
-        """Have the state written, newer best weights before it: a kill between the two costs nothing.
+        """Have the state written, newer best weights before it: a kill between the two costs
+        nothing.
 
         finished: no step will need weights or moments again, only how far the run came
         """
         step, best_step = self.progress.step, self.progress.best_step
         metadata = state_metadata(self.progress, self.fingerprint)
-        tensors, prefix = iter(()) if finished else state_tensors(self.model, self.step.optimizer), MODEL
+        tensors, prefix = (
+            iter(()) if finished else state_tensors(self.model, self.step.optimizer),
+            MODEL,
+        )
         newer = best_step != self.best_on_disk
         if newer and (finished or best_step != step):
             tensors, prefix = chain(tensors, self._best_tensors()), BEST
@@ -274,7 +309,11 @@ class Trainer:
         def write(snapshot: Snapshot) -> None:
             if newer:
                 save_best(self.job.out / "best.safetensors", snapshot, best_step, prefix)
-            state = {} if finished else {name: t for name, t in snapshot.items() if not name.startswith(BEST)}
+            state = (
+                {}
+                if finished
+                else {name: t for name, t in snapshot.items() if not name.startswith(BEST)}
+            )
             save_tensors(self.job.out / "state.safetensors", state, metadata)
 
         self._hand_over(tensors, write)
@@ -283,9 +322,13 @@ class Trainer:
         """Have the best weights written alone, where they are newer than those on disk."""
         path, step = self.job.out / "best.safetensors", self.progress.best_step
         if step != self.best_on_disk:
-            self._hand_over(self._best_tensors(), lambda snapshot: save_best(path, snapshot, step, BEST))
+            self._hand_over(
+                self._best_tensors(), lambda snapshot: save_best(path, snapshot, step, BEST)
+            )
 
-    def _hand_over(self, tensors: Iterable[tuple[str, Tensor]], write: Callable[[Snapshot], None]) -> None:
+    def _hand_over(
+        self, tensors: Iterable[tuple[str, Tensor]], write: Callable[[Snapshot], None]
+    ) -> None:
         if self.ranks.first:
             self.saver.save(tensors, write)
         else:
@@ -334,7 +377,9 @@ class Trainer:
 
     def _opening_line(self) -> str:
         where = (
-            f"{self.device}, {'bfloat16' if self.autocast else 'float32'}{', compiled' if self.step.compiled else ''}"
+            f"{self.device}, "
+            f"{'bfloat16' if self.autocast else 'float32'}"
+            f"{', compiled' if self.step.compiled else ''}"
         )
         if self.ranks.size > 1:
             where += f", {self.ranks.size} processes ({self.config.parallel})"
@@ -342,8 +387,10 @@ class Trainer:
             where += f", {self.step.at_once * self.config.batch_size} sequences at once"
         start = f"resuming at step {self.progress.step}" if self.progress.step else "starting"
         return (
-            f"{start}: {self.model.parameter_count():,} parameters, {self.tokens_per_step:,} tokens/step, "
-            f"{self.config.max_steps:,} steps, {self.data.windows_per_epoch} windows/epoch, on {where}"
+            f"{start}: {self.model.parameter_count():,} parameters, {self.tokens_per_step:,} "
+            "tokens/step, "
+            f"{self.config.max_steps:,} steps, {self.data.windows_per_epoch} windows/epoch, on "
+            f"{where}"
         )
 
 

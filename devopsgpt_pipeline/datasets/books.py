@@ -28,7 +28,8 @@ class DatasetError(ValueError):
 def split_chapters(text: Path, books: Sequence[str], held_out_fraction: float) -> Documents:
     """Chapters in reading order as (book/slug, text), per split. text: the folder of clean text
 
-    raises: NoChapters where a book has no text yet; DatasetError where a split would have no chapter
+    raises: NoChapters where a book has no text yet; DatasetError where a split would have no
+    chapter
     """
     documents: Documents = {"train": [], "val": []}
     for book in books:
@@ -37,7 +38,8 @@ def split_chapters(text: Path, books: Sequence[str], held_out_fraction: float) -
             documents[split].append((f"{book}/{row.slug}", chapter))
     if empty := [split for split, chapters in documents.items() if not chapters]:
         raise DatasetError(
-            f"no chapter falls into the {empty[0]} split of {', '.join(books)} with held_out_fraction "
+            f"no chapter falls into the {empty[0]} split of {', '.join(books)} with "
+            "held_out_fraction "
             f"{held_out_fraction}; choose another fraction"
         )
     return documents
@@ -56,22 +58,37 @@ def make_tokenizer(kind: str, vocab_size: int, documents: Documents) -> Tokenize
 
 
 def origin_of(text: Path, books: Sequence[Book], documents: Documents) -> dict[str, Any]:
-    """Which books and chapters the documents are: licence, page, hashes and split. For meta.json, and on from there.
+    """Which books and chapters the documents are: licence, page, hashes and split. For meta.json,
+    and on from there.
 
     raises: DatasetError where a text changed since the documents were read
     """
-    splits = {name: (split, words) for split, chapters in documents.items() for name, words in chapters}
+    splits = {
+        name: (split, words) for split, chapters in documents.items() for name, words in chapters
+    }
     told: dict[str, Any] = {"books": [], "chapters": []}
     for book in books:
         rows = [row for row, _ in read_texts(text / book.name)]
-        about = {key: getattr(book, key) for key in ("name", "title", "licence", "attribution", "contents_url")}
+        about = {
+            key: getattr(book, key)
+            for key in ("name", "title", "licence", "attribution", "contents_url")
+        }
         told["books"].append(about | {"text_version": text_version(rows)})
         for row in rows:
             split, words = splits.get(f"{book.name}/{row.slug}", ("", ""))
             if hashlib.sha256(words.encode()).hexdigest() != row.sha256:
-                raise DatasetError(f"the text of {book.name}/{row.slug} changed meanwhile; materialize token_bins anew")
-            facts = {key: value for key, value in asdict(row).items() if key not in ("order", "chars", "sha256")}
-            told["chapters"].append(facts | {"book": book.name, "split": split, "text_sha256": row.sha256})
+                raise DatasetError(
+                    f"the text of {book.name}/{row.slug} changed meanwhile; "
+                    "materialize token_bins anew"
+                )
+            facts = {
+                key: value
+                for key, value in asdict(row).items()
+                if key not in ("order", "chars", "sha256")
+            }
+            told["chapters"].append(
+                facts | {"book": book.name, "split": split, "text_sha256": row.sha256}
+            )
     return told
 
 

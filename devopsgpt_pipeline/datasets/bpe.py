@@ -1,4 +1,5 @@
-"""Training a byte-level BPE on a small corpus, so that a small model speaks in words and not in letters."""
+"""Training a byte-level BPE on a small corpus, so that a small model speaks in words and not in
+letters."""
 
 from collections.abc import Iterable
 
@@ -14,7 +15,9 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     raises: TokenizerError for a vocab_size outside 257..65,536
     """
     if not SMALLEST_VOCABULARY <= vocab_size <= 65_536:
-        raise TokenizerError(f"vocab_size must be 257 (plain bytes) to 65,536 (uint16), got {vocab_size}")
+        raise TokenizerError(
+            f"vocab_size must be 257 (plain bytes) to 65,536 (uint16), got {vocab_size}"
+        )
     if vocab_size == SMALLEST_VOCABULARY:
         return Tokenizer.plain_bytes()
     from tokenizers import Tokenizer as HuggingFaceTokenizer
@@ -24,7 +27,10 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     learner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     learner.train_from_iterator(
-        texts, trainers.BpeTrainer(vocab_size=vocab_size - 1, initial_alphabet=alphabet, show_progress=False)
+        texts,
+        trainers.BpeTrainer(
+            vocab_size=vocab_size - 1, initial_alphabet=alphabet, show_progress=False
+        ),
     )
     symbols = sorted(learner.get_vocab().items(), key=lambda item: item[1])
     return Tokenizer("bpe", {bytes_of(symbol): rank for rank, (symbol, _) in enumerate(symbols)})

@@ -1,4 +1,5 @@
-"""Encoding much text on all cores: in processes, because tiktoken's threads wait for one another."""
+"""Encoding much text on all cores: in processes, because tiktoken's threads wait for one
+another."""
 
 import os
 import signal
@@ -39,7 +40,10 @@ class Encoders:
         self.processes = processes or usable_cpus()
         # spawned, not forked: the parent has threads of its own
         self._pool = ProcessPoolExecutor(
-            self.processes, get_context("spawn"), initializer=_begin, initargs=(tokenizer.name, tokenizer.ranks)
+            self.processes,
+            get_context("spawn"),
+            initializer=_begin,
+            initargs=(tokenizer.name, tokenizer.ranks),
         )
 
     def __enter__(self) -> "Encoders":
@@ -49,7 +53,8 @@ class Encoders:
         self._pool.shutdown(cancel_futures=True)
 
     def encode(self, batches: Iterable[list[str]]) -> Iterator[Encoded]:
-        """The batches encoded, in their order. No more of them are read than the processes can work on."""
+        """The batches encoded, in their order. No more of them are read than the processes can work
+        on."""
         under_way: deque[Future[Encoded]] = deque()
         for texts in batches:
             under_way.append(self._pool.submit(_encode, texts))

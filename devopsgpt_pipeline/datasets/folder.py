@@ -12,18 +12,28 @@ from devopsgpt_pipeline.datasets.books import DatasetError
 
 SUFFIXES = (".txt", ".md")
 HELD_OUT = 0.1  # of the files, or of the characters of a single file
-ON_DEMAND = ("shakespeare", "openwebtext")  # datasets that are made when somebody asks for them, as a folder's is
+# datasets that are made when somebody asks for them, as a folder's is
+ON_DEMAND = ("shakespeare", "openwebtext")
 RESERVED = ("sre", *ON_DEMAND)
 
 
 def folders_from_environment() -> dict[str, Path]:
-    """DEVOPSGPT_TEXT_FOLDERS: name=folder, separated by commas. raises: ValueError for another form"""
+    """DEVOPSGPT_TEXT_FOLDERS: name=folder, separated by commas. raises: ValueError for another
+    form"""
     folders: dict[str, Path] = {}
-    for entry in filter(None, (part.strip() for part in os.environ.get("DEVOPSGPT_TEXT_FOLDERS", "").split(","))):
+    for entry in filter(
+        None, (part.strip() for part in os.environ.get("DEVOPSGPT_TEXT_FOLDERS", "").split(","))
+    ):
         name, separator, folder = entry.partition("=")
-        if not separator or not folder or not re.fullmatch(r"[a-z][a-z0-9_]*", name) or name in RESERVED:
+        if (
+            not separator
+            or not folder
+            or not re.fullmatch(r"[a-z][a-z0-9_]*", name)
+            or name in RESERVED
+        ):
             raise ValueError(
-                f"DEVOPSGPT_TEXT_FOLDERS must be name=folder,... with names of a-z, 0-9 and _ that are not "
+                "DEVOPSGPT_TEXT_FOLDERS must be name=folder,... with names of a-z, 0-9 and _ that "
+                "are not "
                 f"{', '.join(RESERVED)}; got {entry!r}"
             )
         folders[name] = Path(folder)
@@ -39,20 +49,28 @@ def write_folder(bins: Path, name: str, folder: Path, tokenizer: Tokenizer) -> T
     if len(texts) == 1:
         ((only, text),) = texts
         cut = math.floor(len(text) * (1 - HELD_OUT))
-        return write_token_bins(bins, name, tokenizer, {"train": [(only, text[:cut])], "val": [(only, text[cut:])]})
+        return write_token_bins(
+            bins, name, tokenizer, {"train": [(only, text[:cut])], "val": [(only, text[cut:])]}
+        )
     ordered = sorted(texts, key=lambda entry: hashlib.sha256(entry[0].encode()).digest())
     held = {path for path, _ in ordered[: max(1, round(len(texts) * HELD_OUT))]}
     train = [entry for entry in texts if entry[0] not in held]
-    return write_token_bins(bins, name, tokenizer, {"train": train, "val": [e for e in texts if e[0] in held]})
+    return write_token_bins(
+        bins, name, tokenizer, {"train": train, "val": [e for e in texts if e[0] in held]}
+    )
 
 
 def _read(folder: Path) -> list[tuple[str, str]]:
     paths = sorted(path for path in folder.rglob("*") if path.suffix in SUFFIXES and path.is_file())
     try:
-        texts = [(str(path.relative_to(folder)), path.read_text(encoding="utf-8")) for path in paths]
+        texts = [
+            (str(path.relative_to(folder)), path.read_text(encoding="utf-8")) for path in paths
+        ]
     except UnicodeDecodeError as error:
         raise DatasetError(f"a text file in {folder} is not UTF-8: {error}") from error
     texts = [(name, text) for name, text in texts if text.strip()]
     if not texts:
-        raise DatasetError(f"no text in {folder}: it needs files named {' or '.join('*' + s for s in SUFFIXES)}")
+        raise DatasetError(
+            f"no text in {folder}: it needs files named {' or '.join('*' + s for s in SUFFIXES)}"
+        )
     return texts

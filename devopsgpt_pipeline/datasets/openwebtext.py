@@ -1,7 +1,8 @@
-"""The dataset `openwebtext`: parquet shards of the Hugging Face hub to token bins, one shard at a time.
+"""The dataset `openwebtext`: parquet shards of the Hugging Face hub to token bins, one shard at a
+time.
 
-Memory and, but for the tokens, disk hold one shard. Each encoded shard is kept until the bins are whole, so an
-interrupted run goes on with the shard that was cut short.
+Memory and, but for the tokens, disk hold one shard. Each encoded shard is kept until the bins are
+whole, so an interrupted run goes on with the shard that was cut short.
 """
 
 import hashlib
@@ -31,12 +32,17 @@ Progress = Callable[[str], None]
 
 
 def write_openwebtext(
-    folder: Path, work: Path, source: Source, tokenizer: Tokenizer, progress: Progress = lambda line: None
+    folder: Path,
+    work: Path,
+    source: Source,
+    tokenizer: Tokenizer,
+    progress: Progress = lambda line: None,
 ) -> TokenBinsMeta:
     """Token bins of OpenWebText, or of its first documents. work: a folder for what is under way
 
     The bins hold nanoGPT's split when whole, in the order of the shards.
-    raises: HubUnavailable; ValueError for a repository without parquet shards, or fewer than two documents
+    raises: HubUnavailable; ValueError for a repository without parquet shards, or fewer than two
+    documents
     """
     recipe = {name: getattr(source, name) for name in ("documents", "repository", "revision")}
     recipe["tokenizer"] = tokenizer.name
@@ -47,7 +53,10 @@ def write_openwebtext(
     with Encoders(tokenizer) as encoders:
         shards = list(_encoded_shards(place, source, encoders, progress))
     if (found := sum(len(shard.documents) for shard in shards)) < source.documents:
-        raise ValueError(f"{source.repository} was asked for {source.documents:,} documents, its shards hold {found:,}")
+        raise ValueError(
+            f"{source.repository} was asked for {source.documents:,} documents, its "
+            f"shards hold {found:,}"
+        )
     held = held_out_documents(found, whole=not source.documents)
     meta = _write_bins(folder, shards, held, tokenizer, recipe)
     shutil.rmtree(place)
@@ -55,7 +64,8 @@ def write_openwebtext(
 
 
 def _finished(folder: Path, recipe: dict[str, Any]) -> TokenBinsMeta | None:
-    """The bins that are there, where they were made by this recipe and are as long as they should be."""
+    """The bins that are there, where they were made by this recipe and are as long as they should
+    be."""
     path = folder / "source.json"
     if not path.exists() or json.loads(path.read_text()) != recipe:
         return None
@@ -66,7 +76,8 @@ def _finished(folder: Path, recipe: dict[str, Any]) -> TokenBinsMeta | None:
 
 @dataclass(frozen=True)
 class Shard:
-    """An encoded shard: <path>.bin with its tokens, <path>.npy with int64 (documents, 2): tokens and bytes of each."""
+    """An encoded shard: <path>.bin with its tokens, <path>.npy with int64 (documents, 2): tokens
+    and bytes of each."""
 
     name: str
     path: Path
@@ -80,7 +91,9 @@ class Shard:
         return np.memmap(self.path.with_suffix(".bin"), dtype=DTYPE, mode="r")
 
 
-def _encoded_shards(place: Path, source: Source, encoders: Encoders, progress: Progress) -> Iterator[Shard]:
+def _encoded_shards(
+    place: Path, source: Source, encoders: Encoders, progress: Progress
+) -> Iterator[Shard]:
     declared, left = declared_shards(place, source), source.documents or math.inf
     for number, (name, sha256) in enumerate(declared.items()):
         shard = Shard(name, place / f"{number:05d}")
@@ -89,7 +102,8 @@ def _encoded_shards(place: Path, source: Source, encoders: Encoders, progress: P
                 _encode_shard(parquet, shard, encoders, left)
         left -= len(shard.documents)
         progress(
-            f"shard {number + 1}/{len(declared)}: {len(shard.documents):,} documents, {len(shard.tokens):,} tokens"
+            f"shard {number + 1}/{len(declared)}: {len(shard.documents):,} documents, "
+            f"{len(shard.tokens):,} tokens"
         )
         yield shard
         if left <= 0:
@@ -97,7 +111,8 @@ def _encoded_shards(place: Path, source: Source, encoders: Encoders, progress: P
 
 
 def _encode_shard(parquet: Path, shard: Shard, encoders: Encoders, most: float) -> None:
-    """Write the tokens of the shard's first documents, and then what each document takes. most: how many documents"""
+    """Write the tokens of the shard's first documents, and then what each document takes. most: how
+    many documents"""
     sizes = [np.empty((0, 2), dtype=np.int64)]
     temporary = shard.path.with_suffix(".bin.tmp")
     with temporary.open("wb") as file:
@@ -123,10 +138,12 @@ def _texts(parquet: Path, most: float) -> Iterator[list[str]]:
 
 
 def held_out_documents(count: int, whole: bool) -> NDArray[np.bool_]:
-    """Which documents are held out: bool (count,). whole: nanoGPT's share; of a part, enough for a measurement
+    """Which documents are held out: bool (count,). whole: nanoGPT's share; of a part, enough for a
+    measurement
 
     raises: ValueError for fewer than two documents
-    source: datasets' train_test_split as nanoGPT calls it: the first of a seeded permutation, their number rounded up
+    source: datasets' train_test_split as nanoGPT calls it: the first of a seeded permutation, their
+    number rounded up
     """
     if count < 2:
         raise ValueError(f"a split needs at least 2 documents, got {count}; ask for more")
@@ -139,15 +156,22 @@ def held_out_documents(count: int, whole: bool) -> NDArray[np.bool_]:
 
 
 def _write_bins(
-    folder: Path, shards: list[Shard], held: NDArray[np.bool_], tokenizer: Tokenizer, recipe: dict[str, Any]
+    folder: Path,
+    shards: list[Shard],
+    held: NDArray[np.bool_],
+    tokenizer: Tokenizer,
+    recipe: dict[str, Any],
 ) -> TokenBinsMeta:
-    """Both bins and what describes them, whole or not at all. meta.json names the shards, not 8 million documents."""
+    """Both bins and what describes them, whole or not at all. meta.json names the shards, not 8
+    million documents."""
     with whole_folder(folder) as staging:
         splits = {
             split: _write_split(staging / f"{split}.bin", shards, held == (split == "val"))
             for split in ("train", "val")
         }
-        meta = TokenBinsMeta("openwebtext", tokenizer.name, tokenizer.vocab_size, tokenizer.eot_id, splits)
+        meta = TokenBinsMeta(
+            "openwebtext", tokenizer.name, tokenizer.vocab_size, tokenizer.eot_id, splits
+        )
         tokenizer.save(staging, block_size=1024)
         write_json(staging / "meta.json", asdict(meta))
         write_json(staging / "source.json", recipe)

@@ -1,4 +1,5 @@
-"""The dataset `shakespeare`: Karpathy's tiny shakespeare, downloaded or the file given, split by characters."""
+"""The dataset `shakespeare`: Karpathy's tiny shakespeare, downloaded or the file given, split by
+characters."""
 
 import hashlib
 import math
@@ -22,7 +23,8 @@ class ShakespeareUnavailable(ConnectionError):
 def fetch_shakespeare(path: Path, url: str = URL) -> str:
     """The text at `path`, downloaded there first where it is missing.
 
-    raises: ShakespeareUnavailable without a network, naming the file; ValueError for another text than the known one
+    raises: ShakespeareUnavailable without a network, naming the file; ValueError for another text
+    than the known one
     """
     if not path.exists():
         try:
@@ -30,7 +32,8 @@ def fetch_shakespeare(path: Path, url: str = URL) -> str:
             response.raise_for_status()
         except requests.RequestException as error:
             raise ShakespeareUnavailable(
-                f"tiny shakespeare could not be downloaded from {url} ({error}); put the file at {path} by hand"
+                f"tiny shakespeare could not be downloaded from {url} ({error}); put the file at "
+                f"{path} by hand"
             ) from error
         _check(response.content, url)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -42,11 +45,14 @@ def fetch_shakespeare(path: Path, url: str = URL) -> str:
 
 def _check(content: bytes, source: str) -> None:
     if (found := hashlib.sha256(content).hexdigest()) != SHA256:
-        raise ValueError(f"{source} should have sha256 {SHA256} and has {found}; it is not tiny shakespeare")
+        raise ValueError(
+            f"{source} should have sha256 {SHA256} and has {found}; it is not tiny shakespeare"
+        )
 
 
 def write_shakespeare(folder: Path, text: str, tokenizer: Tokenizer) -> TokenBinsMeta:
-    """Token bins of the first 90% of the characters and of the rest, without end-of-text, as nanoGPT writes them."""
+    """Token bins of the first 90% of the characters and of the rest, without end-of-text, as
+    nanoGPT writes them."""
     cut = math.floor(len(text) * TRAIN_SHARE)
     documents = {"train": [("train", text[:cut])], "val": [("val", text[cut:])]}
     return write_token_bins(folder, "shakespeare", tokenizer, documents, separate=False)

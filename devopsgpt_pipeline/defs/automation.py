@@ -13,10 +13,11 @@ AC: Any = dg.AutomationCondition  # its type parameters do not combine under myp
 
 
 def on_change(inputs: Any) -> Any:
-    """Fires when one of `inputs` changed its data version, or once for an asset that was never there.
+    """Fires when one of `inputs` changed its data version, or once for an asset that was never
+    there.
 
-    Not again for the same version, not again after a failure, not while a blocking check of an input fails, and not
-    before the inputs that the same change will make anew are there.
+    Not again for the same version, not again after a failure, not while a blocking check of an
+    input fails, and not before the inputs that the same change will make anew are there.
     """
     return (
         (inputs | AC.missing().newly_true()).since_last_handled()
@@ -30,13 +31,16 @@ def on_change(inputs: Any) -> Any:
 
 CHANGED = AC.any_deps_match(AC.data_version_changed())
 
-# What judges a model reads the held-out chapters as well. A changed corpus is no reason to judge the old model again:
-# a new one follows from it, and that is.
+# What judges a model reads the held-out chapters as well. A changed corpus is no reason to judge
+# the old model again: a new one follows from it, and that is.
 ON_CHANGE = on_change(CHANGED.ignore(dg.AssetSelection.assets(TOKEN_BINS))).with_label("on_change")
 
-# The leaderboard shows what there is: it waits for no baseline that nobody measured, and for no check.
+# The leaderboard shows what there is: it waits for no baseline that nobody measured, and for no
+# check.
 ON_MEASURED = (
-    AC.any_deps_match(AC.newly_updated()).since_last_handled() & ~AC.any_deps_in_progress() & ~AC.in_progress()
+    AC.any_deps_match(AC.newly_updated()).since_last_handled()
+    & ~AC.any_deps_in_progress()
+    & ~AC.in_progress()
 ).with_label("on_measured")
 
 
@@ -51,12 +55,19 @@ class Timetable:
     """Each tick asks every book's site whether it changed."""
 
     retrain: str = ""
-    """Between two ticks training runs at most once by itself; empty: whenever the corpus changed."""
+    """Between two ticks training runs at most once by itself; empty: whenever the corpus
+    changed."""
 
     def __post_init__(self) -> None:
-        for name, cron in (("DEVOPSGPT_OBSERVE_CRON", self.observe), ("DEVOPSGPT_RETRAIN_CRON", self.retrain)):
+        for name, cron in (
+            ("DEVOPSGPT_OBSERVE_CRON", self.observe),
+            ("DEVOPSGPT_RETRAIN_CRON", self.retrain),
+        ):
             if not is_valid_cron_schedule(cron) and (cron or name == "DEVOPSGPT_OBSERVE_CRON"):
-                raise ValueError(f"{name} must be a cron expression such as '0 3 * * 0' (Sundays at 3), got {cron!r}")
+                raise ValueError(
+                    f"{name} must be a cron expression such as '0 3 * * 0' (Sundays "
+                    f"at 3), got {cron!r}"
+                )
 
     @classmethod
     def from_environment(cls) -> "Timetable":
@@ -68,7 +79,8 @@ class Timetable:
 
     @property
     def training_condition(self) -> Any:
-        """For what is trained: any change, held back until the next tick of `retrain`; the first waits for none."""
+        """For what is trained: any change, held back until the next tick of `retrain`; the first
+        waits for none."""
         if not self.retrain:
             return on_change(CHANGED).with_label("on_change")
         due = AC.missing() | AC.cron_tick_passed(self.retrain).since_last_handled()

@@ -18,13 +18,17 @@ class BaselineSettings(dg.Config):
     """How much is measured."""
 
     batches: int = Field(
-        default=NANOGPT_BATCHES, ge=0, description="Random batches per split by nanoGPT's protocol; 0 leaves it out."
+        default=NANOGPT_BATCHES,
+        ge=0,
+        description="Random batches per split by nanoGPT's protocol; 0 leaves it out.",
     )
 
 
 def build_gpt2_baseline(datasets: list[str]) -> dg.AssetsDefinition:
     """The asset over every size and these datasets."""
-    partitions = dg.MultiPartitionsDefinition({"dataset": dg.StaticPartitionsDefinition(datasets), "model": SIZES})
+    partitions = dg.MultiPartitionsDefinition(
+        {"dataset": dg.StaticPartitionsDefinition(datasets), "model": SIZES}
+    )
     by_model = dg.MultiToSingleDimensionPartitionMapping(partition_dimension_name="model")
 
     @dg.asset(
@@ -42,12 +46,16 @@ def build_gpt2_baseline(datasets: list[str]) -> dg.AssetsDefinition:
             dg.AssetCheckSpec(
                 AGREES,
                 asset="gpt2_baseline",
-                description=f"Losses on OpenWebText differ from nanoGPT's published ones by at most {TOLERANCE}.",
+                description="Losses on OpenWebText differ from nanoGPT's published ones by at "
+                f"most {TOLERANCE}.",
             )
         ],
     )
     def gpt2_baseline(
-        context: dg.AssetExecutionContext, config: BaselineSettings, home: HomeResource, mlflow: MlflowResource
+        context: dg.AssetExecutionContext,
+        config: BaselineSettings,
+        home: HomeResource,
+        mlflow: MlflowResource,
     ) -> dg.MaterializeResult:  # type: ignore[type-arg]
         """A size of GPT-2 on a dataset: loss on both splits, perplexity, bits per byte."""
         from devopsgpt_model.checkpoint import load_checkpoint
@@ -65,7 +73,10 @@ def build_gpt2_baseline(datasets: list[str]) -> dg.AssetsDefinition:
         client.set_tag(run_id, "dagster_run_id", context.run.run_id)
         if config.batches and measured.left_out:
             context.log.warning(measured.left_out)
-        row = {key: value if isinstance(value, str | int) else round(value, 4) for key, value in measured.row().items()}
+        row = {
+            key: value if isinstance(value, str | int) else round(value, 4)
+            for key, value in measured.row().items()
+        }
         return dg.MaterializeResult(
             data_version=dg.DataVersion(f"{measured.data_version}-{measured.val_loss:.6f}"),
             metadata={

@@ -1,4 +1,5 @@
-"""The gate: what must hold before the next step runs. Blocking checks stop the chain, nothing else does."""
+"""The gate: what must hold before the next step runs. Blocking checks stop the chain, nothing else
+does."""
 
 import math
 
@@ -19,7 +20,8 @@ QUOTED: tuple[str, ...] = ()
 
 @dg.asset_check(asset=TOKEN_BINS, blocking=True)
 def nothing_leaked(home: HomeResource) -> dg.AssetCheckResult:
-    """No held-out chapter shares a run of 50 tokens with a training chapter, but for what is named as quoted."""
+    """No held-out chapter shares a run of 50 tokens with a training chapter, but for what is named
+    as quoted."""
     runs = leaked_runs(home.folders.tokens / DATASET, QUOTED)
     found = [f"{run.held_out_doc} and {run.train_doc}: {run.length} tokens" for run in runs]
     return dg.AssetCheckResult(
@@ -40,7 +42,9 @@ def weights_are_finite(home: HomeResource) -> dg.AssetCheckResult:
         return dg.AssetCheckResult(passed=False, description=str(error))
     bad = [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
     description = f"{bad[0]} holds values that are not finite" if bad else "all finite"
-    return dg.AssetCheckResult(passed=not bad, description=description, metadata={"tensors": len(tensors)})
+    return dg.AssetCheckResult(
+        passed=not bad, description=description, metadata={"tensors": len(tensors)}
+    )
 
 
 @dg.asset_check(asset="finetuned_checkpoint", blocking=True)
@@ -64,7 +68,8 @@ def loads_and_generates(home: HomeResource) -> dg.AssetCheckResult:
 
 @dg.asset_check(asset="evaluation", blocking=True)
 def beats_its_start(home: HomeResource) -> dg.AssetCheckResult:
-    """val_loss on the held-out chapters is finite and below that of the weights that training started from."""
+    """val_loss on the held-out chapters is finite and below that of the weights that training
+    started from."""
     comparison = Comparison.read(home.folders.evaluation)
     before, after = comparison.start["val_loss"], comparison.finetuned["val_loss"]
     return dg.AssetCheckResult(
@@ -80,7 +85,8 @@ def does_not_recite(home: HomeResource) -> dg.AssetCheckResult:
     share = Comparison.read(home.folders.evaluation).memorization
     return dg.AssetCheckResult(
         passed=share <= MEMORIZATION_LIMIT,
-        description=f"{share:.1%} of sampled runs stand in the training text, at most {MEMORIZATION_LIMIT:.0%} may",
+        description=f"{share:.1%} of sampled runs stand in the training text, at most "
+        f"{MEMORIZATION_LIMIT:.0%} may",
         metadata={"memorization": share, "limit": MEMORIZATION_LIMIT},
     )
 

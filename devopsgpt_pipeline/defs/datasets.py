@@ -31,7 +31,8 @@ def build_clean_text(book: Book) -> dg.AssetsDefinition:
     @dg.asset(
         key=key_of("clean_text", book),
         deps=[key_of("chapters", book)],
-        description=f"The text of “{book.title}”, one file per chapter: headings, paragraphs, lists, listings and "
+        description=f"The text of “{book.title}”, one file per chapter: headings, paragraphs, "
+        "lists, listings and "
         "tables in reading order, notes at the end.",
         group_name="datasets",
         kinds={"text"},
@@ -42,7 +43,8 @@ def build_clean_text(book: Book) -> dg.AssetsDefinition:
         folder = home.folders.text / book.name
         report = clean_book(home.folders.chapters / book.name, folder, book)
         rows = [
-            dg.TableRecord({"slug": row.slug, "title": row.title, "characters": row.chars}) for row in report.chapters
+            dg.TableRecord({"slug": row.slug, "title": row.title, "characters": row.chars})
+            for row in report.chapters
         ]
         return dg.MaterializeResult(
             data_version=dg.DataVersion(report.data_version[:16]),
@@ -70,11 +72,22 @@ def build_token_bins(profile: Profile, books: list[Book]) -> dg.AssetsDefinition
     settings_class = create_model(
         "TokenBinsSettings",
         __base__=dg.Config,
-        tokenizer=(str, Field(profile.tokenizer, description='"gpt2", or "bpe" for one trained on the chapters.')),
-        vocab_size=(int, Field(profile.vocab_size, description="Ids of a trained BPE; 257 is plain bytes.")),
+        tokenizer=(
+            str,
+            Field(
+                profile.tokenizer, description='"gpt2", or "bpe" for one trained on the chapters.'
+            ),
+        ),
+        vocab_size=(
+            int,
+            Field(profile.vocab_size, description="Ids of a trained BPE; 257 is plain bytes."),
+        ),
         held_out_fraction=(
             float,
-            Field(profile.held_out_fraction, description="Share of chapters kept from training, 0 to 1."),
+            Field(
+                profile.held_out_fraction,
+                description="Share of chapters kept from training, 0 to 1.",
+            ),
         ),
     )
 
@@ -86,46 +99,70 @@ def build_token_bins(profile: Profile, books: list[Book]) -> dg.AssetsDefinition
         owners=OWNERS,
         code_version=f"2-{profile.name}",
     )
-    def token_bins(config: settings_class, home: HomeResource) -> dg.MaterializeResult:  # type: ignore
-        """train.bin and val.bin: uint16 token ids of whole chapters, split by a hash of book and slug."""
+    def token_bins(
+        config: settings_class,  # type: ignore[valid-type]
+        home: HomeResource,
+    ) -> dg.MaterializeResult:  # type: ignore[type-arg]
+        """train.bin and val.bin: uint16 token ids of whole chapters, split by a hash of book and
+        slug."""
         names = [book.name for book in books]
         settings = config.model_dump()  # type: ignore[attr-defined]
         documents = split_chapters(home.folders.text, names, settings["held_out_fraction"])
         tokenizer = make_tokenizer(settings["tokenizer"], settings["vocab_size"], documents)
         folder = home.folders.tokens / DATASET
-        meta = write_books(folder, documents, tokenizer, origin_of(home.folders.text, books, documents))
-        return dg.MaterializeResult(data_version=dg.DataVersion(meta.data_version), metadata=_metadata(meta, folder))
+        meta = write_books(
+            folder, documents, tokenizer, origin_of(home.folders.text, books, documents)
+        )
+        return dg.MaterializeResult(
+            data_version=dg.DataVersion(meta.data_version), metadata=_metadata(meta, folder)
+        )
 
     return token_bins
 
 
-@dg.asset(group_name="datasets", kinds={"numpy", "tiktoken"}, owners=OWNERS, code_version="1", pool="web")
+@dg.asset(
+    group_name="datasets", kinds={"numpy", "tiktoken"}, owners=OWNERS, code_version="1", pool="web"
+)
 def token_bins_shakespeare(home: HomeResource) -> dg.MaterializeResult:  # type: ignore[type-arg]
-    """Tiny shakespeare in GPT-2 tokens, for the preset finetune_shakespeare; made on demand only."""
+    """Tiny shakespeare in GPT-2 tokens, for the preset finetune_shakespeare; made on demand
+    only."""
     text = fetch_shakespeare(home.folders.text / "tinyshakespeare.txt")
     folder = home.folders.tokens / "shakespeare"
     meta = write_shakespeare(folder, text, Tokenizer.gpt2())
-    return dg.MaterializeResult(data_version=dg.DataVersion(meta.data_version), metadata=_metadata(meta, folder))
+    return dg.MaterializeResult(
+        data_version=dg.DataVersion(meta.data_version), metadata=_metadata(meta, folder)
+    )
 
 
 class OpenWebTextSettings(dg.Config):
     """How much of OpenWebText is encoded, and from where."""
 
-    documents: int = Field(default=0, ge=0, description="Documents from the beginning; 0 takes all 8 million, 54 GB.")
-    repository: str = Field(default=REPOSITORY, description="Dataset on the Hugging Face hub, in parquet shards.")
+    documents: int = Field(
+        default=0, ge=0, description="Documents from the beginning; 0 takes all 8 million, 54 GB."
+    )
+    repository: str = Field(
+        default=REPOSITORY, description="Dataset on the Hugging Face hub, in parquet shards."
+    )
     revision: str = Field(default=REVISION, description="Commit of the repository.")
 
 
-@dg.asset(group_name="datasets", kinds={"numpy", "tiktoken"}, owners=OWNERS, code_version="1", pool="web")
+@dg.asset(
+    group_name="datasets", kinds={"numpy", "tiktoken"}, owners=OWNERS, code_version="1", pool="web"
+)
 def token_bins_openwebtext(
     context: dg.AssetExecutionContext, config: OpenWebTextSettings, home: HomeResource
 ) -> dg.MaterializeResult:  # type: ignore[type-arg]
-    """What GPT-2's training text is thought to be like, in GPT-2 tokens, nanoGPT's split; made on demand only."""
+    """What GPT-2's training text is thought to be like, in GPT-2 tokens, nanoGPT's split; made on
+    demand only."""
     folder, work = home.folders.tokens / "openwebtext", home.folders.downloads / "openwebtext"
     endpoint = os.environ.get("HF_ENDPOINT") or None
-    source = Source(config.documents, config.repository, config.revision, endpoint, by_hand=work / BY_HAND)
+    source = Source(
+        config.documents, config.repository, config.revision, endpoint, by_hand=work / BY_HAND
+    )
     meta = write_openwebtext(folder, work, source, Tokenizer.gpt2(), context.log.info)
-    return dg.MaterializeResult(data_version=dg.DataVersion(meta.data_version), metadata=_metadata(meta, folder))
+    return dg.MaterializeResult(
+        data_version=dg.DataVersion(meta.data_version), metadata=_metadata(meta, folder)
+    )
 
 
 def build_token_bins_folder(name: str, texts: Path) -> dg.AssetsDefinition:
@@ -133,7 +170,8 @@ def build_token_bins_folder(name: str, texts: Path) -> dg.AssetsDefinition:
 
     @dg.asset(
         key=f"token_bins_{name}",
-        description=f"Text files below {texts} in GPT-2 tokens, a tenth of them held out; made on demand only.",
+        description=f"Text files below {texts} in GPT-2 tokens, a tenth of them held out; made on "
+        "demand only.",
         group_name="datasets",
         kinds={"numpy", "tiktoken"},
         owners=OWNERS,
@@ -142,7 +180,9 @@ def build_token_bins_folder(name: str, texts: Path) -> dg.AssetsDefinition:
     def token_bins_folder(home: HomeResource) -> dg.MaterializeResult:  # type: ignore[type-arg]
         folder = home.folders.tokens / name
         meta = write_folder(folder, name, texts, Tokenizer.gpt2())
-        return dg.MaterializeResult(data_version=dg.DataVersion(meta.data_version), metadata=_metadata(meta, folder))
+        return dg.MaterializeResult(
+            data_version=dg.DataVersion(meta.data_version), metadata=_metadata(meta, folder)
+        )
 
     return token_bins_folder
 
@@ -151,7 +191,12 @@ def _metadata(meta: TokenBinsMeta, folder: Path) -> dict[str, Any]:
     train, val = meta.splits["train"], meta.splits["val"]
     rows = [
         dg.TableRecord(
-            {"split": name, "documents": len(split.documents), "tokens": split.tokens, "text_bytes": split.text_bytes}
+            {
+                "split": name,
+                "documents": len(split.documents),
+                "tokens": split.tokens,
+                "text_bytes": split.text_bytes,
+            }
         )
         for name, split in meta.splits.items()
     ]

@@ -22,8 +22,12 @@ TABLE, PICTURE = "leaderboard.md", "leaderboard.png"
     code_version="2",
     automation_condition=ON_MEASURED,
 )
-def leaderboard(home: HomeResource, mlflow: MlflowResource) -> dg.MaterializeResult:  # type: ignore[type-arg]
-    """Baselines and fine-tunes, the best first, on what was measured: which is served, and what others published."""
+def leaderboard(
+    home: HomeResource,
+    mlflow: MlflowResource,
+) -> dg.MaterializeResult:  # type: ignore[type-arg]
+    """Baselines and fine-tunes, the best first, on what was measured: which is served, and what
+    others published."""
     client = mlflow.client()
     board = read_leaderboard(client)
     text, png = board.markdown(), pictures.loss_against_parameters(board)

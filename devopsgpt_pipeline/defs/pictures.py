@@ -16,7 +16,10 @@ def loss_curve(lines: Sequence[dict[str, Any]], title: str) -> bytes:
 
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
-    for key, style in (("train_loss", dict(linewidth=1)), ("val_loss", dict(marker="o", linewidth=2))):
+    for key, style in (
+        ("train_loss", dict(linewidth=1)),
+        ("val_loss", dict(marker="o", linewidth=2)),
+    ):
         points = [(line["step"], line[key]) for line in lines if key in line]
         axes.plot(*zip(*points, strict=True), label=key, **style) if points else None
     axes.set(title=title, xlabel="step", ylabel="loss (nats/token)")
@@ -43,8 +46,9 @@ LABEL_POINTS = 7.0
 def loss_against_parameters(board: "Leaderboard") -> bytes:
     """PNG: a column for each dataset, loss above and bits per byte below, against parameters.
 
-    Hollow marks have another tokenizer than GPT-2's: their losses compare below only. Pale ones were measured on
-    an earlier version of the data. Where losses were published they are by nanoGPT's protocol, and so are those beside.
+    Hollow marks have another tokenizer than GPT-2's: their losses compare below only. Pale ones
+    were measured on an earlier version of the data. Where losses were published they are by
+    nanoGPT's protocol, and so are those beside.
     """
     from matplotlib.figure import Figure
 
@@ -52,7 +56,10 @@ def loss_against_parameters(board: "Leaderboard") -> bytes:
     figure = Figure(figsize=(1.5 + 4.2 * columns, 7.6), layout="constrained")
     panels = figure.subplots(2, columns, squeeze=False, sharex=True)
     for column, dataset in enumerate(board.datasets):
-        shown = (board.loss_to_compare(dataset), "nats/token"), (f"bits_per_byte/{dataset}", "bits/byte")
+        shown = (
+            (board.loss_to_compare(dataset), "nats/token"),
+            (f"bits_per_byte/{dataset}", "bits/byte"),
+        )
         for row, (metric, unit) in enumerate(shown):
             axes = panels[row][column]
             for entry in board.entries:
@@ -81,10 +88,15 @@ def _mark(axes: Any, entry: "Entry", metric: str, dataset: str) -> None:
 def _legend(figure: Any, panels: Any) -> None:
     """One for all panels. What a mark's filling means is said beneath."""
     found = {
-        label: handle for axes in panels.flat for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+        label: handle
+        for axes in panels.flat
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
     }
     if found:
-        told = "hollow: another tokenizer than GPT-2's; pale: measured on an earlier version of the data"
+        told = (
+            "hollow: another tokenizer than GPT-2's; pale: measured on an earlier version of the "
+            "data"
+        )
         figure.legend(
             list(found.values()),
             list(found),
@@ -96,10 +108,15 @@ def _legend(figure: Any, panels: Any) -> None:
 
 
 def _label(axes: Any, board: "Leaderboard", metric: str) -> None:
-    """Names of the baselines, and of the best fine-tune of each size; all of them would lie on one another."""
+    """Names of the baselines, and of the best fine-tune of each size; all of them would lie on one
+    another."""
     named: dict[tuple[str, float], tuple[float, str]] = {}
     for entry in board.entries:
-        if entry.kind != "published" and metric in entry.metrics and not math.isnan(entry.parameters):
+        if (
+            entry.kind != "published"
+            and metric in entry.metrics
+            and not math.isnan(entry.parameters)
+        ):
             name = entry.size if entry.kind == "baseline" else entry.model
             key = (entry.kind, entry.parameters)
             named[key] = min(named.get(key, (math.inf, "")), (entry.metrics[metric], name))
@@ -119,7 +136,9 @@ def _label(axes: Any, board: "Leaderboard", metric: str) -> None:
             "xytext": (-8 if to_the_left else 8, height - y),
             "ha": "right" if to_the_left else "left",
         }
-        axes.annotate(name, (parameters, value), textcoords="offset points", fontsize=LABEL_POINTS, **where)
+        axes.annotate(
+            name, (parameters, value), textcoords="offset points", fontsize=LABEL_POINTS, **where
+        )
 
 
 def _png(figure: Any) -> bytes:

@@ -11,9 +11,17 @@ SIZES = dg.StaticPartitionsDefinition(list(GPT2_SIZES))
 
 
 @dg.asset(
-    partitions_def=SIZES, group_name="training", kinds={"huggingface"}, owners=OWNERS, code_version="1", pool="web"
+    partitions_def=SIZES,
+    group_name="training",
+    kinds={"huggingface"},
+    owners=OWNERS,
+    code_version="1",
+    pool="web",
 )
-def pretrained_gpt2(context: dg.AssetExecutionContext, home: HomeResource) -> dg.MaterializeResult:  # type: ignore[type-arg]
+def pretrained_gpt2(
+    context: dg.AssetExecutionContext,
+    home: HomeResource,
+) -> dg.MaterializeResult:  # type: ignore[type-arg]
     """GPT-2 as OpenAI released it, from the Hugging Face hub at a pinned revision."""
     size = context.partition_key
     folder = home.folders.pretrained / size

@@ -30,13 +30,15 @@ from devopsgpt_pipeline.training.lineage import as_text, completed
 def registered_model(
     context: dg.AssetExecutionContext, home: HomeResource, mlflow: MlflowResource
 ) -> dg.MaterializeResult:  # type: ignore[type-arg]
-    """A version in MLflow's registry, alias `challenger`: it passed its checks and could be served."""
+    """A version in MLflow's registry, alias `challenger`: it passed its checks and could be
+    served."""
     folders = home.folders
     comparison = Comparison.read(folders.evaluation)
     digest = checkpoint_sha256(folders.finetuned)
     if comparison.checkpoint_sha256 != digest:
         raise ValueError(
-            f"the evaluation is of checkpoint {comparison.checkpoint_sha256[:16]}, the newest is {digest[:16]}; "
+            f"the evaluation is of checkpoint {comparison.checkpoint_sha256[:16]}, the newest is "
+            f"{digest[:16]}; "
             "materialize `evaluation` first"
         )
     run_id = folders.finetuned_facts()["mlflow_run_id"]
@@ -56,7 +58,9 @@ def registered_model(
     context_tokens = json.loads((folders.finetuned / "config.json").read_text())["n_positions"]
     card = model_card(lineage, comparison, context_tokens)
     documents = {LINEAGE_FILE: as_text(lineage), CARD_FILE: card}
-    version = publish(mlflow.client(), folders.finetuned, run_id, tags, _description(comparison), documents)
+    version = publish(
+        mlflow.client(), folders.finetuned, run_id, tags, _description(comparison), documents
+    )
     return dg.MaterializeResult(
         data_version=dg.DataVersion(digest[:16]),
         metadata={
@@ -78,7 +82,9 @@ class PromotionSettings(dg.Config):
     """What a person can say about a promotion."""
 
     margin_bits_per_byte: float = Field(
-        default=MARGIN_BITS_PER_BYTE, ge=0, description="Bits per byte by which a challenger must beat the champion."
+        default=MARGIN_BITS_PER_BYTE,
+        ge=0,
+        description="Bits per byte by which a challenger must beat the champion.",
     )
 
 
@@ -91,15 +97,25 @@ class PromotionSettings(dg.Config):
     pool="registry",
 )
 def champion(
-    context: dg.AssetExecutionContext, config: PromotionSettings, home: HomeResource, mlflow: MlflowResource
+    context: dg.AssetExecutionContext,
+    config: PromotionSettings,
+    home: HomeResource,
+    mlflow: MlflowResource,
 ) -> dg.MaterializeResult:  # type: ignore[type-arg]
-    """The version that is served: the challenger, if it beats the champion on today's held-out chapters."""
+    """The version that is served: the challenger, if it beats the champion on today's held-out
+    chapters."""
     client = mlflow.client()
     bins = home.folders.tokens / DATASET
-    verdict = judge_challenger(client, bins, home.folders.promotion_lock, config.margin_bits_per_byte)
+    verdict = judge_challenger(
+        client, bins, home.folders.promotion_lock, config.margin_bits_per_byte
+    )
     decision, now = verdict.decision, verdict.champion
     context.log.info(_told(verdict))
-    digest = client.get_model_version(MODEL_NAME, now).tags.get("checkpoint_sha256", now) if now else "none"
+    digest = (
+        client.get_model_version(MODEL_NAME, now).tags.get("checkpoint_sha256", now)
+        if now
+        else "none"
+    )
     return dg.MaterializeResult(
         data_version=dg.DataVersion(digest[:16]),
         metadata={
@@ -115,13 +131,18 @@ def champion(
 def _told(verdict: Verdict) -> str:
     if verdict.decision.promote:
         return f"Version {verdict.champion} is the champion: {verdict.decision.reason}"
-    stays = f"version {verdict.champion} stays the champion" if verdict.champion else "there is no champion yet"
+    stays = (
+        f"version {verdict.champion} stays the champion"
+        if verdict.champion
+        else "there is no champion yet"
+    )
     return f"Version {verdict.challenger} is not promoted, {stays}: {verdict.decision.reason}"
 
 
 def _description(comparison: Comparison) -> str:
     before, after = comparison.start["val_loss"], comparison.finetuned["val_loss"]
     return (
-        f"val_loss {before:.4f} -> {after:.4f} nats/token on the held-out part of {comparison.dataset} "
+        f"val_loss {before:.4f} -> {after:.4f} nats/token on the held-out part of "
+        f"{comparison.dataset} "
         f"(data version {comparison.data_version})"
     )

@@ -39,7 +39,9 @@ class WebResource(dg.ConfigurableResource):  # type: ignore[type-arg]
 
         Plain http is spoken with a book whose own file gives such an address, and with no other.
         """
-        settings = FetchSettings(contact=self.contact, allow_http=book.contents_url.startswith("http:"))
+        settings = FetchSettings(
+            contact=self.contact, allow_http=book.contents_url.startswith("http:")
+        )
         return Fetcher(settings, pace_folder=home.chapters)
 
 
@@ -63,7 +65,8 @@ class MlflowResource(dg.ConfigurableResource):  # type: ignore[type-arg]
 
     def version_link(self, version: str) -> dg.MetadataValue:
         return dg.MetadataValue.url(
-            f"{tracking.without_login(self.ui_url)}/#/models/{tracking.MODEL_NAME}/versions/{version}"
+            f"{tracking.without_login(self.ui_url)}"
+            f"/#/models/{tracking.MODEL_NAME}/versions/{version}"
         )
 
 
@@ -72,12 +75,15 @@ def launcher_from_environment(home: Home) -> Launcher:
 
     DEVOPSGPT_PROCESSES: processes of each training, 0 for what there is
     DEVOPSGPT_KUBERNETES_IMAGE, _NAMESPACE, _CLAIM: of the training's pod
-    raises: ValueError for an unknown launcher, a number of processes that is none, a pod without an image
+    raises: ValueError for an unknown launcher, a number of processes that is none, a pod without an
+    image
     """
     settings = os.environ
     text = settings.get("DEVOPSGPT_PROCESSES") or "0"
     if not text.isdecimal():
-        raise ValueError(f"DEVOPSGPT_PROCESSES must be a number, 0 for every visible GPU, got {text!r}")
+        raise ValueError(
+            f"DEVOPSGPT_PROCESSES must be a number, 0 for every visible GPU, got {text!r}"
+        )
     kind = settings.get("DEVOPSGPT_LAUNCHER") or "local"
     if kind == "local":
         return LocalLauncher(processes=int(text))
@@ -85,7 +91,9 @@ def launcher_from_environment(home: Home) -> Launcher:
         raise ValueError(f"DEVOPSGPT_LAUNCHER must be local or kubernetes, got {kind!r}")
     image = settings.get("DEVOPSGPT_KUBERNETES_IMAGE")
     if not image:
-        raise ValueError("DEVOPSGPT_LAUNCHER=kubernetes needs DEVOPSGPT_KUBERNETES_IMAGE, the image of the pod")
+        raise ValueError(
+            "DEVOPSGPT_LAUNCHER=kubernetes needs DEVOPSGPT_KUBERNETES_IMAGE, the image of the pod"
+        )
     return KubernetesLauncher(
         processes=int(text),
         image=image,

@@ -1,4 +1,5 @@
-"""Sources: each book's site, observed, and its chapters, archived as served. A pair of assets per book."""
+"""Sources: each book's site, observed, and its chapters, archived as served. A pair of assets per
+book."""
 
 import dagster as dg
 from pydantic import Field
@@ -13,7 +14,8 @@ from devopsgpt_pipeline.sources.scrape import ScrapeReport, scrape_book
 from devopsgpt_pipeline.sources.visit import Progress
 
 GUARD_DOCS = {
-    "contents_page": "The contents page must link to chapters: a redesign or an error page has none.",
+    "contents_page": "The contents page must link to chapters: a redesign or an error page has "
+    "none.",
     **{guard.__name__: (guard.__doc__ or "").strip() for guard in GUARDS},
 }
 REUSE_SEEN_WITHIN_S = 600.0  # observed so recently, pages are not asked for again
@@ -24,12 +26,14 @@ class ChaptersSettings(dg.Config):
 
     accept: list[str] = Field(
         default=[],
-        description="Guards whose failure you have looked at and agree to, by name: the new corpus is taken in then.",
+        description="Guards whose failure you have looked at and agree to, by name: the new corpus "
+        "is taken in then.",
     )
 
 
 def key_of(step: str, book: Book) -> dg.AssetKey:
-    """The asset of one step of one book. One part, since the graph shows the last only; and no hyphen in it."""
+    """The asset of one step of one book. One part, since the graph shows the last only; and no
+    hyphen in it."""
     return dg.AssetKey(f"{step}_{book.name.replace('-', '_')}")
 
 
@@ -38,7 +42,8 @@ def build_book_site(book: Book) -> dg.AssetsDefinition:
     key = key_of("book_site", book)
     spec = dg.AssetSpec(
         key,
-        description=f"The pages of “{book.title}” at {book.contents_url}: one conditional request each, and a data "
+        description=f"The pages of “{book.title}” at {book.contents_url}: one conditional request "
+        "each, and a data "
         "version over what the chapters say.",
         group_name="sources",
         kinds={"html"},
@@ -46,8 +51,12 @@ def build_book_site(book: Book) -> dg.AssetsDefinition:
         metadata={"contents_url": dg.MetadataValue.url(book.contents_url), "licence": book.licence},
     )
 
-    @dg.multi_observable_source_asset(name=f"observe_{key.path[0]}", specs=[spec])  # type: ignore[untyped-decorator]
-    def book_site(context: dg.AssetExecutionContext, home: HomeResource, web: WebResource) -> dg.ObserveResult:  # type: ignore[type-arg]
+    @dg.multi_observable_source_asset(  # type: ignore[untyped-decorator]
+        name=f"observe_{key.path[0]}", specs=[spec]
+    )
+    def book_site(
+        context: dg.AssetExecutionContext, home: HomeResource, web: WebResource
+    ) -> dg.ObserveResult:  # type: ignore[type-arg]
         with web.fetcher(home.folders, book) as fetcher:
             archive = ChapterArchive(home.folders.chapters / book.name)
             seen = observe_book(book, fetcher, archive, _logged(context, book))
@@ -60,7 +69,9 @@ def build_book_site(book: Book) -> dg.AssetsDefinition:
                 "pages_downloaded": seen.downloaded,
                 "pages_not_modified": seen.not_modified,
                 "seconds": seen.seconds,
-                "failed": dg.MetadataValue.json([f"{row.slug}: {row.reason}" for row in seen.failed]),
+                "failed": dg.MetadataValue.json(
+                    [f"{row.slug}: {row.reason}" for row in seen.failed]
+                ),
             },
         )
 
@@ -74,7 +85,8 @@ def build_chapters(book: Book) -> dg.AssetsDefinition:
     @dg.asset(
         key=key,
         deps=[key_of("book_site", book)],
-        description=f"“{book.title}”, page by page as served, with earlier versions. {book.attribution}. "
+        description=f"“{book.title}”, page by page as served, with earlier versions. "
+        f"{book.attribution}. "
         f"Licence: {book.licence}.",
         group_name="sources",
         kinds={"html"},
@@ -82,11 +94,15 @@ def build_chapters(book: Book) -> dg.AssetsDefinition:
         code_version="1",
         pool="web",
         check_specs=[
-            dg.AssetCheckSpec(name, asset=key, description=doc, blocking=True) for name, doc in GUARD_DOCS.items()
+            dg.AssetCheckSpec(name, asset=key, description=doc, blocking=True)
+            for name, doc in GUARD_DOCS.items()
         ],
     )
     def chapters(
-        context: dg.AssetExecutionContext, config: ChaptersSettings, home: HomeResource, web: WebResource
+        context: dg.AssetExecutionContext,
+        config: ChaptersSettings,
+        home: HomeResource,
+        web: WebResource,
     ) -> dg.MaterializeResult:  # type: ignore[type-arg]
         with web.fetcher(home.folders, book) as fetcher:
             archive = ChapterArchive(home.folders.chapters / book.name)
@@ -115,14 +131,18 @@ def _logged(context: dg.AssetExecutionContext, book: Book) -> Progress:
     return log
 
 
-def _metadata(report: ScrapeReport, archive: ChapterArchive) -> dict[str, dg.MetadataValue | str | int | float]:
+def _metadata(
+    report: ScrapeReport, archive: ChapterArchive
+) -> dict[str, dg.MetadataValue | str | int | float]:
     return {
         "dagster/row_count": report.chapters,
         "summary": report.summary,
         "characters": report.chars,
         "chapters": dg.MetadataValue.md(report.table),
         "diff": dg.MetadataValue.md(report.diff or "no chapter changed"),
-        "left_out": dg.MetadataValue.json([f"{row.title}: {row.reason}" for row in report.left_out]),
+        "left_out": dg.MetadataValue.json(
+            [f"{row.title}: {row.reason}" for row in report.left_out]
+        ),
         "failed": dg.MetadataValue.json([f"{row.slug}: {row.reason}" for row in report.failed]),
         "requests": report.requests,
         "pages_downloaded": report.downloaded,
@@ -133,9 +153,12 @@ def _metadata(report: ScrapeReport, archive: ChapterArchive) -> dict[str, dg.Met
 
 
 def _check_results(report: ScrapeReport, key: dg.AssetKey) -> list[dg.AssetCheckResult]:
-    """One result per guard. Without a contents page it alone fails, and the others have nothing to judge."""
+    """One result per guard. Without a contents page it alone fails, and the others have nothing to
+    judge."""
     judged = {result.name: result for result in report.guards}
-    listed = f"lists {report.chapters} chapters" if "contents_page" not in judged else "nothing to judge"
+    listed = (
+        f"lists {report.chapters} chapters" if "contents_page" not in judged else "nothing to judge"
+    )
     results = []
     for name in GUARD_DOCS:
         result = judged.get(name)

@@ -1,4 +1,5 @@
-"""One trial of a sweep: trained like the asset, kept in its working folder; the sweep decides what becomes of it."""
+"""One trial of a sweep: trained like the asset, kept in its working folder; the sweep decides what
+becomes of it."""
 
 import json
 
@@ -34,15 +35,21 @@ def build_sweep_trial(profile: Profile) -> dg.JobDefinition:
         tags = {"dagster_run_id": run.run_id, "git_commit": git_commit(), "kind": "finetune"}
         settings, dataset = settings_of(config)
         with training_job(home.folders, client, settings, dataset, CODE_VERSION, tags) as job:
-            for key, value in {FOLDER_TAG: job.out.name, **family}.items():  # one that began outside the sweep joins it
+            # one that began outside the sweep joins it
+            for key, value in {FOLDER_TAG: job.out.name, **family}.items():
                 client.set_tag(job.mlflow_run_id, key, value)
             with run_status(client, job.mlflow_run_id):
                 launcher.train(context, job, Progress(context))
                 facts = json.loads((job.out / "result.json").read_text())
-                log_final(client, job.mlflow_run_id, {"best_val_loss": facts["val_loss"]}, facts["step"])
+                log_final(
+                    client, job.mlflow_run_id, {"best_val_loss": facts["val_loss"]}, facts["step"]
+                )
             return float(facts["val_loss"])
 
-    @dg.job(name="sweep_trial", description="One trial of `devopsgpt finetune --sweep`, which launches it.")
+    @dg.job(
+        name="sweep_trial",
+        description="One trial of `devopsgpt finetune --sweep`, which launches it.",
+    )
     def sweep_trial() -> None:
         train_trial()
 

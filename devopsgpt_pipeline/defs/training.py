@@ -52,14 +52,21 @@ def build_finetuned_checkpoint(profile: Profile) -> dg.AssetsDefinition:
         mlflow: MlflowResource,
         launcher: Launcher,
     ) -> dg.MaterializeResult:  # type: ignore[type-arg]
-        """GPT fine-tuned on the training chapters, in Hugging Face's layout: the best weights of the run."""
+        """GPT fine-tuned on the training chapters, in Hugging Face's layout: the best weights of
+        the run."""
         client = mlflow.client()
-        tags = {"dagster_run_id": context.run.run_id, "git_commit": git_commit(), "kind": "finetune"}
+        tags = {
+            "dagster_run_id": context.run.run_id,
+            "git_commit": git_commit(),
+            "kind": "finetune",
+        }
         settings, dataset = settings_of(config)
         with training_job(home.folders, client, settings, dataset, CODE_VERSION, tags) as job:
             with run_status(client, job.mlflow_run_id):
                 launcher.train(context, job, Progress(context, context.asset_key))
-                png = pictures.loss_curve(read_metrics(job.out / "metrics.jsonl"), f"GPT on {dataset}")
+                png = pictures.loss_curve(
+                    read_metrics(job.out / "metrics.jsonl"), f"GPT on {dataset}"
+                )
                 log_bytes(client, job.mlflow_run_id, "loss_curve.png", png)
             return _keep(job, home.folders, mlflow, client, png)
 
@@ -72,15 +79,21 @@ def _digest(config: TrainingConfig) -> str:
 
 
 def _pretrained(profile: Profile) -> list[dg.AssetDep]:
-    """The size that the profile starts from. Another one that the launchpad names must be materialized by hand."""
+    """The size that the profile starts from. Another one that the launchpad names must be
+    materialized by hand."""
     size = profile.training.init_from
     if size not in GPT2_SIZES:
         return []
-    return [dg.AssetDep("pretrained_gpt2", partition_mapping=dg.SpecificPartitionsPartitionMapping([size]))]
+    return [
+        dg.AssetDep(
+            "pretrained_gpt2", partition_mapping=dg.SpecificPartitionsPartitionMapping([size])
+        )
+    ]
 
 
 class Progress:
-    """Passes the trainer's reports on: a line for the log, now and then an observation for Dagster's charts."""
+    """Passes the trainer's reports on: a line for the log, now and then an observation for
+    Dagster's charts."""
 
     def __init__(self, context: Context, asset: dg.AssetKey | None = None) -> None:
         """asset: whose observations they are; without one there are none"""
@@ -101,12 +114,15 @@ class Progress:
 
     def _observe(self, step: int, values: dict[str, float]) -> None:
         if self._asset:
-            self._context.log_event(dg.AssetObservation(self._asset, metadata={"step": step, **values}))
+            self._context.log_event(
+                dg.AssetObservation(self._asset, metadata={"step": step, **values})
+            )
 
     def _line(self, message: dict[str, Any]) -> str:
         minutes, seconds = divmod(round(message["seconds_left"]), 60)
         return (
-            f"step {message['step']:,}/{message['max_steps']:,}  train_loss {message['train_loss']:.3f}  "
+            f"step {message['step']:,}/{message['max_steps']:,}  train_loss "
+            f"{message['train_loss']:.3f}  "
             f"val_loss {self._val_loss:.3f}  {message['tokens_per_second']:,.0f} tokens/s  "
             f"{minutes}:{seconds:02d} left"
         )
@@ -115,7 +131,8 @@ class Progress:
 def _keep(
     job: TrainingJob, home: Home, mlflow: MlflowResource, client: "MlflowClient", png: bytes
 ) -> dg.MaterializeResult:  # type: ignore[type-arg]
-    """Take the finished checkpoint in, and clear the working folder: a later run with these settings starts anew."""
+    """Take the finished checkpoint in, and clear the working folder: a later run with these
+    settings starts anew."""
     with whole_folder(home.finetuned) as staging:
         shutil.copytree(job.out / "checkpoint", staging, dirs_exist_ok=True)
         shutil.copy(job.out / LINEAGE_FILE, staging)
@@ -133,7 +150,9 @@ def _keep(
             "tokens_trained": facts["tokens_trained"],
             "seconds": facts["seconds"],
             "device": f"{facts['device']}, {facts['dtype']}",
-            "loss_curve": dg.MetadataValue.md(pictures.as_markdown(png, "train_loss and val_loss against the step")),
+            "loss_curve": dg.MetadataValue.md(
+                pictures.as_markdown(png, "train_loss and val_loss against the step")
+            ),
             "settings": dg.MetadataValue.json(facts["config"]),
             "mlflow_run": mlflow.run_link(experiment, job.mlflow_run_id),
             "checkpoint": dg.MetadataValue.path(str(home.finetuned)),

@@ -1,1 +1,2 @@
-"""One yardstick for every model: measurements, comparison, memorization, benchmarks, leaderboard."""
+"""One yardstick for every model: measurements, comparison, memorization, benchmarks,
+leaderboard."""

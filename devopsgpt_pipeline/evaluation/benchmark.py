@@ -1,4 +1,5 @@
-"""`devopsgpt benchmark`: standard benchmarks through EleutherAI's lm-evaluation-harness, beside published values."""
+"""`devopsgpt benchmark`: standard benchmarks through EleutherAI's lm-evaluation-harness, beside
+published values."""
 
 import importlib.util
 import json
@@ -40,12 +41,15 @@ def benchmark_model(
 ) -> list[dict[str, Any]]:
     """Run the harness's tasks on a model and log what they measure to the model's MLflow run.
 
-    data: a folder with local copies, for which nothing is fetched; limit: the first rows of each task, not logged
+    data: a folder with local copies, for which nothing is fetched; limit: the first rows of each
+    task, not logged
     returns: rows of the table
     raises: BenchmarkError; NoLocalCopy; as find_model
     """
     if importlib.util.find_spec("lm_eval") is None:
-        raise BenchmarkError("the benchmarks need the extra lm-eval: pip install -c constraints.txt -e '.[lm-eval]'")
+        raise BenchmarkError(
+            "the benchmarks need the extra lm-eval: pip install -c constraints.txt -e '.[lm-eval]'"
+        )
     client = connect(tracking_uri) if tracking_uri else None
     with tempfile.TemporaryDirectory(prefix="devopsgpt-benchmark-") as scratch:
         local = {task: local_task(task, data, Path(scratch)) for task in tasks} if data else {}
@@ -60,7 +64,11 @@ def benchmark_model(
         }
         found = _run_harness(job, Path(scratch))
     # a group of the harness, as lambada, gives several tasks
-    metrics = {key: value for task, one in found["results"].items() for key, value in _metrics(task, one).items()}
+    metrics = {
+        key: value
+        for task, one in found["results"].items()
+        for key, value in _metrics(task, one).items()
+    }
     _log(client, model, metrics, local, limit, say)
     return [_row(model.name, key, value, found["samples"]) for key, value in metrics.items()]
 
@@ -69,8 +77,14 @@ def _run_harness(job: dict[str, Any], scratch: Path) -> dict[str, Any]:
     (scratch / "job.json").write_text(json.dumps(job))
     command = [sys.executable, "-m", "devopsgpt_pipeline.evaluation.harness"]
     paths = [str(scratch / name) for name in ("job.json", "results.json")]
-    nothing_fetched = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_DATASETS_CACHE": str(scratch / "cache")}
-    environment = os.environ | {"TOKENIZERS_PARALLELISM": "false"} | (nothing_fetched if job["local"] else {})
+    nothing_fetched = {
+        "HF_HUB_OFFLINE": "1",
+        "HF_DATASETS_OFFLINE": "1",
+        "HF_DATASETS_CACHE": str(scratch / "cache"),
+    }
+    environment = (
+        os.environ | {"TOKENIZERS_PARALLELISM": "false"} | (nothing_fetched if job["local"] else {})
+    )
     answer = subprocess.run([*command, *paths], env=environment, stderr=subprocess.PIPE, text=True)
     if answer.returncode:
         lines = answer.stderr.strip().splitlines()[-5:] or [f"status {answer.returncode}"]
@@ -82,7 +96,9 @@ def _run_harness(job: dict[str, Any], scratch: Path) -> dict[str, Any]:
 def _metrics(task: str, result: dict[str, Any]) -> dict[str, float]:
     """The harness's "acc,none" as MLflow shows it, beside val_loss/sre: acc/lambada_openai"""
     pairs = ((key.partition(",")[0], value) for key, value in result.items() if "," in key)
-    return {f"{name}/{task}": float(value) for name, value in pairs if isinstance(value, int | float)}
+    return {
+        f"{name}/{task}": float(value) for name, value in pairs if isinstance(value, int | float)
+    }
 
 
 def _log(

@@ -1,6 +1,8 @@
-"""Local copies of the standard benchmarks' data, in the form that lm-evaluation-harness's own tasks read.
+"""Local copies of the standard benchmarks' data, in the form that lm-evaluation-harness's own tasks
+read.
 
-Each task's YAML stays as it is but for where its rows come from: Hugging Face's `json` reader and a file.
+Each task's YAML stays as it is but for where its rows come from: Hugging Face's `json` reader and a
+file.
 """
 
 import hashlib
@@ -21,7 +23,8 @@ class NoLocalCopy(ValueError):
 
 @dataclass(frozen=True)
 class Copy:
-    """What a task's data is named in a folder, and how it becomes rows. split: of the task that is measured"""
+    """What a task's data is named in a folder, and how it becomes rows. split: of the task that is
+    measured"""
 
     names: tuple[str, ...]
     split: str
@@ -34,7 +37,8 @@ def _json_lines(path: Path) -> Iterator[Row]:
 
 
 def _lambada(path: Path) -> Iterator[Row]:
-    """Rows with `text`, of OpenAI's file as they are, of one with `context` and `continuation` put together."""
+    """Rows with `text`, of OpenAI's file as they are, of one with `context` and `continuation` put
+    together."""
     for row in _json_lines(path):
         yield {"text": row["text"] if "text" in row else f"{row['context']} {row['continuation']}"}
 
@@ -66,18 +70,32 @@ class LocalTask:
 
 
 def local_task(task: str, folder: Path, scratch: Path) -> LocalTask:
-    """Lay out a task's local copy for the harness. folder: holds the data as it is published; scratch: for the rows
+    """Lay out a task's local copy for the harness. folder: holds the data as it is published;
+    scratch: for the rows
 
     raises: NoLocalCopy, naming the file that is missing
     """
     if task not in COPIES:
-        raise NoLocalCopy(f"{task} is not read from a folder, only {', '.join(COPIES)} are; leave --data out for it")
+        raise NoLocalCopy(
+            f"{task} is not read from a folder, only {', '.join(COPIES)} are; leave "
+            "--data out for it"
+        )
     copy = COPIES[task]
     path = next((folder / name for name in copy.names if (folder / name).exists()), None)
     if path is None:
-        raise NoLocalCopy(f"no data of {task} in {folder}: put {' or '.join(copy.names)} there, or leave --data out")
+        raise NoLocalCopy(
+            f"no data of {task} in {folder}: put {' or '.join(copy.names)} there, or "
+            "leave --data out"
+        )
     rows = scratch / f"{task}.jsonl"
     rows.write_text("".join(json.dumps(row) + "\n" for row in copy.rows(path)), encoding="utf-8")
-    dataset = {"dataset_path": "json", "dataset_name": None, "dataset_kwargs": {"data_files": {copy.split: str(rows)}}}
-    splits = {f"{split}_split": split if split == copy.split else None for split in ("training", "validation", "test")}
+    dataset = {
+        "dataset_path": "json",
+        "dataset_name": None,
+        "dataset_kwargs": {"data_files": {copy.split: str(rows)}},
+    }
+    splits = {
+        f"{split}_split": split if split == copy.split else None
+        for split in ("training", "validation", "test")
+    }
     return LocalTask(dataset | splits, hashlib.sha256(path.read_bytes()).hexdigest()[:16])

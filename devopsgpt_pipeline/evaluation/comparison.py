@@ -1,4 +1,5 @@
-"""Measuring a fine-tuned checkpoint against the weights that it started from, on the same held-out text."""
+"""Measuring a fine-tuned checkpoint against the weights that it started from, on the same held-out
+text."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -6,7 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from devopsgpt_model.token_bins import read_meta
-from devopsgpt_pipeline.evaluation.measure import NANOGPT_BATCHES, Measurement, datasets_at_hand, measure
+from devopsgpt_pipeline.evaluation.measure import (
+    NANOGPT_BATCHES,
+    Measurement,
+    datasets_at_hand,
+    measure,
+)
 from devopsgpt_pipeline.evaluation.memorization import memorization
 from devopsgpt_pipeline.evaluation.published import PROTOCOL_DATASET
 from devopsgpt_pipeline.tracking.runs import log_dataset, log_final
@@ -25,8 +31,10 @@ SAMPLE_TOKENS = 80
 
 @dataclass(frozen=True)
 class Comparison:
-    """A checkpoint beside its start. samples: (prompt, text before, text after); memorization: 0..1;
-    elsewhere: start and fine-tuned as measured on every dataset at hand, the one trained on included
+    """A checkpoint beside its start. samples: (prompt, text before, text after); memorization:
+    0..1;
+    elsewhere: start and fine-tuned as measured on every dataset at hand, the one trained on
+    included
     """
 
     checkpoint_sha256: str
@@ -49,11 +57,15 @@ class Comparison:
         except FileNotFoundError:
             raise ValueError(f"no evaluation at {path}; materialize `evaluation` first") from None
         except (json.JSONDecodeError, TypeError, KeyError) as error:
-            raise ValueError(f"{path} is damaged, materialize `evaluation` again: {error!r}") from error
+            raise ValueError(
+                f"{path} is damaged, materialize `evaluation` again: {error!r}"
+            ) from error
 
     def measurements(self) -> list[tuple[Measurement, Measurement]]:
         """Start and fine-tuned on every dataset that was at hand."""
-        return [(Measurement(**start), Measurement(**finetuned)) for start, finetuned in self.elsewhere]
+        return [
+            (Measurement(**start), Measurement(**finetuned)) for start, finetuned in self.elsewhere
+        ]
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -110,13 +122,22 @@ def _batches_on(bins: Path, batches: int) -> int:
 
 
 def metrics_of(finetuned: Measurement, start: Measurement | None) -> dict[str, float]:
-    """A fine-tune on a dataset as its MLflow run shows it: val_loss/sre, and of its start start_val_loss/sre."""
-    before = {} if start is None else {f"start_{key}/{start.dataset}": getattr(start, key) for key in COMPARED}
+    """A fine-tune on a dataset as its MLflow run shows it: val_loss/sre, and of its start
+    start_val_loss/sre."""
+    before = (
+        {}
+        if start is None
+        else {f"start_{key}/{start.dataset}": getattr(start, key) for key in COMPARED}
+    )
     return finetuned.metrics() | before
 
 
 def log_measurement(
-    client: "MlflowClient", run_id: str, measured: Measurement, start: Measurement | None = None, step: int = 0
+    client: "MlflowClient",
+    run_id: str,
+    measured: Measurement,
+    start: Measurement | None = None,
+    step: int = 0,
 ) -> None:
     """Log a model on a dataset to its run, and which data it was."""
     log_final(client, run_id, metrics_of(measured, start), step)
@@ -135,7 +156,9 @@ def start_of(finetuned: "Checkpoint") -> "Checkpoint":
 
     settings: Any = finetuned.training
     if "config" not in settings:
-        raise ValueError("the checkpoint's training.json has no training settings; was it made by fine-tuning?")
+        raise ValueError(
+            "the checkpoint's training.json has no training settings; was it made by fine-tuning?"
+        )
     init = Path(settings["init_checkpoint"]) if settings["init_checkpoint"] else None
     model = initial_model(training_config(settings["config"]), init, finetuned.tokenizer.vocab_size)
     return Checkpoint(model.to(finetuned.model.wte.weight.device), finetuned.tokenizer, {})
@@ -145,7 +168,9 @@ def _texts(checkpoint: "Checkpoint") -> list[str]:
     from devopsgpt_model.generate import generate_text
 
     return [
-        generate_text(checkpoint.model, checkpoint.tokenizer, prompt, SAMPLE_TOKENS, temperature=0.7, top_k=50)
+        generate_text(
+            checkpoint.model, checkpoint.tokenizer, prompt, SAMPLE_TOKENS, temperature=0.7, top_k=50
+        )
         for prompt in SAMPLE_PROMPTS
     ]
 

@@ -1,4 +1,5 @@
-"""`devopsgpt evaluate`: any model on any dataset, a fine-tune beside its start, kept in the model's own MLflow run."""
+"""`devopsgpt evaluate`: any model on any dataset, a fine-tune beside its start, kept in the model's
+own MLflow run."""
 
 import os
 import tempfile
@@ -25,7 +26,8 @@ Say = Callable[[str], None]
 
 @contextmanager
 def mlflow_for(home: Home) -> Iterator[str]:
-    """The address of an MLflow server: MLFLOW_TRACKING_URI, or one over the home that runs until the block ends."""
+    """The address of an MLflow server: MLFLOW_TRACKING_URI, or one over the home that runs until
+    the block ends."""
     if uri := os.environ.get("MLFLOW_TRACKING_URI"):
         yield uri
         return
@@ -35,15 +37,22 @@ def mlflow_for(home: Home) -> Iterator[str]:
 
 
 def evaluate_models(
-    home: Home, tracking_uri: str | None, names: list[str], datasets: list[str], batches: int, say: Say
+    home: Home,
+    tracking_uri: str | None,
+    names: list[str],
+    datasets: list[str],
+    batches: int,
+    say: Say,
 ) -> list[dict[str, Any]]:
-    """Measure every model on every dataset. tracking_uri: None where no model has a run; say: hears what is notable
+    """Measure every model on every dataset. tracking_uri: None where no model has a run; say: hears
+    what is notable
 
     returns: rows of the table, a fine-tune's start after it
     raises: as find_model and measure
     """
     for dataset in datasets:
-        read_meta(home.tokens / dataset)  # a dataset that is not there is told before a model is fetched
+        # a dataset that is not there is told before a model is fetched
+        read_meta(home.tokens / dataset)
     client = connect(tracking_uri) if tracking_uri else None
     rows = []
     for name in names:
@@ -59,7 +68,12 @@ def evaluate_models(
 
 
 def _measure_all(
-    home: Home, client: "MlflowClient | None", model: NamedModel, datasets: list[str], batches: int, say: Say
+    home: Home,
+    client: "MlflowClient | None",
+    model: NamedModel,
+    datasets: list[str],
+    batches: int,
+    say: Say,
 ) -> Iterator[Measurement]:
     start = _start(model, say)
     for dataset in datasets:

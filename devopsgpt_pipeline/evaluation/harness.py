@@ -2,7 +2,8 @@
 
 `python -m devopsgpt_pipeline.evaluation.harness JOB.json RESULTS.json`
 
-Its libraries read their environment (offline or not) when they are imported, and what it needs is an extra.
+Its libraries read their environment (offline or not) when they are imported, and what it needs is
+an extra.
 """
 
 import json
@@ -20,15 +21,19 @@ YAML = {
 def run(job: dict[str, Any], scratch: Path) -> dict[str, Any]:
     """One run of the harness. scratch: a folder for its task files
 
-    job: checkpoint, tasks (names), local (of tasks on local data: what replaces the dataset in the task's YAML), limit,
-    batch_size, device
+    job: checkpoint, tasks (names), local (of tasks on local data: what replaces the dataset in the
+    task's YAML), limit, batch_size, device
     returns: results, the metrics of each task, and samples, how many rows each took
     """
     import lm_eval
 
     results = lm_eval.simple_evaluate(
         model="hf",
-        model_args={"pretrained": job["checkpoint"], "dtype": "float32", "trust_remote_code": False},
+        model_args={
+            "pretrained": job["checkpoint"],
+            "dtype": "float32",
+            "trust_remote_code": False,
+        },
         tasks=job["tasks"],
         task_manager=_task_manager(job["tasks"], job["local"], scratch),
         num_fewshot=0,
@@ -43,7 +48,8 @@ def run(job: dict[str, Any], scratch: Path) -> dict[str, Any]:
 
 
 def _task_manager(tasks: list[str], local: dict[str, Any], scratch: Path) -> Any:
-    """Knows only the chosen tasks where it can: reading the YAML of all of them takes longer than a small run."""
+    """Knows only the chosen tasks where it can: reading the YAML of all of them takes longer than a
+    small run."""
     from lm_eval import tasks as theirs
 
     if not set(tasks) <= set(YAML):

@@ -1,4 +1,5 @@
-"""One table of everything that was measured: baselines and fine-tunes on every dataset, as MLflow's runs tell it."""
+"""One table of everything that was measured: baselines and fine-tunes on every dataset, as MLflow's
+runs tell it."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -8,27 +9,41 @@ from typing import TYPE_CHECKING, Any
 from devopsgpt_model.config import GPT2_SIZES
 from devopsgpt_pipeline.evaluation.measure import in_millions, parameter_count
 from devopsgpt_pipeline.evaluation.published import LOSSES, PROTOCOL_DATASET, published_metrics
-from devopsgpt_pipeline.tracking.client import aliases_by_name, all_pages, experiment_id, model_versions
+from devopsgpt_pipeline.tracking.client import (
+    aliases_by_name,
+    all_pages,
+    experiment_id,
+    model_versions,
+)
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 KINDS = ("baseline", "finetune")
 BY_PROTOCOL = f"nanogpt_val_loss/{PROTOCOL_DATASET}"
-BENCHMARKS = ("acc/lambada_openai", "perplexity/lambada_openai", "word_perplexity/wikitext", "bits_per_byte/wikitext",
-              "acc_norm/hellaswag")  # fmt: skip
+BENCHMARKS = (
+    "acc/lambada_openai",
+    "perplexity/lambada_openai",
+    "word_perplexity/wikitext",
+    "bits_per_byte/wikitext",
+    "acc_norm/hellaswag",
+)
 EARLIER = "†"
 FOOTNOTE = f"{EARLIER} measured on another version of the data than the newest run's."
-COMPARES = "val_loss in nats/token compares models with the same tokenizer, bits_per_byte all of them."
+COMPARES = (
+    "val_loss in nats/token compares models with the same tokenizer, bits_per_byte all of them."
+)
 LIKE_WITH_LIKE = (
-    f"The losses published for {PROTOCOL_DATASET} are by nanoGPT's protocol, 500 random batches: they compare with "
+    f"The losses published for {PROTOCOL_DATASET} are by nanoGPT's protocol, 500 random batches: "
+    "they compare with "
     f"{BY_PROTOCOL}. val_loss is a pass over the whole held-out text."
 )
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A model with what was measured. kind: baseline, finetune or published; NaN and absent where not measured
+    """A model with what was measured. kind: baseline, finetune or published; NaN and absent where
+    not measured
 
     metrics: as in MLflow, val_loss/sre; size: of GPT-2, or parameters; data_versions: by dataset
     earlier: datasets whose data has changed since; registered: its version and aliases
@@ -71,8 +86,11 @@ class Leaderboard:
         return found + [name for name in BENCHMARKS if name in measured]
 
     def loss_to_compare(self, dataset: str) -> str:
-        """What models are compared by on a dataset: the loss by nanoGPT's protocol where such losses were published."""
-        by_protocol = any(BY_PROTOCOL in entry.metrics for entry in self.entries if entry.kind in KINDS)
+        """What models are compared by on a dataset: the loss by nanoGPT's protocol where such
+        losses were published."""
+        by_protocol = any(
+            BY_PROTOCOL in entry.metrics for entry in self.entries if entry.kind in KINDS
+        )
         return BY_PROTOCOL if dataset == PROTOCOL_DATASET and by_protocol else f"val_loss/{dataset}"
 
     def rows(self) -> list[dict[str, str]]:
@@ -81,16 +99,25 @@ class Leaderboard:
         return [self._row(entry, columns) for entry in self.entries]
 
     def parts(self) -> list[list[dict[str, str]]]:
-        """The same rows cut to a terminal's width: a table for each dataset, one for the benchmarks; none is empty.
+        """The same rows cut to a terminal's width: a table for each dataset, one for the
+        benchmarks; none is empty.
 
         The kind is left out, a model's name tells it.
         """
         columns = self.columns
-        groups = [[name for name in columns if name.partition("/")[2] == dataset] for dataset in self.datasets]
+        groups = [
+            [name for name in columns if name.partition("/")[2] == dataset]
+            for dataset in self.datasets
+        ]
         groups.append([name for name in columns if name in BENCHMARKS])
-        tables = ([self._row(one, group) for one in self.entries if set(group) & set(one.metrics)] for group in groups)
+        tables = (
+            [self._row(one, group) for one in self.entries if set(group) & set(one.metrics)]
+            for group in groups
+        )
         return [
-            [{key: value for key, value in row.items() if key != "kind"} for row in rows] for rows in tables if rows
+            [{key: value for key, value in row.items() if key != "kind"} for row in rows]
+            for rows in tables
+            if rows
         ]
 
     def _row(self, entry: Entry, columns: Sequence[str]) -> dict[str, str]:
@@ -119,16 +146,24 @@ class Leaderboard:
 
 def read_leaderboard(client: "MlflowClient") -> Leaderboard:
     """The finished runs of the experiment and the published values beside them."""
-    query = "attributes.status = 'FINISHED'"  # MLflow's search knows IN for attributes, not for tags
-    found = all_pages(client.search_runs, experiment_ids=[experiment_id(client)], filter_string=query)
+    # MLflow's search knows IN for attributes, not for tags
+    query = "attributes.status = 'FINISHED'"
+    found = all_pages(
+        client.search_runs, experiment_ids=[experiment_id(client)], filter_string=query
+    )
     entries = [_entry(run) for run in found if run.data.tags.get("kind") in KINDS]
     measured = [entry for entry in entries if any(map(_is_shown, entry.metrics))]
-    datasets = sorted({name.partition("/")[2] for entry in measured for name in entry.metrics if _is_loss(name)})
+    datasets = sorted(
+        {name.partition("/")[2] for entry in measured for name in entry.metrics if _is_loss(name)}
+    )
     newest: dict[str, str] = {}
     for entry in measured:  # MLflow answers the newest run first
         newest = dict(entry.data_versions) | newest
     versions = _versions(client)
-    seen = [replace(_marked(entry, newest), registered=versions.get(entry.run_id, "")) for entry in measured]
+    seen = [
+        replace(_marked(entry, newest), registered=versions.get(entry.run_id, ""))
+        for entry in measured
+    ]
     ranked = sorted(seen, key=lambda entry: _rank(entry, datasets))
     return with_published(Leaderboard(ranked, datasets))
 
@@ -139,7 +174,10 @@ def _versions(client: "MlflowClient") -> dict[str, str]:
     for alias, version in sorted(aliases_by_name(client).items()):
         aliases.setdefault(version, []).append(alias)
     oldest_first = reversed(model_versions(client))
-    return {str(one.run_id): " ".join([str(one.version), *aliases.get(str(one.version), [])]) for one in oldest_first}
+    return {
+        str(one.run_id): " ".join([str(one.version), *aliases.get(str(one.version), [])])
+        for one in oldest_first
+    }
 
 
 def _is_loss(metric: str) -> bool:
@@ -152,7 +190,11 @@ def _is_shown(metric: str) -> bool:
 
 def _entry(run: Any) -> Entry:
     tags, metrics = run.data.tags, run.data.metrics
-    versions = {name.partition("/")[2]: value for name, value in tags.items() if name.startswith("data_version/")}
+    versions = {
+        name.partition("/")[2]: value
+        for name, value in tags.items()
+        if name.startswith("data_version/")
+    }
     return Entry(
         model=run.info.run_name,
         kind=tags["kind"],
@@ -166,14 +208,21 @@ def _entry(run: Any) -> Entry:
 
 
 def _marked(entry: Entry, newest: Mapping[str, str]) -> Entry:
-    earlier = frozenset(name for name, version in entry.data_versions.items() if newest.get(name, version) != version)
+    earlier = frozenset(
+        name
+        for name, version in entry.data_versions.items()
+        if newest.get(name, version) != version
+    )
     return replace(entry, earlier=earlier)
 
 
 def with_published(board: Leaderboard) -> Leaderboard:
-    """Below each size of GPT-2 what others published of it, where something in the table compares; the rest last."""
+    """Below each size of GPT-2 what others published of it, where something in the table compares;
+    the rest last."""
     columns = set(board.columns)
-    published = {size: _published(size) for size in LOSSES if columns & set(published_metrics(size))}
+    published = {
+        size: _published(size) for size in LOSSES if columns & set(published_metrics(size))
+    }
     entries: list[Entry] = []
     for entry in board.entries:
         entries.append(entry)
@@ -184,7 +233,9 @@ def with_published(board: Leaderboard) -> Leaderboard:
 
 def _published(size: str) -> Entry:
     parameters = parameter_count(GPT2_SIZES[size])
-    return Entry(f"{size} as published", "published", parameters, published_metrics(size), size=size)
+    return Entry(
+        f"{size} as published", "published", parameters, published_metrics(size), size=size
+    )
 
 
 def _rank(entry: Entry, datasets: Sequence[str]) -> tuple[float, float, str]:

@@ -1,4 +1,5 @@
-"""One yardstick for every model on every dataset: a full pass, and nanoGPT's random batches for its published table."""
+"""One yardstick for every model on every dataset: a full pass, and nanoGPT's random batches for its
+published table."""
 
 import math
 from dataclasses import asdict, dataclass
@@ -16,17 +17,21 @@ if TYPE_CHECKING:
 
     from devopsgpt_model.checkpoint import Checkpoint
 
-ENCODED_TOKENS = 5_000_000  # most of a split that are encoded anew: more than OpenWebText's held-out 4.4M
+# most of a split that are encoded anew: more than OpenWebText's held-out 4.4M
+ENCODED_TOKENS = 5_000_000
 NANOGPT_BATCHES, NANOGPT_BATCH_SIZE, NANOGPT_BLOCK_SIZE = 500, 8, 1024
 TOLERANCE = 0.03  # nats/token between our value and the published one
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """A model on a dataset. Losses in nats/token; perplexity, bits_per_byte and tokens are of the full held-out pass.
+    """A model on a dataset. Losses in nats/token; perplexity, bits_per_byte and tokens are of the
+    full held-out pass.
 
-    train_loss: of windows spread evenly over the train split, about as many as the held-out split has;
-    nanogpt_*: by nanoGPT's protocol, NaN where it was left out; left_out: why, empty where it was not
+    train_loss: of windows spread evenly over the train split, about as many as the held-out split
+    has;
+    nanogpt_*: by nanoGPT's protocol, NaN where it was left out; left_out: why, empty where it was
+    not
     """
 
     model: str
@@ -45,14 +50,18 @@ class Measurement:
 
     def metrics(self) -> dict[str, float]:
         """As MLflow shows them: val_loss/sre, bits_per_byte/openwebtext, ... NaN is left out."""
-        names = ("val_loss", "train_loss", "perplexity", "bits_per_byte", "tokens", "seconds", "nanogpt_val_loss",
-                 "nanogpt_train_loss")  # fmt: skip
+        names = ("val_loss", "train_loss", "perplexity", "bits_per_byte", "tokens", "seconds",
+                 "nanogpt_val_loss", "nanogpt_train_loss")  # fmt: skip
         values = {f"{name}/{self.dataset}": float(getattr(self, name)) for name in names}
         return {name: value for name, value in values.items() if not math.isnan(value)}
 
     def source(self) -> dict[str, str]:
         """The data as MLflow knows data: name, digest, source."""
-        return {"name": self.dataset, "digest": self.data_version, "source": f"tokens/{self.dataset}"}
+        return {
+            "name": self.dataset,
+            "digest": self.data_version,
+            "source": f"tokens/{self.dataset}",
+        }
 
     @property
     def published(self) -> tuple[float, float] | None:
@@ -61,7 +70,8 @@ class Measurement:
 
     @property
     def difference(self) -> float:
-        """The larger distance from the published losses by their protocol; NaN where nothing can be compared."""
+        """The larger distance from the published losses by their protocol; NaN where nothing can be
+        compared."""
         if self.published is None or math.isnan(self.nanogpt_val_loss):
             return math.nan
         ours = (self.nanogpt_train_loss, self.nanogpt_val_loss)
@@ -77,18 +87,24 @@ class Measurement:
         if self.published is None:
             return f"nothing is published for {self.model} on {self.dataset}"
         if math.isnan(self.difference):
-            return f"nothing to compare with the published {'{}/{}'.format(*self.published)}: {self.left_out}"
+            return (
+                f"nothing to compare with the published {'{}/{}'.format(*self.published)}: "
+                f"{self.left_out}"
+            )
         ours = f"{self.nanogpt_train_loss:.3f}/{self.nanogpt_val_loss:.3f}"
         theirs = "{}/{}".format(*self.published)
         return f"train/val loss {ours}, published {theirs}, by at most {self.difference:.3f} apart"
 
     def row(self) -> dict[str, Any]:
-        """A row of the original README's table: its losses by its protocol where measured, then what we add.
+        """A row of the original README's table: its losses by its protocol where measured, then
+        what we add.
 
         What is published was measured by the protocol and stands beside nothing else.
         """
         by_protocol = not math.isnan(self.nanogpt_val_loss)
-        published = "{:.2f} / {:.2f}".format(*self.published) if self.published and by_protocol else "-"
+        published = (
+            "{:.2f} / {:.2f}".format(*self.published) if self.published and by_protocol else "-"
+        )
         return {
             "model": self.model,
             "params": in_millions(self.parameters),
@@ -113,21 +129,27 @@ def in_millions(parameters: int) -> str:
 
 
 def parameter_count(config: GPTConfig) -> int:
-    """Weights of a GPT-2 of this shape, its head tied to the token embedding. source: Radford et al. 2019"""
+    """Weights of a GPT-2 of this shape, its head tied to the token embedding. source: Radford et
+    al. 2019"""
     width = config.n_embd
     per_layer = 12 * width**2 + 13 * width  # attention 4w^2 + 4w, MLP 8w^2 + 5w, two norms 4w
     return (config.vocab_size + config.block_size) * width + config.n_layer * per_layer + 2 * width
 
 
 def model_size(init_from: str, parameters: int) -> str:
-    """What searches find a model by, and what starts from it: the size of GPT-2 that it is, or its parameters."""
+    """What searches find a model by, and what starts from it: the size of GPT-2 that it is, or its
+    parameters."""
     return init_from if init_from in GPT2_SIZES else in_millions(parameters)
 
 
-def measure(name: str, checkpoint: "Checkpoint", bins: Path, batches: int = NANOGPT_BATCHES) -> Measurement:
-    """Measure a checkpoint on token bins. batches: random ones per split by nanoGPT's protocol; 0 leaves it out
+def measure(
+    name: str, checkpoint: "Checkpoint", bins: Path, batches: int = NANOGPT_BATCHES
+) -> Measurement:
+    """Measure a checkpoint on token bins. batches: random ones per split by nanoGPT's protocol; 0
+    leaves it out
 
-    A split too short for a random batch leaves the protocol out of both splits as well, and `left_out` says so.
+    A split too short for a random batch leaves the protocol out of both splits as well, and
+    `left_out` says so.
     raises: TokenBinsError
     """
     from devopsgpt_model.evaluate import evaluate, mean_loss
@@ -157,26 +179,40 @@ def _window(checkpoint: "Checkpoint") -> int:
     return min(NANOGPT_BLOCK_SIZE, checkpoint.model.config.block_size)
 
 
-def _why_left_out(checkpoint: "Checkpoint", splits: "dict[str, NDArray[np.uint16]]", batches: int) -> str:
+def _why_left_out(
+    checkpoint: "Checkpoint", splits: "dict[str, NDArray[np.uint16]]", batches: int
+) -> str:
     if not batches:
         return "nanoGPT's protocol was left out, 0 batches were asked for"
-    short = [f"{name} has {len(tokens):,}" for name, tokens in splits.items() if len(tokens) <= _window(checkpoint)]
+    short = [
+        f"{name} has {len(tokens):,}"
+        for name, tokens in splits.items()
+        if len(tokens) <= _window(checkpoint)
+    ]
     if not short:
         return ""
     needed = _window(checkpoint) + 1
-    return f"nanoGPT's protocol was left out, its windows take {needed:,} tokens and {' and '.join(short)}"
+    return (
+        f"nanoGPT's protocol was left out, its windows take {needed:,} tokens and "
+        f"{' and '.join(short)}"
+    )
 
 
 def _nanogpt_loss(checkpoint: "Checkpoint", tokens: "NDArray[np.uint16]", batches: int) -> float:
     from devopsgpt_model.evaluate import random_batch_loss
 
     return random_batch_loss(
-        checkpoint.model, tokens, batches=batches, batch_size=NANOGPT_BATCH_SIZE, block_size=_window(checkpoint)
+        checkpoint.model,
+        tokens,
+        batches=batches,
+        batch_size=NANOGPT_BATCH_SIZE,
+        block_size=_window(checkpoint),
     )
 
 
 def tokens_in(tokenizer: Tokenizer, bins: Path, split: str) -> "NDArray[np.uint16]":
-    """A split in a model's own vocabulary: memory-mapped as it is, or its first ENCODED_TOKENS encoded anew."""
+    """A split in a model's own vocabulary: memory-mapped as it is, or its first ENCODED_TOKENS
+    encoded anew."""
     from devopsgpt_model.evaluate import encode_again
 
     tokens, written_in = read_tokens(bins, split), Tokenizer.load(bins)
@@ -187,4 +223,6 @@ def tokens_in(tokenizer: Tokenizer, bins: Path, split: str) -> "NDArray[np.uint1
 
 def datasets_at_hand(tokens: Path) -> list[Path]:
     """The folders of token bins in a home, by name."""
-    return sorted(path.parent for path in tokens.glob("*/meta.json") if not path.parent.name.startswith("."))
+    return sorted(
+        path.parent for path in tokens.glob("*/meta.json") if not path.parent.name.startswith(".")
+    )

@@ -1,4 +1,5 @@
-"""How much of its training text a model says by heart: prompted with the text's own words, does it go on as it does?"""
+"""How much of its training text a model says by heart: prompted with the text's own words, does it
+go on as it does?"""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,24 +17,34 @@ if TYPE_CHECKING:
 
 RUN_TOKENS = 50  # Carlini et al. 2023 prompt with 50 tokens and compare the 50 that follow
 SAMPLED_RUNS = 64  # one run is 1.6%
-SEARCHED_TOKENS = 20_000_000  # of the training text from its beginning: all of the books, a part of OpenWebText
+# of the training text from its beginning: all of the books, a part of OpenWebText
+SEARCHED_TOKENS = 20_000_000
 TEMPERATURE, TOP_K = 0.7, 50
 
 
-def memorization(checkpoint: "Checkpoint", bins: Path, runs: int = SAMPLED_RUNS, seed: int = 1337) -> float:
+def memorization(
+    checkpoint: "Checkpoint", bins: Path, runs: int = SAMPLED_RUNS, seed: int = 1337
+) -> float:
     """The share of sampled 50-token runs that stand verbatim in the training text, 0..1.
 
-    Each run follows a prompt out of the training text, spread evenly over it, which is where a model recites most.
+    Each run follows a prompt out of the training text, spread evenly over it, which is where a
+    model recites most.
     raises: ValueError for a context too short for a prompt and a run
     source: Carlini et al. 2023, with sampling as the service samples in place of greedy decoding
     """
     model, tokenizer = checkpoint.model, checkpoint.tokenizer
     prompt_tokens = min(RUN_TOKENS, model.config.block_size - RUN_TOKENS)
     if prompt_tokens < 1:
-        raise ValueError(f"memorization needs a block_size of at least {RUN_TOKENS + 1}, got {model.config.block_size}")
+        raise ValueError(
+            f"memorization needs a block_size of at least {RUN_TOKENS + 1}, got "
+            f"{model.config.block_size}"
+        )
     text = Tokenizer.load(bins).decode_bytes(read_tokens(bins, "train")[:SEARCHED_TOKENS].tolist())
     starts = np.linspace(0, max(0, len(text) - 20 * prompt_tokens), runs).astype(int)
-    prompts = [_prompt(tokenizer, text[start : start + 20 * prompt_tokens], prompt_tokens) for start in starts]
+    prompts = [
+        _prompt(tokenizer, text[start : start + 20 * prompt_tokens], prompt_tokens)
+        for start in starts
+    ]
     spoken = _go_on(model, [prompt for prompt in prompts if prompt], tokenizer.eot_id, seed)
     found = [tokenizer.decode_bytes(run) in text for run in spoken.tolist()]
     return sum(found) / len(found)

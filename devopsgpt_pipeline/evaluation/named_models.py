@@ -1,4 +1,5 @@
-"""A model by the name that a person gives it: a size of GPT-2, a folder, a version of the registry, an MLflow run."""
+"""A model by the name that a person gives it: a size of GPT-2, a folder, a version of the registry,
+an MLflow run."""
 
 import json
 import re
@@ -10,7 +11,13 @@ from devopsgpt_model.checkpoint import Checkpoint, load_checkpoint
 from devopsgpt_model.device import choose_device
 from devopsgpt_pipeline.home import Home
 from devopsgpt_pipeline.hub.pretrained import PRETRAINED, fetch_pretrained
-from devopsgpt_pipeline.tracking.client import CHALLENGER, CHAMPION, MODEL_NAME, PREVIOUS, version_of_alias
+from devopsgpt_pipeline.tracking.client import (
+    CHALLENGER,
+    CHAMPION,
+    MODEL_NAME,
+    PREVIOUS,
+    version_of_alias,
+)
 from devopsgpt_pipeline.tracking.runs import baseline_run
 from devopsgpt_pipeline.tracking.versions import fetch_version
 
@@ -19,14 +26,16 @@ if TYPE_CHECKING:
 
 ALIASES = (CHAMPION, CHALLENGER, PREVIOUS)
 KNOWN = (
-    f"{', '.join(PRETRAINED)}, a checkpoint folder, a version or alias of the registered model, or the id of "
+    f"{', '.join(PRETRAINED)}, a checkpoint folder, a version or alias of the registered model, or "
+    "the id of "
     "the MLflow run that trained it"
 )
 
 
 @dataclass(frozen=True)
 class NamedModel:
-    """A model at hand. run_id: of the MLflow run that its measurements belong to; None: it has none"""
+    """A model at hand. run_id: of the MLflow run that its measurements belong to; None: it has
+    none"""
 
     name: str
     folder: Path
@@ -46,24 +55,31 @@ def needs_mlflow(name: str) -> bool:
 
 
 def find_model(home: Home, client: "MlflowClient | None", name: str, scratch: Path) -> NamedModel:
-    """Find, and fetch where it is not here, the model that a person names. scratch: a folder for what is fetched
+    """Find, and fetch where it is not here, the model that a person names. scratch: a folder for
+    what is fetched
 
     client: None where `needs_mlflow` says no
     raises: ValueError for a name that is nothing; PretrainedUnavailable; CheckpointError
     """
     if client is None or Path(name).is_dir():
         folder = Path(name)
-        return NamedModel(folder.name, folder, _load(folder), _known_run(client, _trained_in(folder)))
+        return NamedModel(
+            folder.name, folder, _load(folder), _known_run(client, _trained_in(folder))
+        )
     if name in PRETRAINED:
         fetch_pretrained(name, home.pretrained / name)
         checkpoint = _load(home.pretrained / name)
-        run_id = baseline_run(client, name, checkpoint.model.parameter_count(), checkpoint.tokenizer)
+        run_id = baseline_run(
+            client, name, checkpoint.model.parameter_count(), checkpoint.tokenizer
+        )
         return NamedModel(name, home.pretrained / name, checkpoint, run_id)
     version = _version_named(client, name)
     if version is None:
         return _newest_of_run(home, client, name)
     folder = fetch_version(client, version, scratch / f"version-{version}")
-    return NamedModel(f"version {version}", folder, _load(folder), _known_run(client, _trained_in(folder)))
+    return NamedModel(
+        f"version {version}", folder, _load(folder), _known_run(client, _trained_in(folder))
+    )
 
 
 def _version_named(client: "MlflowClient", name: str) -> str | None:
@@ -86,10 +102,13 @@ def _version_named(client: "MlflowClient", name: str) -> str | None:
 def _newest_of_run(home: Home, client: "MlflowClient", run_id: str) -> NamedModel:
     if not home.finetuned.exists() or home.finetuned_facts().get("mlflow_run_id") != run_id:
         raise ValueError(
-            f"no checkpoint is kept of MLflow run {run_id}: no version was registered from it, and the newest "
+            f"no checkpoint is kept of MLflow run {run_id}: no version was registered from it, and "
+            "the newest "
             "fine-tuned checkpoint is another run's"
         )
-    return NamedModel(f"run {run_id[:6]}", home.finetuned, _load(home.finetuned), _known_run(client, run_id))
+    return NamedModel(
+        f"run {run_id[:6]}", home.finetuned, _load(home.finetuned), _known_run(client, run_id)
+    )
 
 
 def _known_run(client: "MlflowClient | None", run_id: str) -> str | None:

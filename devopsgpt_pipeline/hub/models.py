@@ -1,7 +1,7 @@
 """Models on the Hugging Face hub: a name to a commit, and its files into a folder.
 
-HF_ENDPOINT is honoured. Data only: of the weights' formats safetensors alone. A download that breaks, or is killed,
-goes on where it was; a file has its name only once its hash was checked.
+HF_ENDPOINT is honoured. Data only: of the weights' formats safetensors alone. A download that
+breaks, or is killed, goes on where it was; a file has its name only once its hash was checked.
 """
 
 import hashlib
@@ -50,26 +50,38 @@ class HubModel:
 
 
 def resolve(name: str) -> HubModel:
-    """What a name stands for now. name: `distilgpt2`, or with a branch, tag or commit: `owner/name@revision`
+    """What a name stands for now. name: `distilgpt2`, or with a branch, tag or commit:
+    `owner/name@revision`
 
-    raises: HubUnavailable where the hub does not answer; ValueError for a name that it does not know, or a model
-    without safetensors
+    raises: HubUnavailable where the hub does not answer; ValueError for a name that it does not
+    know, or a model without safetensors
     """
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError
 
     asked = HUB_NAME.fullmatch(name)
     if asked is None:
-        raise ValueError(f"a model on the hub is named as in distilgpt2 or owner/name@revision, got {name!r}")
+        raise ValueError(
+            f"a model on the hub is named as in distilgpt2 or owner/name@revision, got {name!r}"
+        )
     try:
-        info = HfApi().model_info(asked["name"], revision=asked["revision"], timeout=LOOKUP_TIMEOUT_S)
+        info = HfApi().model_info(
+            asked["name"], revision=asked["revision"], timeout=LOOKUP_TIMEOUT_S
+        )
     except Exception as error:  # the hub's client raises its HTTP library's errors beside its own
         if isinstance(error, HfHubHTTPError) and error.response.status_code in (401, 403, 404):
-            raise ValueError(f"the Hugging Face hub knows no model {name}, or shows it only with a login") from error
-        raise HubUnavailable(f"the Hugging Face hub could not be asked for {name} ({_in_short(error)})") from error
+            raise ValueError(
+                f"the Hugging Face hub knows no model {name}, or shows it only with a login"
+            ) from error
+        raise HubUnavailable(
+            f"the Hugging Face hub could not be asked for {name} ({_in_short(error)})"
+        ) from error
     files = {each.rfilename for each in info.siblings or []}
     if missing := [each for each in NEEDED if each not in files]:
-        raise ValueError(f"{name} on the hub has no {missing[0]}; only GPT-2 models with {', '.join(NEEDED)} are taken")
+        raise ValueError(
+            f"{name} on the hub has no {missing[0]}; only GPT-2 models with "
+            f"{', '.join(NEEDED)} are taken"
+        )
     return HubModel(info.id, str(info.sha))
 
 
@@ -80,7 +92,8 @@ def fetch_files(
     sha256: dict[str, str] | None = None,
     say: Say = say_on_stderr,
 ) -> None:
-    """Fetch the files that are not there yet, the weights last. sha256: what they must be, else what the hub states
+    """Fetch the files that are not there yet, the weights last. sha256: what they must be, else
+    what the hub states
 
     raises: HubUnavailable where the hub does not answer; ValueError for another hash
     """
@@ -96,19 +109,25 @@ def _fetch(model: HubModel, name: str, folder: Path, expected: str | None, say: 
     try:
         stated = _download(model, name, partial, say)
     except Exception as error:  # see resolve
-        raise HubUnavailable(f"{name} of {model} could not be fetched ({_in_short(error)})") from error
+        raise HubUnavailable(
+            f"{name} of {model} could not be fetched ({_in_short(error)})"
+        ) from error
     expected = expected or stated
     found = _hash_like(expected, partial)
     if found != expected:
         partial.unlink()
-        raise ValueError(f"{name} of {model} should have the hash {expected} and has {found}; it was removed")
+        raise ValueError(
+            f"{name} of {model} should have the hash {expected} and has {found}; it was removed"
+        )
     os.replace(partial, folder / name)
 
 
 def _download(model: HubModel, name: str, partial: Path, say: Say) -> str:
     """Add to a file what it lacks, with a progress bar. returns: the hash that the hub states"""
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
-    from huggingface_hub.file_download import http_get  # hf_hub_download forgets a partial file with its process
+
+    # hf_hub_download forgets a partial file with its process
+    from huggingface_hub.file_download import http_get
     from huggingface_hub.utils import build_hf_headers
 
     url = hf_hub_url(model.repository, name, revision=model.commit)
@@ -129,7 +148,8 @@ def _download(model: HubModel, name: str, partial: Path, say: Say) -> str:
 
 @contextmanager
 def _told(name: str, partial: Path, size: int, say: Say) -> Iterator[None]:
-    """Tell now and then how far a download came: in a step of Dagster stderr is a file, and the hub's bar is off."""
+    """Tell now and then how far a download came: in a step of Dagster stderr is a file, and the
+    hub's bar is off."""
 
     def tell() -> None:
         here = partial.stat().st_size
@@ -148,4 +168,7 @@ def _hash_like(expected: str, path: Path) -> str:
 
 
 def _in_short(error: Any) -> str:
-    return f"{type(error).__name__}: {str(error).splitlines()[0][:200] if str(error) else 'no reason given'}"
+    return (
+        f"{type(error).__name__}: "
+        f"{str(error).splitlines()[0][:200] if str(error) else 'no reason given'}"
+    )

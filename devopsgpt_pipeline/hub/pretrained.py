@@ -1,4 +1,5 @@
-"""Weights to start from: OpenAI's four sizes of GPT-2 at pinned revisions, and any other GPT-2 model of the hub."""
+"""Weights to start from: OpenAI's four sizes of GPT-2 at pinned revisions, and any other GPT-2
+model of the hub."""
 
 import hashlib
 import json
@@ -18,7 +19,13 @@ from devopsgpt_pipeline.hub.models import (
     say_on_stderr,
 )
 
-FILES = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", WEIGHTS)
+FILES = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    WEIGHTS,
+)
 
 
 class PretrainedUnavailable(HubUnavailable):
@@ -35,7 +42,8 @@ class Pretrained:
     """A commit of the hub's repository, which fixes every file in it."""
 
     sha256: str = ""
-    """Of model.safetensors at that commit; empty where we could not learn it, and what the hub states is believed."""
+    """Of model.safetensors at that commit; empty where we could not learn it, and what the hub
+    states is believed."""
 
     @property
     def model(self) -> HubModel:
@@ -48,7 +56,9 @@ PRETRAINED = {
         "607a30d783dfa663caf39e06633721c8d4cfcd7e",
         "248dfc3911869ec493c76e65bf2fcf7f615828b0254c12b473182f0f81d3a707",
     ),
-    "gpt2-medium": Pretrained("openai-community/gpt2-medium", "6dcaa7a952f72f9298047fd5137cd6e4f05f41da"),
+    "gpt2-medium": Pretrained(
+        "openai-community/gpt2-medium", "6dcaa7a952f72f9298047fd5137cd6e4f05f41da"
+    ),
     "gpt2-large": Pretrained(
         "openai-community/gpt2-large",
         "32b71b12589c2f8d625668d2335a01cac3249519",
@@ -66,7 +76,8 @@ def fetch_pretrained(size: str, folder: Path, say: Say = say_on_stderr) -> str:
     """Fetch a size into a folder, going on with what is there already, be it put there by hand.
 
     returns: sha256 of model.safetensors
-    raises: PretrainedUnavailable with no network, naming the files and the folder; ValueError for a wrong hash
+    raises: PretrainedUnavailable with no network, naming the files and the folder; ValueError for a
+    wrong hash
     """
     source = PRETRAINED[size]
     if any(not (folder / name).exists() for name in FILES):
@@ -76,18 +87,23 @@ def fetch_pretrained(size: str, folder: Path, say: Say = say_on_stderr) -> str:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if source.sha256 not in ("", found):
         raise ValueError(
-            f"{folder / WEIGHTS} has the sha256 {found}, and {size}'s is {source.sha256}: put {source.model}'s file "
-            "there, or remove it to have it fetched; to start from other weights, set init_from to their folder"
+            f"{folder / WEIGHTS} has the sha256 {found}, and {size}'s is {source.sha256}: put "
+            f"{source.model}'s file "
+            "there, or remove it to have it fetched; to start from other weights, set init_from to "
+            "their folder"
         )
     return found
 
 
 def fetch_from_hub(name: str, root: Path) -> tuple[HubModel, Path]:
-    """A model by its name on the hub, such as `distilgpt2` or `owner/name@revision`. root: holds what was fetched
+    """A model by its name on the hub, such as `distilgpt2` or `owner/name@revision`. root: holds
+    what was fetched
 
-    A revision that is no commit is looked up each time; without a network, what it stood for last is taken.
+    A revision that is no commit is looked up each time; without a network, what it stood for last
+    is taken.
     returns: the model with its commit, and its checkpoint folder
-    raises: PretrainedUnavailable, saying what to do by hand; ValueError for a name or a hash that is wrong
+    raises: PretrainedUnavailable, saying what to do by hand; ValueError for a name or a hash that
+    is wrong
     """
     note = root / "resolved" / f"{name.replace('/', '--')}.json"
     repository, _, revision = name.partition("@")
@@ -99,7 +115,8 @@ def fetch_from_hub(name: str, root: Path) -> tuple[HubModel, Path]:
         except HubUnavailable as error:
             if not note.exists():
                 raise PretrainedUnavailable(
-                    f"{error}; without a network, put {', '.join(NEEDED)} of {repository} into a folder and set "
+                    f"{error}; without a network, put {', '.join(NEEDED)} of {repository} into a "
+                    "folder and set "
                     "init_from to that folder"
                 ) from error
             model = HubModel(**json.loads(note.read_text()))
@@ -112,7 +129,8 @@ def fetch_from_hub(name: str, root: Path) -> tuple[HubModel, Path]:
 
 
 def named_models(root: Path) -> set[Path]:
-    """Folders of the commits that some name stood for last: what fetch_from_hub may give without asking the hub."""
+    """Folders of the commits that some name stood for last: what fetch_from_hub may give without
+    asking the hub."""
     notes = (json.loads(note.read_text()) for note in (root / "resolved").glob("*.json"))
     return {_folder(root, HubModel(**note)) for note in notes}
 
@@ -122,9 +140,14 @@ def _folder(root: Path, model: HubModel) -> Path:
 
 
 def fetch_or_say_what_to_do(
-    model: HubModel, names: tuple[str, ...], folder: Path, sha256: dict[str, str], say: Say = say_on_stderr
+    model: HubModel,
+    names: tuple[str, ...],
+    folder: Path,
+    sha256: dict[str, str],
+    say: Say = say_on_stderr,
 ) -> None:
-    """Fetch files. raises: PretrainedUnavailable that names them and the folder; ValueError for a wrong hash"""
+    """Fetch files. raises: PretrainedUnavailable that names them and the folder; ValueError for a
+    wrong hash"""
     try:
         fetch_files(model, names, folder, sha256, say)
     except HubUnavailable as error:

@@ -1,4 +1,4 @@
-"""A dataset of the Hugging Face hub in parquet shards: which files it has, and one of them at a time."""
+"""A dataset of the Hugging Face hub in parquet shards: its files, and one of them at a time."""
 
 import hashlib
 import json
@@ -23,7 +23,8 @@ class HubUnavailable(ConnectionError):
 class Source:
     """What is read. documents: how many from the beginning, 0 for all
 
-    endpoint: another hub than the public one; by_hand: a folder whose parquet files, if it has some, are taken instead
+    endpoint: another hub than the public one; by_hand: a folder whose parquet files, if it has
+    some, are taken instead
     """
 
     documents: int = 0
@@ -39,7 +40,7 @@ class Source:
 
 
 def declared_shards(place: Path, source: Source) -> dict[str, str | None]:
-    """The repository's parquet files in order, with the sha256 that the hub declares for large files.
+    """The repository's parquet files in order, with the sha256 that the hub has for large ones.
 
     place: a folder that keeps the answer
     raises: HubUnavailable; ValueError for a repository without parquet files, or not all of them
@@ -54,11 +55,18 @@ def declared_shards(place: Path, source: Source) -> dict[str, str | None]:
 
         api = HfApi(endpoint=source.endpoint)
         try:
-            info = api.dataset_info(source.repository, revision=source.revision, files_metadata=True)
-        except Exception as error:  # the hub's client raises its HTTP library's errors beside its own
+            info = api.dataset_info(
+                source.repository, revision=source.revision, files_metadata=True
+            )
+        # the hub's client raises its HTTP library's errors beside its own
+        except Exception as error:
             raise _unavailable(source, error) from error
         files = sorted(info.siblings or [], key=lambda file: file.rfilename)
-        shards = {file.rfilename: file.lfs and file.lfs.sha256 for file in files if file.rfilename.endswith(".parquet")}
+        shards = {
+            file.rfilename: file.lfs and file.lfs.sha256
+            for file in files
+            if file.rfilename.endswith(".parquet")
+        }
         _check_whole(list(shards), source)
         write_json(path, shards)
     declared: dict[str, str | None] = json.loads(path.read_text())
@@ -66,8 +74,10 @@ def declared_shards(place: Path, source: Source) -> dict[str, str | None]:
 
 
 def _check_whole(names: list[str], source: Source) -> None:
-    """raises: ValueError where there is no shard, or not all of those that their names count: "-00003-of-00080" """
-    counted = [int(match[1]) for name in names if (match := re.search(r"-of-(\d+)\.parquet$", name))]
+    """raises: ValueError without a shard, or without one that the names count: -00003-of-00080"""
+    counted = [
+        int(match[1]) for name in names if (match := re.search(r"-of-(\d+)\.parquet$", name))
+    ]
     if not names or (counted and max(counted) != len(names)):
         raise ValueError(
             f"{source.repository} has {len(names)} parquet files at revision {source.revision}"
@@ -81,7 +91,7 @@ def _names_by_hand(source: Source) -> list[str]:
 
 @contextmanager
 def one_shard(name: str, sha256: str | None, place: Path, source: Source) -> Iterator[Path]:
-    """A shard's file within the block: the one put there by hand, which stays, or one that is fetched and removed.
+    """A shard's file within the block: one put there by hand stays, one that is fetched is removed.
 
     raises: as download
     """
@@ -96,7 +106,7 @@ def one_shard(name: str, sha256: str | None, place: Path, source: Source) -> Ite
 def download(name: str, sha256: str | None, place: Path, source: Source) -> Path:
     """Fetch a file into a folder, going on with what is there.
 
-    raises: HubUnavailable; ValueError for a file that is not what the hub declares, which is removed
+    raises: HubUnavailable; ValueError for a file that is not what the hub declares: it is removed
     """
     from huggingface_hub import hf_hub_download
 
@@ -110,15 +120,22 @@ def download(name: str, sha256: str | None, place: Path, source: Source) -> Path
     if sha256 and found != sha256:
         path.unlink()
         raise ValueError(
-            f"{name} of {source.repository} has sha256 {found}, the hub says {sha256}; it was removed, "
+            f"{name} of {source.repository} has sha256 {found}, the hub says {sha256}; it was "
+            "removed, "
             "materialize token_bins_openwebtext again"
         )
     return path
 
 
 def _unavailable(source: Source, error: Exception) -> HubUnavailable:
-    place = f", or put the parquet files of revision {source.revision} into {source.by_hand}" if source.by_hand else ""
+    place = (
+        f", or put the parquet files of revision {source.revision} into {source.by_hand}"
+        if source.by_hand
+        else ""
+    )
     return HubUnavailable(
-        f"{source.repository} could not be fetched from the Hugging Face hub ({type(error).__name__}: {error}); what "
-        f"was encoded is kept, materialize token_bins_openwebtext again once there is a network{place}"
+        f"{source.repository} could not be fetched from the Hugging Face hub "
+        f"({type(error).__name__}: {error}); what "
+        "was encoded is kept, materialize token_bins_openwebtext again once there is a "
+        f"network{place}"
     )

@@ -1,7 +1,8 @@
-"""The whole chain in this process: observe, see what is out of date, materialize that and nothing else.
+"""The whole chain in this process: observe, see what is out of date, materialize that and nothing
+else.
 
-What the Dagster daemon decides over hours for `devopsgpt up`, this decides once for `devopsgpt run`. Both write
-to the same Dagster instance, so the UI shows what was done here.
+What the Dagster daemon decides over hours for `devopsgpt up`, this decides once for `devopsgpt
+run`. Both write to the same Dagster instance, so the UI shows what was done here.
 """
 
 import os
@@ -31,7 +32,8 @@ class ChainInterrupted(ChainError):
 
 
 def out_of_date(job: dg.JobDefinition, instance: dg.DagsterInstance) -> list[dg.AssetKey]:
-    """Assets of a job that were never made, or whose code or inputs have changed since; in the order of the chain.
+    """Assets of a job that were never made, or whose code or inputs have changed since; in the
+    order of the chain.
 
     Partitioned inputs are not compared: they are weights pinned to a revision, which cannot change.
     """
@@ -59,13 +61,20 @@ def _tags(instance: dg.DagsterInstance, key: dg.AssetKey) -> dict[str, str]:
     return {}
 
 
-def failed_gates(job: dg.JobDefinition, instance: dg.DagsterInstance, stale: list[dg.AssetKey]) -> list[str]:
+def failed_gates(
+    job: dg.JobDefinition, instance: dg.DagsterInstance, stale: list[dg.AssetKey]
+) -> list[str]:
     """Blocking checks that failed on up-to-date assets: what follows them must not run."""
     graph = job.asset_layer.asset_graph
-    checks = [key for key in graph.asset_check_keys if key.asset_key not in stale and graph.get(key).blocking]
+    checks = [
+        key
+        for key in graph.asset_check_keys
+        if key.asset_key not in stale and graph.get(key).blocking
+    ]
     evaluations = (_latest_evaluation(instance, key) for key in checks)
     return [
-        f"{evaluation.asset_key.to_user_string()}: {evaluation.check_name}: {evaluation.description or ''}"
+        f"{evaluation.asset_key.to_user_string()}: {evaluation.check_name}: "
+        f"{evaluation.description or ''}"
         for evaluation in evaluations
         if evaluation and not evaluation.passed
     ]
@@ -74,13 +83,20 @@ def failed_gates(job: dg.JobDefinition, instance: dg.DagsterInstance, stale: lis
 def _latest_evaluation(instance: dg.DagsterInstance, key: dg.AssetCheckKey) -> Any:
     records = instance.event_log_storage.get_asset_check_execution_history(key, limit=1)
     event = records[0].event.dagster_event if records and records[0].event else None
-    return event.asset_check_evaluation_data if event and event.event_type_value == EVALUATED else None
+    return (
+        event.asset_check_evaluation_data if event and event.event_type_value == EVALUATED else None
+    )
 
 
 def end_abandoned_runs(instance: dg.DagsterInstance) -> list[str]:
-    """End the runs whose process was killed: they would hold their pool's slot for ever. returns: their ids"""
+    """End the runs whose process was killed: they would hold their pool's slot for ever. returns:
+    their ids"""
     unfinished = dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED])
-    abandoned = [run for run in instance.get_runs(unfinished) if PID_TAG in run.tags and not _alive(run.tags[PID_TAG])]
+    abandoned = [
+        run
+        for run in instance.get_runs(unfinished)
+        if PID_TAG in run.tags and not _alive(run.tags[PID_TAG])
+    ]
     for run in abandoned:
         instance.report_run_failed(run, f"process {run.tags[PID_TAG]} was killed")
         instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
@@ -100,8 +116,9 @@ def _alive(pid: str) -> bool:
 class WaitForASlot:
     """Lets Ctrl-C and SIGTERM end a run that waits for a pool's slot.
 
-    Dagster keeps signals back until the next step asks for them, and while a run waits in this process no step does.
-    A listener of the run's events: the first one about waiting is the moment to take the signals over.
+    Dagster keeps signals back until the next step asks for them, and while a run waits in this
+    process no step does. A listener of the run's events: the first one about waiting is the moment
+    to take the signals over.
     """
 
     def __init__(self) -> None:
@@ -111,16 +128,27 @@ class WaitForASlot:
     def __call__(self, entry: dg.EventLogEntry) -> None:
         """Take in one event of the run."""
         event = entry.dagster_event
-        blocked = event is not None and event.is_engine_event and "pool" in event.engine_event_data.metadata
-        if blocked and self._before is None and threading.current_thread() is threading.main_thread():
+        blocked = (
+            event is not None
+            and event.is_engine_event
+            and "pool" in event.engine_event_data.metadata
+        )
+        if (
+            blocked
+            and self._before is None
+            and threading.current_thread() is threading.main_thread()
+        ):
             self._before = signal.getsignal(signal.SIGINT)
-            for number in (signal.SIGINT, signal.SIGTERM):  # Dagster puts its own back when the run ends
+            # Dagster puts its own back when the run ends
+            for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, self._end)
         self._waiting = blocked
 
     def _end(self, number: int, frame: Any) -> None:
         if self._waiting:
-            raise dg.DagsterExecutionInterruptedError("nothing was begun that waited for another run")
+            raise dg.DagsterExecutionInterruptedError(
+                "nothing was begun that waited for another run"
+            )
         self._before(number, frame)
 
 
@@ -133,7 +161,8 @@ def materialize(
     partition: str | None = None,
     tags: dict[str, str] | None = None,
 ) -> None:
-    """Run a job, or a selection of its assets, in this process. listen: hears every event as it is stored
+    """Run a job, or a selection of its assets, in this process. listen: hears every event as it is
+    stored
 
     raises: ChainError with the first failed step's own words; ChainInterrupted
     """
@@ -158,13 +187,16 @@ def _first_failure(result: dg.ExecuteInProcessResult) -> ChainError:
     for evaluation in result.get_asset_check_evaluations():
         if not evaluation.passed:
             asset = evaluation.asset_key.to_user_string()
-            return ChainError(f"{asset}: check {evaluation.check_name} failed: {evaluation.description}")
+            return ChainError(
+                f"{asset}: check {evaluation.check_name} failed: {evaluation.description}"
+            )
     for event in result.filter_events(lambda event: event.is_step_failure):
         error = event.step_failure_data.error
         cause = error.cause if error and error.cause else error
         if error and error.cls_name == "DagsterExecutionInterruptedError":
             return ChainInterrupted(
-                f"interrupted in {event.step_key}; what was done is kept, the same command goes on from there"
+                f"interrupted in {event.step_key}; what was done is kept, the same command goes on "
+                "from there"
             )
         return ChainError(f"{event.step_key}: {cause.message.strip() if cause else 'failed'}")
     for event in result.filter_events(lambda event: event.is_run_failure):

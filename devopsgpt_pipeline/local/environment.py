@@ -19,8 +19,8 @@ def configure(home: Home, tracking_uri: str, ui_url: str) -> None:
         "DEVOPSGPT_MLFLOW_UI_URL": ui_url,
         "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     }
-    # Threads of torch that spin while they wait starve each other as soon as two processes compute: see
-    # docs/decisions.md. Whoever has a machine to himself may set it to `active`.
+    # Threads of torch that spin while they wait starve each other as soon as two processes compute:
+    # see docs/decisions.md. Whoever has a machine to himself may set it to `active`.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 

@@ -1,7 +1,9 @@
 """Ends the servers of a process that was killed: `kill -9` leaves nobody else to do it.
 
-Runs as a process of its own, on the standard library alone. Its standard input is a pipe from the process that started
-the servers: a line for each process group, then `done`. When the pipe ends without that word, its writer is dead.
+Runs as a process of its own, on the standard library alone. Its standard input is a pipe from the
+process that started
+the servers: a line for each process group, then `done`. When the pipe ends without that word, its
+writer is dead.
 """
 
 import os
@@ -20,7 +22,10 @@ class Keeper:
     def __init__(self) -> None:
         # a session of its own, so that a Ctrl-C in the terminal does not end it before the servers
         self._process = subprocess.Popen(
-            [sys.executable, "-I", __file__], stdin=subprocess.PIPE, text=True, start_new_session=True
+            [sys.executable, "-I", __file__],
+            stdin=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
         )
 
     def watch(self, group: int) -> None:
@@ -34,7 +39,8 @@ class Keeper:
 
     def _say(self, line: str) -> None:
         if self._process.stdin is not None:
-            with suppress(BrokenPipeError):  # somebody ended the keeper: we end the servers ourselves
+            # somebody ended the keeper: we end the servers ourselves
+            with suppress(BrokenPipeError):
                 self._process.stdin.write(line)
                 self._process.stdin.flush()
 

@@ -1,6 +1,7 @@
 """What a person sees while the chain runs: a line per finished step, and one line that moves.
 
-Dagster captures a step's stdout and stderr, so this writes to a copy of the terminal made beforehand.
+Dagster captures a step's stdout and stderr, so this writes to a copy of the terminal made
+beforehand.
 """
 
 import os
@@ -12,7 +13,8 @@ from rich.console import Console
 from rich.status import Status
 
 PIPE_WIDTH = 1000  # columns: enough for every table
-PLAIN_LINE_EVERY_S = 10.0  # where the output is no terminal, a moving line becomes a line now and then
+# where the output is no terminal, a moving line becomes a line now and then
+PLAIN_LINE_EVERY_S = 10.0
 
 
 class ChainProgress:
@@ -61,7 +63,8 @@ class ChainProgress:
 
 
 def table(rows: list[dict[str, Any]]) -> None:
-    """Print rows of numbers for a person to compare. A head as val_loss/sre takes two lines: numbers are narrow.
+    """Print rows of numbers for a person to compare. A head as val_loss/sre takes two lines:
+    numbers are narrow.
 
     Nothing is cut off: a narrow terminal folds, and what reads a pipe has no width.
     """
@@ -72,7 +75,9 @@ def table(rows: list[dict[str, Any]]) -> None:
         justify: Literal["left", "right"] = "left" if isinstance(value, str) else "right"
         shown.add_column(key.replace("/", "/\n"), justify=justify, overflow="fold")
     for row in rows:
-        shown.add_row(*(f"{value:.4f}" if isinstance(value, float) else str(value) for value in row.values()))
+        shown.add_row(
+            *(f"{value:.4f}" if isinstance(value, float) else str(value) for value in row.values())
+        )
     console = Console()
     if not console.is_terminal:
         console.width = PIPE_WIDTH

@@ -1,4 +1,5 @@
-"""The servers beside Dagster's runs, as child processes: started together, waited for, stopped together."""
+"""The servers beside Dagster's runs, as child processes: started together, waited for, stopped
+together."""
 
 import os
 import signal
@@ -71,7 +72,10 @@ def dagster_server(home: Home, port: int, workspace: Path) -> Server:
 
 def serving_server(home: Home, port: int, tracking_uri: str) -> Server:
     """The service, over the registry's current champion."""
-    environment = {"DEVOPSGPT_SERVING_PORT": str(port), "DEVOPSGPT_SERVING_TRACKING_URI": tracking_uri}
+    environment = {
+        "DEVOPSGPT_SERVING_PORT": str(port),
+        "DEVOPSGPT_SERVING_TRACKING_URI": tracking_uri,
+    }
     command = [sys.executable, "-m", "devopsgpt_serving"]
     return Server("service", command, port, "/api/healthz", home.logs / "serving.log", environment)
 
@@ -93,14 +97,16 @@ def check_ports_free(servers: Sequence[Server]) -> None:
             except OSError:
                 option = f"--{server.name.lower()}-port"
                 raise ProcessError(
-                    f"port {server.port} for {server.name} is taken on {HOST}; stop what listens there, "
+                    f"port {server.port} for {server.name} is taken on {HOST}; stop what listens "
+                    "there, "
                     f"or choose another with {option}"
                 ) from None
 
 
 @contextmanager
 def running(servers: Sequence[Server]) -> Iterator[list[subprocess.Popen[bytes]]]:
-    """Start servers, wait until each answers, and stop all of them at the end of the block, or of this process.
+    """Start servers, wait until each answers, and stop all of them at the end of the block, or of
+    this process.
 
     raises: ProcessError for one that ends or does not answer in time, with the end of its log
     """
@@ -120,7 +126,8 @@ def running(servers: Sequence[Server]) -> Iterator[list[subprocess.Popen[bytes]]
 
 def _start(server: Server) -> subprocess.Popen[bytes]:
     with server.log.open("ab") as log:
-        # A session of its own: a Ctrl-C in the terminal reaches us alone, and we stop the servers in order.
+        # A session of its own: a Ctrl-C in the terminal reaches us alone, and we stop the servers
+        # in order.
         return subprocess.Popen(
             server.command,
             env=os.environ | server.environment,
@@ -135,14 +142,17 @@ def _wait_until_ready(server: Server, process: subprocess.Popen[bytes]) -> None:
     deadline = time.monotonic() + READY_DEADLINE_S
     while time.monotonic() < deadline:
         if process.poll() is not None:
-            raise ProcessError(f"{server.name} ended with status {process.returncode}:\n{_tail(server.log)}")
+            raise ProcessError(
+                f"{server.name} ended with status {process.returncode}:\n{_tail(server.log)}"
+            )
         try:
             urllib.request.urlopen(server.url + server.health_path, timeout=5).close()
             return
         except OSError:  # URLError is one
             time.sleep(0.2)
     raise ProcessError(
-        f"{server.name} does not answer at {server.url} after {READY_DEADLINE_S:.0f} s:\n{_tail(server.log)}"
+        f"{server.name} does not answer at {server.url} after {READY_DEADLINE_S:.0f} "
+        f"s:\n{_tail(server.log)}"
     )
 
 

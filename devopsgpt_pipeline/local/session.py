@@ -1,4 +1,5 @@
-"""`devopsgpt run` and `devopsgpt finetune`: the chain, with the MLflow server that it needs around it."""
+"""`devopsgpt run` and `devopsgpt finetune`: the chain, with the MLflow server that it needs around
+it."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -20,13 +21,21 @@ from devopsgpt_pipeline.tracking.client import connect
 BOOKS = "sre"  # the dataset that the chain makes
 UI_URL = "http://127.0.0.1:5000"  # where `devopsgpt up` shows MLflow; links in metadata point there
 AFTER_TOKEN_BINS = [
-    dg.AssetKey(name) for name in ("finetuned_checkpoint", "evaluation", "registered_model", "champion", "leaderboard")
+    dg.AssetKey(name)
+    for name in (
+        "finetuned_checkpoint",
+        "evaluation",
+        "registered_model",
+        "champion",
+        "leaderboard",
+    )
 ]
 
 
 @contextmanager
 def bring_up_to_date(home: Home, profile: Profile) -> Iterator[str]:
-    """Materialize what is out of date, MLflow running. yields: its tracking URI, until the block ends
+    """Materialize what is out of date, MLflow running. yields: its tracking URI, until the block
+    ends
 
     raises: ChainError for a step or a check that failed
     """
@@ -47,8 +56,11 @@ def finetune_once(home: Home, profile: Profile, config: TrainingConfig, dataset:
         session.finetune(dataclasses.asdict(config) | {"dataset": dataset})
 
 
-def finetune_sweep(home: Home, profile: Profile, preset_name: str, trials: list[Trial], dataset: str) -> list[Outcome]:
-    """Train every trial on data that is up to date, then evaluate, register and decide on the best one.
+def finetune_sweep(
+    home: Home, profile: Profile, preset_name: str, trials: list[Trial], dataset: str
+) -> list[Outcome]:
+    """Train every trial on data that is up to date, then evaluate, register and decide on the best
+    one.
 
     returns: how each trial ended, the best first
     raises: ChainError where all trials failed, or what follows them; ChainInterrupted
@@ -59,11 +71,14 @@ def finetune_sweep(home: Home, profile: Profile, preset_name: str, trials: list[
         job = session.definitions.resolve_job_def("sweep_trial")
         outcomes = sweep.run(job, session.instance, session.progress)
         session.progress.say(f"best: {outcomes[0].trial.name}")
-        session.finetune(sweep.settings(outcomes[0].trial))  # trained already: its folder is found finished
+        # trained already: its folder is found finished
+        session.finetune(sweep.settings(outcomes[0].trial))
         return outcomes
 
 
-def make_datasets(home: Home, tracking_uri: str | None, settings: dict[str, dict[str, Any]]) -> None:
+def make_datasets(
+    home: Home, tracking_uri: str | None, settings: dict[str, dict[str, Any]]
+) -> None:
     """Materialize the token bins of these datasets beside the books. settings: of each one's asset
 
     raises: ValueError for an unknown one; ChainError where it cannot be made
@@ -85,8 +100,11 @@ def _session(home: Home, profile: Profile) -> Iterator[tuple["Session", str]]:
         progress.say(f"profile {profile.name}, home {home.path}")
         with servers.running([mlflow]), dg.DagsterInstance.get() as instance:
             if abandoned := chain.end_abandoned_runs(instance):
-                progress.say(f"ended {len(abandoned)} run(s) whose process was killed; what they did is kept")
-            from devopsgpt_pipeline.definitions import defs  # reads the environment that was set just now
+                progress.say(
+                    f"ended {len(abandoned)} run(s) whose process was killed; what they did is kept"
+                )
+            # reads the environment that was set just now
+            from devopsgpt_pipeline.definitions import defs
 
             yield Session(defs, instance, progress), mlflow.url
 
@@ -106,7 +124,9 @@ class Session:
     def observe(self) -> None:
         """Look whether the books have changed."""
         self.progress.say("observing the books")
-        chain.materialize(self.definitions.resolve_job_def("observe_books"), self.instance, self.progress)
+        chain.materialize(
+            self.definitions.resolve_job_def("observe_books"), self.instance, self.progress
+        )
 
     def fetch_pretrained(self, init_from: str) -> None:
         """The weights to start from, where they are a size of GPT-2 that is not here yet."""
@@ -137,21 +157,32 @@ class Session:
         """
         job = self.definitions.resolve_job_def("datasets")
         key = dg.AssetKey(f"token_bins_{dataset}")
-        known = sorted(one.to_user_string().removeprefix("token_bins_") for one in job.asset_layer.selected_asset_keys)
+        known = sorted(
+            one.to_user_string().removeprefix("token_bins_")
+            for one in job.asset_layer.selected_asset_keys
+        )
         if dataset not in known:
-            raise ValueError(f"unknown dataset {dataset!r}; beside the books, sre, they are {', '.join(known)}")
+            raise ValueError(
+                f"unknown dataset {dataset!r}; beside the books, sre, they are {', '.join(known)}"
+            )
         run_config = {"ops": {key.to_user_string(): {"config": settings}}} if settings else None
         chain.materialize(job, self.instance, self.progress, [key], run_config)
 
     def update(self, leave_out: list[dg.AssetKey] | None = None) -> None:
         """Materialize in rounds: what one round makes may leave what follows as it was."""
         before: list[dg.AssetKey] = []
-        while stale := [key for key in chain.out_of_date(self.job, self.instance) if key not in (leave_out or [])]:
+        while stale := [
+            key
+            for key in chain.out_of_date(self.job, self.instance)
+            if key not in (leave_out or [])
+        ]:
             names = ", ".join(key.to_user_string() for key in stale)
             if stale == before:
                 raise chain.ChainError(f"still out of date after being materialized: {names}")
             if failures := chain.failed_gates(self.job, self.instance, stale):
-                raise chain.ChainError("a blocking check failed, what follows is held:\n  " + "\n  ".join(failures))
+                raise chain.ChainError(
+                    "a blocking check failed, what follows is held:\n  " + "\n  ".join(failures)
+                )
             self.progress.say(f"materializing {names}")
             chain.materialize(self.job, self.instance, self.progress, stale)
             before = stale

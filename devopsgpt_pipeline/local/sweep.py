@@ -1,7 +1,8 @@
 """A small grid of trainings: child runs of one MLflow run, which its own tools show side by side.
 
-Each trial is a Dagster run of its own. What is trained stays in its working folder until the sweep has ended, so a
-sweep that was cut short goes on where it was, and the best trial becomes the fine-tuned checkpoint as it is.
+Each trial is a Dagster run of its own. What is trained stays in its working folder until the sweep
+has ended, so a sweep that was cut short goes on where it was, and the best trial becomes the
+fine-tuned checkpoint as it is.
 """
 
 import dataclasses
@@ -33,7 +34,8 @@ SWEEP_TAG = "devopsgpt/sweep"  # of a parent run: which grid on which data
 
 @dataclass(frozen=True)
 class Trial:
-    """One point of the grid. name: the settings that the grid varies, as `learning_rate=0.0001 max_steps=100`"""
+    """One point of the grid. name: the settings that the grid varies, as `learning_rate=0.0001
+    max_steps=100`"""
 
     name: str
     config: TrainingConfig
@@ -54,9 +56,11 @@ class Outcome:
 
 
 def grid(preset_name: str, changes: Sequence[str], axes: Sequence[str]) -> list[Trial]:
-    """Every combination of the axes, each on top of the preset and its changes. axes: as `max_steps=100,200`
+    """Every combination of the axes, each on top of the preset and its changes. axes: as
+    `max_steps=100,200`
 
-    raises: ValueError for a setting that is unknown, out of range, or named twice, and for two equal points
+    raises: ValueError for a setting that is unknown, out of range, or named twice, and for two
+    equal points
     """
     names = [axis.partition("=")[0] for axis in axes]
     if twice := [name for name in names if names.count(name) > 1]:
@@ -65,24 +69,42 @@ def grid(preset_name: str, changes: Sequence[str], axes: Sequence[str]) -> list[
         [f"{name}={value}" for value in axis.partition("=")[2].split(",")]
         for name, axis in zip(names, axes, strict=True)
     ]
-    trials = [Trial(" ".join(point), changed(preset_name, [*changes, *point])) for point in itertools.product(*choices)]
+    trials = [
+        Trial(" ".join(point), changed(preset_name, [*changes, *point]))
+        for point in itertools.product(*choices)
+    ]
     for one, other in itertools.combinations(trials, 2):
         if one.config == other.config:  # their trainings would share one folder and one run
-            raise ValueError(f"--sweep has the same settings twice: {one.name}, and {other.name}; leave one out")
+            raise ValueError(
+                f"--sweep has the same settings twice: {one.name}, and {other.name}; leave one out"
+            )
     return trials
 
 
 class Sweep:
     """A grid on a dataset, with its parent run. raises: ValueError where there are no token bins"""
 
-    def __init__(self, home: Home, client: "MlflowClient", preset_name: str, trials: list[Trial], dataset: str) -> None:
+    def __init__(
+        self,
+        home: Home,
+        client: "MlflowClient",
+        preset_name: str,
+        trials: list[Trial],
+        dataset: str,
+    ) -> None:
         self.home, self.client, self.trials, self.dataset = home, client, trials, dataset
-        facts = [read_meta(home.tokens / dataset).data_version, *(dataclasses.asdict(each.config) for each in trials)]
+        facts = [
+            read_meta(home.tokens / dataset).data_version,
+            *(dataclasses.asdict(each.config) for each in trials),
+        ]
         digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
         self.parent = self._unfinished(digest) or self._begin(digest, preset_name)
 
-    def run(self, job: "dg.JobDefinition", instance: "dg.DagsterInstance", progress: Any) -> list[Outcome]:
-        """Train every trial that has not ended yet, then end the parent. returns: outcomes, the best first
+    def run(
+        self, job: "dg.JobDefinition", instance: "dg.DagsterInstance", progress: Any
+    ) -> list[Outcome]:
+        """Train every trial that has not ended yet, then end the parent. returns: outcomes, the
+        best first
 
         raises: ChainInterrupted where a person interrupts; ChainError where no trial has a val_loss
         """
@@ -122,7 +144,9 @@ class Sweep:
         """A trial as a launchpad's settings."""
         return dataclasses.asdict(trial.config) | {"dataset": self.dataset}
 
-    def _train(self, trial: Trial, job: "dg.JobDefinition", instance: "dg.DagsterInstance", progress: Any) -> None:
+    def _train(
+        self, trial: Trial, job: "dg.JobDefinition", instance: "dg.DagsterInstance", progress: Any
+    ) -> None:
         run_config = {"ops": {"train_trial": {"config": self.settings(trial)}}}
         tags = {PARENT_TAG: self.parent, TRIAL_TAG: trial.name}
         chain.materialize(job, instance, progress, run_config=run_config, tags=tags)
@@ -134,10 +158,17 @@ class Sweep:
         return str(found[0].info.run_id) if found else None
 
     def _begin(self, digest: str, preset_name: str) -> str:
-        tags = {SWEEP_TAG: digest, "kind": "sweep", "dataset": self.dataset, "git_commit": git_commit()}
+        tags = {
+            SWEEP_TAG: digest,
+            "kind": "sweep",
+            "dataset": self.dataset,
+            "git_commit": git_commit(),
+        }
         name = f"sweep-{preset_name}-{self.dataset}-{digest[:6]}"
         run = self.client.create_run(experiment_id(self.client), run_name=name, tags=tags)
-        self.client.log_param(run.info.run_id, "trials", "; ".join(each.name for each in self.trials)[:6000])
+        self.client.log_param(
+            run.info.run_id, "trials", "; ".join(each.name for each in self.trials)[:6000]
+        )
         return str(run.info.run_id)
 
     def _end(self, outcomes: list[Outcome]) -> None:
@@ -146,7 +177,9 @@ class Sweep:
         if best.failure:
             self._clear([each.trial for each in outcomes])
             self.client.set_terminated(self.parent, "FAILED")
-            raise chain.ChainError(f"no trial of the sweep came to its end; the first: {best.failure}")
+            raise chain.ChainError(
+                f"no trial of the sweep came to its end; the first: {best.failure}"
+            )
         self.client.log_metric(self.parent, "best_val_loss", best.val_loss)
         self.client.set_tag(self.parent, "best_trial", best.trial.name)
         self.client.set_tag(self.parent, "best_run", self.child(best.trial).info.run_id)

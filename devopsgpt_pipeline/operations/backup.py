@@ -1,7 +1,8 @@
 """`devopsgpt backup`: the whole home in one tar file, while everything runs.
 
-Databases first, through SQLite's online backup or pg_dump, then the files: a model version enters the registry after
-its files are there, so every version in the copy of the database has its files in the copy of the artifacts.
+Databases first, through SQLite's online backup or pg_dump, then the files: a model version enters
+the registry after its files are there, so every version in the copy of the database has its files
+in the copy of the artifacts.
 
     manifest.json is the last member: a file that was cut short has none, and `restore` refuses it.
     databases/*.dump      PostgreSQL, where the environment names one
@@ -31,7 +32,8 @@ FORMAT = 1
 MANIFEST = "manifest.json"
 SQLITE_HEADER = b"SQLite format 3\0"
 SQLITE_SIDE_FILES = ("-wal", "-shm", "-journal")
-# the service's cache: it fetches what it needs from the registry; and what steps, and this backup, are about to delete
+# the service's cache: it fetches what it needs from the registry; and what steps, and this backup,
+# are about to delete
 NOT_KEPT = ("serving", "tmp")
 POSTGRES = {"dagster": "DAGSTER_POSTGRES_URL", "mlflow": "MLFLOW_BACKEND_STORE_URI"}
 CUT_OFF_S = 86_400  # a backup that was not written to for so long was killed
@@ -61,11 +63,15 @@ def backup(home: Home, target: Path) -> Path:
     raises: BackupError, with the remedy
     """
     if not home.path.is_dir():
-        raise BackupError(f"there is no home at {home.path}; set DEVOPSGPT_HOME to the one to back up")
+        raise BackupError(
+            f"there is no home at {home.path}; set DEVOPSGPT_HOME to the one to back up"
+        )
     if target.is_dir():
         target = target / time.strftime("devopsgpt-%Y%m%d-%H%M%S.tar")
     if target.resolve().is_relative_to(home.path):
-        raise BackupError(f"{target} lies in the home that is backed up; choose a place outside {home.path}")
+        raise BackupError(
+            f"{target} lies in the home that is backed up; choose a place outside {home.path}"
+        )
     partial = target.with_name(f".{target.name}.partial")
     try:
         with partial.open("wb") as file:
@@ -82,10 +88,13 @@ def backup(home: Home, target: Path) -> Path:
 
 
 def forget_backups(folder: Path, keep: int) -> list[Path]:
-    """Delete a folder's backups beyond the newest `keep`, and what killed ones left. returns: those"""
+    """Delete a folder's backups beyond the newest `keep`, and what killed ones left. returns:
+    those"""
     backups = sorted(folder.glob("devopsgpt-*.tar"), reverse=True)  # their names hold the time
     before = time.time() - CUT_OFF_S
-    cut_off = [path for path in folder.glob(".devopsgpt-*.tar.partial") if path.stat().st_mtime < before]
+    cut_off = [
+        path for path in folder.glob(".devopsgpt-*.tar.partial") if path.stat().st_mtime < before
+    ]
     old = [*backups[keep:], *cut_off]
     for path in old:
         path.unlink()
@@ -123,29 +132,45 @@ def postgres_urls() -> dict[str, str]:
 
 
 def run_postgres(command: list[str], url: str) -> str:
-    """Run one of PostgreSQL's programs on a database. The password goes through the environment: no process list
-    shows it, and no error repeats it.
+    """Run one of PostgreSQL's programs on a database. The password goes through the environment: no
+    process list shows it, and no error repeats it.
 
     raises: BackupError with the program's own words
     """
-    match = re.fullmatch(r"postgresql(?:\+\w+)?://([^:@/]+)(?::([^@]*))?@([^:/]+)(?::(\d+))?/([\w-]+)", url)
+    match = re.fullmatch(
+        r"postgresql(?:\+\w+)?://([^:@/]+)(?::([^@]*))?@([^:/]+)(?::(\d+))?/([\w-]+)", url
+    )
     if match is None:
         raise BackupError("a database's URL must be postgresql://user:password@host:port/name")
     user, password, host, port, name = match.groups()
-    place = {"PGUSER": user, "PGPASSWORD": password or "", "PGHOST": host, "PGPORT": port or "5432", "PGDATABASE": name}
+    place = {
+        "PGUSER": user,
+        "PGPASSWORD": password or "",
+        "PGHOST": host,
+        "PGPORT": port or "5432",
+        "PGDATABASE": name,
+    }
     try:
         answer = subprocess.run(command, env=os.environ | place, capture_output=True, text=True)
     except FileNotFoundError as error:
-        raise BackupError(f"{command[0]} is not installed (Debian's package postgresql-client)") from error
+        raise BackupError(
+            f"{command[0]} is not installed (Debian's package postgresql-client)"
+        ) from error
     if answer.returncode != 0:
-        raise BackupError(f"{command[0]} failed on the database {name}: {answer.stderr.strip()[-500:]}")
+        raise BackupError(
+            f"{command[0]} failed on the database {name}: {answer.stderr.strip()[-500:]}"
+        )
     return answer.stdout
 
 
 def copy_sqlite(source: Path, target: Path) -> None:
-    """A copy of a database as of one moment, while others write to it. raises: BackupError for a damaged one"""
+    """A copy of a database as of one moment, while others write to it. raises: BackupError for a
+    damaged one"""
     try:
-        with closing(sqlite3.connect(source, timeout=30)) as old, closing(sqlite3.connect(target)) as new:
+        with (
+            closing(sqlite3.connect(source, timeout=30)) as old,
+            closing(sqlite3.connect(target)) as new,
+        ):
             old.backup(new)
             new.execute("PRAGMA journal_mode=DELETE")
     except sqlite3.Error as error:
@@ -167,7 +192,9 @@ def _files(root: Path) -> list[Path]:
         if Path(folder) == root:
             names[:] = [name for name in names if name not in NOT_KEPT]
         names.sort()
-        found += [Path(folder, name) for name in sorted(files) if not name.endswith(SQLITE_SIDE_FILES)]
+        found += [
+            Path(folder, name) for name in sorted(files) if not name.endswith(SQLITE_SIDE_FILES)
+        ]
     return found
 
 
@@ -179,15 +206,20 @@ def _is_sqlite(path: Path) -> bool:
         return False  # a temporary file of a run
 
 
-def _add_tree(tar: tarfile.TarFile, manifest: Manifest, prefix: str, root: Path, skip: set[Path]) -> None:
-    """A folder's links, folders and files. Links first: each is followed into the folder that it stood for then."""
+def _add_tree(
+    tar: tarfile.TarFile, manifest: Manifest, prefix: str, root: Path, skip: set[Path]
+) -> None:
+    """A folder's links, folders and files. Links first: each is followed into the folder that it
+    stood for then."""
     for _ in range(ATTEMPTS):
         links = {path: os.readlink(path) for path in _links(root)}
         files = [path for path in _files(root) if path not in skip and not path.is_symlink()]
         if links == {path: os.readlink(path) for path in _links(root)}:
             break
     else:
-        raise BackupError(f"{root} changes faster than it can be listed; try again when no run writes to it")
+        raise BackupError(
+            f"{root} changes faster than it can be listed; try again when no run writes to it"
+        )
     targets = {(path.parent / target) for path, target in links.items()}
     for path in files:
         needed = any(path.is_relative_to(target) for target in targets)
@@ -196,7 +228,8 @@ def _add_tree(tar: tarfile.TarFile, manifest: Manifest, prefix: str, root: Path,
         except FileNotFoundError as error:
             if needed:
                 raise BackupError(
-                    f"{path} was replaced while the backup was written; try again when no run writes to it"
+                    f"{path} was replaced while the backup was written; try again when no run "
+                    "writes to it"
                 ) from error
     for path, target in links.items():
         name = f"{prefix}/{path.relative_to(root)}"
@@ -214,7 +247,8 @@ def _links(root: Path) -> Iterator[Path]:
 
 
 def _add_file(tar: tarfile.TarFile, manifest: Manifest, name: str, path: Path) -> None:
-    """A file as it is now: one that grows meanwhile (a log) is cut where it ended when it was opened."""
+    """A file as it is now: one that grows meanwhile (a log) is cut where it ended when it was
+    opened."""
     with path.open("rb") as file:
         member = tar.gettarinfo(fileobj=file, arcname=name)
         reader = _Hashing(file, member.size)

@@ -1,7 +1,8 @@
-"""`devopsgpt restore`: a backup into an empty place, checked byte by byte before anything of it is used.
+"""`devopsgpt restore`: a backup into an empty place, checked byte by byte before anything of it is
+used.
 
-Files move in last, by renaming, out of staging folders in or beside the places where they belong. The process that
-fills one holds its lock; those of a killed restore are cleared by the next.
+Files move in last, by renaming, out of staging folders in or beside the places where they belong.
+The process that fills one holds its lock; those of a killed restore are cleared by the next.
 """
 
 import hashlib
@@ -35,10 +36,11 @@ STAGING_PREFIX = ".devopsgpt-restore-"
 def restore(source: Path, home: Home) -> None:
     """Bring a backup back. The home, the databases and the artifacts' folder must be empty.
 
-    Each database is filled in one transaction, then the files move in, the home last: a home that is there is a restore
-    that ended. After a failure before that the folders are empty still; a database that was filled is not.
-    raises: BackupError for a place that is not empty, a file that is damaged or cut short, a database that refuses; it
-    names what must be emptied before another try
+    Each database is filled in one transaction, then the files move in, the home last: a home that
+    is there is a restore that ended. After a failure before that the folders are empty still; a
+    database that was filled is not.
+    raises: BackupError for a place that is not empty, a file that is damaged or cut short, a
+    database that refuses; it names what must be emptied before another try
     """
     urls, artifacts = postgres_urls(), outside_artifacts(home)
     filled: list[str] = []
@@ -47,17 +49,25 @@ def restore(source: Path, home: Home) -> None:
         _require_empty([home.path, *([artifacts] if artifacts else [])], urls)
         _restore(source, home, urls, artifacts, filled)
     except (OSError, tarfile.TarError, BackupError) as error:
-        said = str(error) if isinstance(error, BackupError) else f"{source} could not be restored: {error}"
+        said = (
+            str(error)
+            if isinstance(error, BackupError)
+            else f"{source} could not be restored: {error}"
+        )
         if filled:
-            said += f". Filled before that: {', '.join(filled)}; empty it or take a new one, then restore again"
+            said += f". Filled before that: {', '.join(filled)}; "
+            said += "empty it or take a new one, then restore again"
         raise BackupError(said) from error
 
 
-def _restore(source: Path, home: Home, urls: dict[str, str], artifacts: Path | None, filled: list[str]) -> None:
+def _restore(
+    source: Path, home: Home, urls: dict[str, str], artifacts: Path | None, filled: list[str]
+) -> None:
     """filled: gets the name of each place as soon as it holds something for good"""
     home.path.parent.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
-        # beside the home, so that one rename brings it in; inside where the home is a mounted volume
+        # beside the home, so that one rename brings it in; inside where the home is a mounted
+        # volume
         beside = home.path if os.path.ismount(home.path) else home.path.parent
         staged = stack.enter_context(staging_folder(beside))
         _unpack(source, staged)
@@ -70,7 +80,9 @@ def _restore(source: Path, home: Home, urls: dict[str, str], artifacts: Path | N
         for name, url in urls.items():
             dump = staged / "databases" / f"{name}.dump"
             # --dbname= with nothing: connect as the environment says, instead of printing a script
-            run_postgres(["pg_restore", "--no-owner", "--single-transaction", "--dbname=", str(dump)], url)
+            run_postgres(
+                ["pg_restore", "--no-owner", "--single-transaction", "--dbname=", str(dump)], url
+            )
             filled.append(f"the database {name}")
         if artifacts:
             filled.append(str(artifacts))
@@ -81,7 +93,10 @@ def _restore(source: Path, home: Home, urls: dict[str, str], artifacts: Path | N
 @contextmanager
 def staging_folder(place: Path) -> Iterator[Path]:
     """A folder to fill, gone at the end of the block."""
-    with tempfile.TemporaryDirectory(prefix=STAGING_PREFIX, dir=place) as folder, FileLock(Path(folder, "lock")):
+    with (
+        tempfile.TemporaryDirectory(prefix=STAGING_PREFIX, dir=place) as folder,
+        FileLock(Path(folder, "lock")),
+    ):
         staged = Path(folder, "staged")
         staged.mkdir()
         yield staged
@@ -97,26 +112,39 @@ def _clear_leftovers(places: list[Path]) -> None:
 def _require_empty(folders: list[Path], urls: dict[str, str]) -> None:
     for folder in folders:
         if folder.exists() and any(folder.iterdir()):
-            raise BackupError(f"{folder} is not empty; restore into an empty place and move it where it belongs")
+            raise BackupError(
+                f"{folder} is not empty; restore into an empty place and move it where it belongs"
+            )
     for name, url in urls.items():
         if run_postgres(["psql", "-At", "-c", TABLES], url).strip() != "0":
             raise BackupError(f"the database {name} is not empty; restore into a new one")
 
 
 def _unpack(source: Path, staged: Path) -> None:
-    """Everything, then the manifest's word for each file. raises: BackupError for one that it does not cover"""
+    """Everything, then the manifest's word for each file. raises: BackupError for one that it does
+    not cover"""
     if not hasattr(tarfile, "data_filter"):
         raise BackupError(
-            f"restore needs Python 3.11.4 or newer, whose tarfile refuses what leaves its folder; this is {version()}"
+            "restore needs Python 3.11.4 or newer, whose tarfile refuses what leaves its folder; "
+            f"this is {version()}"
         )
     with tarfile.open(source) as tar:
-        tar.extractall(staged, filter="data")  # no absolute paths, no links out of the folder, no devices
+        # no absolute paths, no links out of the folder, no devices
+        tar.extractall(staged, filter="data")
     manifest = _manifest(staged, source)
     for name, facts in manifest["files"].items():
         path = staged / name
-        if not path.is_file() or path.stat().st_size != facts["size"] or _sha256(path) != facts["sha256"]:
+        if (
+            not path.is_file()
+            or path.stat().st_size != facts["size"]
+            or _sha256(path) != facts["sha256"]
+        ):
             raise BackupError(f"{source}: {name} is missing or damaged; take another backup")
-    found = {str(path.relative_to(staged)) for path in staged.rglob("*") if path.is_file() and not path.is_symlink()}
+    found = {
+        str(path.relative_to(staged))
+        for path in staged.rglob("*")
+        if path.is_file() and not path.is_symlink()
+    }
     if extra := found - manifest["files"].keys() - {MANIFEST}:
         raise BackupError(f"{source}: {min(extra)} is not in its manifest; take another backup")
 
@@ -125,7 +153,9 @@ def _manifest(staged: Path, source: Path) -> dict[str, Any]:
     try:
         manifest: dict[str, Any] = json.loads((staged / MANIFEST).read_text())
     except FileNotFoundError:
-        raise BackupError(f"{source} ends before its manifest: it was cut short; take another backup") from None
+        raise BackupError(
+            f"{source} ends before its manifest: it was cut short; take another backup"
+        ) from None
     if manifest["format"] != FORMAT:
         raise BackupError(f"{source} has format {manifest['format']}, this program reads {FORMAT}")
     return manifest
@@ -135,7 +165,8 @@ def _require_same_databases(staged: Path, urls: dict[str, str]) -> None:
     held = {path.stem for path in (staged / "databases").glob("*.dump")}
     if held != set(urls):
         raise BackupError(
-            f"the backup holds PostgreSQL databases {sorted(held)}, the environment names {sorted(urls)}; set "
+            f"the backup holds PostgreSQL databases {sorted(held)}, the environment names "
+            f"{sorted(urls)}; set "
             "DAGSTER_POSTGRES_URL and MLFLOW_BACKEND_STORE_URI as they were"
         )
 

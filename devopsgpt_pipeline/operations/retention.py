@@ -1,8 +1,9 @@
-"""What is forgotten, and when: model versions, Dagster's runs, working folders, downloads, logs. A daily job runs it.
+"""What is forgotten, and when: model versions, Dagster's runs, working folders, downloads, logs. A
+daily job runs it.
 
-Never forgotten: a version that an alias names, the run that tells what an asset is now, a file that is in use or that
-a person brought.
-Earlier pages of the books have a limit of their own (sources/archive.py), the service's cache too (its settings).
+Never forgotten: a version that an alias names, the run that tells what an asset is now, a file that
+is in use or that a person brought. Earlier pages of the books have a limit of their own
+(sources/archive.py), the service's cache too (its settings).
 """
 
 import json
@@ -42,14 +43,16 @@ class Retention(dg.Config):
     """Newest model versions whose files are kept, besides those that an alias names."""
 
     orphan_days: float = 1.0
-    """Days after which uploaded weights that no version names are deleted, and temporary files: what was cut off."""
+    """Days after which uploaded weights that no version names are deleted, and temporary files:
+    what was cut off."""
 
     run_days: float = 90.0
     """Days that a finished run of Dagster is kept, with its events and the output of its steps."""
 
     work_days: float = 14.0
-    """Days that an interrupted training's state, a half-written folder or a dataset's encoded shards wait to be gone
-    on with, and that a model of the hub is kept which no name stands for any more."""
+    """Days that an interrupted training's state, a half-written folder or a dataset's encoded
+    shards wait to be gone on with, and that a model of the hub is kept which no name stands for any
+    more."""
 
     log_bytes: int = 20_000_000
     """Size that a server's log may reach; the newer half stays."""
@@ -72,7 +75,10 @@ def forget_what_is_old(
     context.log.info("forgotten: " + ", ".join(f"{count} {name}" for name, count in counts.items()))
 
 
-@dg.job(description="Delete what the retention no longer keeps: versions, runs, working folders, downloads, logs.")
+@dg.job(
+    description="Delete what the retention no longer keeps: versions, runs, working folders, "
+    "downloads, logs."
+)
 def retention() -> None:
     """One op, so that it shows in Dagster like everything else that runs daily."""
     forget_what_is_old()
@@ -87,7 +93,8 @@ RETENTION_DAILY = dg.ScheduleDefinition(
 
 
 def forget_versions(client: "MlflowClient", keep: int) -> list[str]:
-    """Delete model versions beyond the newest `keep`, but none with an alias. returns: their numbers"""
+    """Delete model versions beyond the newest `keep`, but none with an alias. returns: their
+    numbers"""
     named = set(aliases_by_name(client).values())
     versions = [str(found.version) for found in model_versions(client)]
     old = [version for version in versions[keep:] if version not in named]
@@ -105,30 +112,41 @@ def forget_orphans(client: "MlflowClient", days: float) -> list[str]:
     orphans = [
         model
         for model in all_pages(client.search_logged_models, experiment_ids=[experiment_id(client)])
-        if model.model_id not in used and model.creation_timestamp < before_ms and model.name == MODEL_NAME
+        if model.model_id not in used
+        and model.creation_timestamp < before_ms
+        and model.name == MODEL_NAME
     ]
     for model in orphans:
-        get_artifact_repository(model.artifact_location, tracking_uri=client.tracking_uri).delete_artifacts()
+        get_artifact_repository(
+            model.artifact_location, tracking_uri=client.tracking_uri
+        ).delete_artifacts()
         client.delete_logged_model(model.model_id)  # last: after a crash it is found again
     return [model.model_id for model in orphans]
 
 
 def forget_runs(instance: dg.DagsterInstance, home: Home, days: float) -> list[str]:
-    """Delete finished runs and what their steps printed; not those that hold an asset's present facts."""
+    """Delete finished runs and what their steps printed; not those that hold an asset's present
+    facts."""
     ended = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
     before = datetime.now(UTC) - timedelta(days=days)
     old = instance.get_run_records(dg.RunsFilter(statuses=ended, updated_before=before))
-    forgotten = [record.dagster_run.run_id for record in old if not _is_needed(instance, record.dagster_run.run_id)]
+    forgotten = [
+        record.dagster_run.run_id
+        for record in old
+        if not _is_needed(instance, record.dagster_run.run_id)
+    ]
     for run_id in forgotten:
         instance.delete_run(run_id)
         shutil.rmtree(home.dagster / "storage" / run_id, ignore_errors=True)
         for events in (home.dagster / "history" / "runs").glob(f"{run_id}.db*"):
-            events.unlink()  # without PostgreSQL each run has a file of 0.3 MB, which Dagster empties and leaves
+            # without PostgreSQL each run has a file of 0.3 MB, which Dagster empties and leaves
+            events.unlink()
     return forgotten
 
 
 def _is_needed(instance: dg.DagsterInstance, run_id: str) -> bool:
-    """Whether a run holds the latest fact about something: deleting it would make that thing out of date."""
+    """Whether a run holds the latest fact about something: deleting it would make that thing out of
+    date."""
     return any(
         _is_latest(instance, run_id, entry.dagster_event)
         for entry in instance.all_logs(run_id, of_type=FACTS)
@@ -153,8 +171,13 @@ def _is_latest(instance: dg.DagsterInstance, run_id: str, event: dg.DagsterEvent
 
 
 def forget_folders(home: Home, days: float) -> list[Path]:
-    """Delete what nobody went on with: trainings' states, folders never finished, downloads that nothing names."""
-    in_use = {home.finetuned.resolve(), *starts_in_use(home), *(path.resolve() for path in named_models(home.hub))}
+    """Delete what nobody went on with: trainings' states, folders never finished, downloads that
+    nothing names."""
+    in_use = {
+        home.finetuned.resolve(),
+        *starts_in_use(home),
+        *(path.resolve() for path in named_models(home.hub)),
+    }
     places = [
         *home.training.glob("*"),
         *home.checkpoints.glob(".*"),
@@ -163,9 +186,15 @@ def forget_folders(home: Home, days: float) -> list[Path]:
         *home.hub.glob("*/*"),
         *(path for path in home.downloads.glob("*/*") if path.name != BY_HAND),
     ]
-    in_use |= {path.resolve() for folder in (home.tokens, home.pretrained) for path in folder.glob("[!.]*")}
+    in_use |= {
+        path.resolve() for folder in (home.tokens, home.pretrained) for path in folder.glob("[!.]*")
+    }
     before = time.time() - days * DAY_S
-    old = [path for path in places if path.is_dir() and path.resolve() not in in_use and _last_change(path) < before]
+    old = [
+        path
+        for path in places
+        if path.is_dir() and path.resolve() not in in_use and _last_change(path) < before
+    ]
     for path in old:
         path.unlink() if path.is_symlink() else shutil.rmtree(path, ignore_errors=True)
     return old
@@ -183,7 +212,8 @@ def forget_temporary(home: Home, days: float) -> list[Path]:
 
 
 def starts_in_use(home: Home) -> set[Path]:
-    """Weights that a training under way, or the newest checkpoint (its evaluation reads them), started from."""
+    """Weights that a training under way, or the newest checkpoint (its evaluation reads them),
+    started from."""
     found = set()
     for file in (*home.training.glob("*/train.json"), home.finetuned / "training.json"):
         with suppress(FileNotFoundError):

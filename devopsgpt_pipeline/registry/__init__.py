@@ -1,1 +1,2 @@
-"""The MLflow registry: checkpoints become model versions, versions become champions. Knows no Dagster."""
+"""The MLflow registry: checkpoints become model versions, versions become champions. Knows no
+Dagster."""

@@ -1,4 +1,5 @@
-"""Lineage, both ways: from a version to what it was made of, and from a chapter to the versions that learned it."""
+"""Lineage, both ways: from a version to what it was made of, and from a chapter to the versions
+that learned it."""
 
 import json
 from dataclasses import dataclass
@@ -19,7 +20,8 @@ class NoSuchModel(ValueError):
 
 @dataclass(frozen=True)
 class VersionLineage:
-    """A version's aliases and tags, and what it recorded of its making; None for one from before that was recorded."""
+    """A version's aliases and tags, and what it recorded of its making; None for one from before
+    that was recorded."""
 
     version: str
     aliases: list[str]
@@ -27,7 +29,8 @@ class VersionLineage:
     made_of: dict[str, Any] | None
 
     def chapter(self, book: str, slug: str) -> dict[str, str] | None:
-        """What the version read of a chapter: its hashes and its split; None where it did not know it."""
+        """What the version read of a chapter: its hashes and its split; None where it did not know
+        it."""
         chapters = (self.made_of or {}).get("chapters", [])
         return next((one for one in chapters if (one["book"], one["slug"]) == (book, slug)), None)
 
@@ -45,8 +48,13 @@ def lineage_of(client: "MlflowClient", name: str = CHAMPION) -> VersionLineage:
     except MlflowException as error:
         if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             raise
-        known = ", ".join(f"{alias} (version {version})" for alias, version in sorted(aliases.items())) or "none"
-        raise NoSuchModel(f"{MODEL_NAME} has no version or alias {name!r}; its aliases are {known}") from error
+        known = (
+            ", ".join(f"{alias} (version {version})" for alias, version in sorted(aliases.items()))
+            or "none"
+        )
+        raise NoSuchModel(
+            f"{MODEL_NAME} has no version or alias {name!r}; its aliases are {known}"
+        ) from error
     return _read(client, found, aliases)
 
 

@@ -1,6 +1,8 @@
-"""The model card: README.md in Hugging Face's form, written from the lineage and the evaluation of a checkpoint.
+"""The model card: README.md in Hugging Face's form, written from the lineage and the evaluation of
+a checkpoint.
 
-It lies beside the weights, in the manifest like every file. Every number in it is one that was measured or recorded.
+It lies beside the weights, in the manifest like every file. Every number in it is one that was
+measured or recorded.
 """
 
 from typing import Any
@@ -17,13 +19,19 @@ LICENCES = {
     "CC BY-SA 4.0": "cc-by-sa-4.0",
     "CC BY-NC-ND 4.0": "cc-by-nc-nd-4.0",
 }
-METRICS = {"val_loss": "loss (nats/token)", "perplexity": "perplexity", "bits_per_byte": "bits per byte"}
+METRICS = {
+    "val_loss": "loss (nats/token)",
+    "perplexity": "perplexity",
+    "bits_per_byte": "bits per byte",
+}
 
 LIMITS = """\
-- It goes on from a text as its data would; it follows no instructions, knows no date, and states what is false with the
+- It goes on from a text as its data would; it follows no instructions, knows no date, and states \
+what is false with the
   same ease. Check every command and every number before you act on it.
 - English only, and at most {context_tokens:,} tokens of prompt and answer together.
-- It can repeat its training text: asked to go on from {run_tokens} tokens of it, {memorization:.1%} of the sampled
+- It can repeat its training text: asked to go on from {run_tokens} tokens of it, \
+{memorization:.1%} of the sampled
   answers of {run_tokens} tokens stand in it word for word.
 - What the data leaves out or gets wrong, the model does too; nothing was done against bias."""
 
@@ -39,9 +47,12 @@ inputs = tokenizer("The service", return_tensors="pt")
 print(tokenizer.decode(model.generate(**inputs, max_new_tokens=40)[0]))
 ```
 
-With vLLM: `vllm serve ./model`. With DevopsGPT's own service, which follows the registry's champion: `devopsgpt serve`,
-then `curl http://127.0.0.1:8000/api/generate -H 'content-type: application/json' -d '{"prompt": "The service"}'`.
-`lineage.json` beside this file tells every chapter, hash, setting and run; `devopsgpt lineage` shows it."""
+With vLLM: `vllm serve ./model`. With DevopsGPT's own service, which follows the registry's \
+champion: `devopsgpt serve`,
+then `curl http://127.0.0.1:8000/api/generate -H 'content-type: application/json' \
+-d '{"prompt": "The service"}'`.
+`lineage.json` beside this file tells every chapter, hash, setting and run; `devopsgpt lineage` \
+shows it."""
 
 
 def model_card(lineage: dict[str, Any], comparison: Comparison, context_tokens: int) -> str:
@@ -57,7 +68,11 @@ def model_card(lineage: dict[str, Any], comparison: Comparison, context_tokens: 
         "## Settings",
         "\n".join(f"    {name} = {value}" for name, value in lineage["settings"].items()),
         "## Limits",
-        LIMITS.format(context_tokens=context_tokens, run_tokens=RUN_TOKENS, memorization=comparison.memorization),
+        LIMITS.format(
+            context_tokens=context_tokens,
+            run_tokens=RUN_TOKENS,
+            memorization=comparison.memorization,
+        ),
         "## How to load it",
         LOADING,
         "## Samples",
@@ -82,7 +97,9 @@ def _front_matter(lineage: dict[str, Any], comparison: Comparison) -> str:
         )
 
     pairs = comparison.measurements()
-    results = [result(after, metric, getattr(after, metric)) for _, after in pairs for metric in METRICS]
+    results = [
+        result(after, metric, getattr(after, metric)) for _, after in pairs for metric in METRICS
+    ]
     for _, after in pairs:
         if after.dataset == comparison.dataset:
             results.append(result(after, "memorization", comparison.memorization))
@@ -114,7 +131,8 @@ def _summary(lineage: dict[str, Any], comparison: Comparison) -> str:
     if "repository" in weights:
         start += f" ({weights['repository']} at revision {weights['revision']})"
     return (
-        f"A GPT-2 of {in_millions(comparison.parameters)} parameters, trained from {start} on `{data['dataset']}` "
+        f"A GPT-2 of {in_millions(comparison.parameters)} parameters, trained from {start} on "
+        f"`{data['dataset']}` "
         f"(data version {data['data_version']}), checkpoint sha256 {comparison.checkpoint_sha256}."
     )
 
@@ -122,7 +140,8 @@ def _summary(lineage: dict[str, Any], comparison: Comparison) -> str:
 def _data(lineage: dict[str, Any]) -> str:
     data = lineage["data"]
     tokens = (
-        f"{data['train_tokens']:,} tokens to learn from and {data['val_tokens']:,} held out, in whole chapters "
+        f"{data['train_tokens']:,} tokens to learn from and {data['val_tokens']:,} held out, in "
+        "whole chapters "
         f"({data['tokenizer']} tokenizer, {data['vocab_size']:,} ids)."
     )
     if not lineage["books"]:
@@ -141,8 +160,10 @@ def _terms(books: list[dict[str, str]]) -> str:
     if not any("ND" in book["licence"].replace("-", " ").split() for book in books):
         return ""
     return (
-        "\n\nThe licence lets you read and pass the books on as they are, name the source, and not sell them. Whether "
-        "weights that learned them may be passed on is not settled: keep them, and what they say, for your own "
+        "\n\nThe licence lets you read and pass the books on as they are, name the source, and not "
+        "sell them. Whether "
+        "weights that learned them may be passed on is not settled: keep them, and what they say, "
+        "for your own "
         "non-commercial use."
     )
 
@@ -153,4 +174,7 @@ def _results(comparison: Comparison) -> str:
         for metric, name in METRICS.items():
             values = f"{getattr(before, metric):.4f} | {getattr(after, metric):.4f}"
             rows.append(f"| {after.dataset} ({after.data_version}) | {name} | {values} |")
-    return "On the held-out part of each dataset, before this training and after it:\n\n" + "\n".join(rows)
+    return (
+        "On the held-out part of each dataset, before this training and after it:\n\n"
+        + "\n".join(rows)
+    )

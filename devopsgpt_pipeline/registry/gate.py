@@ -1,4 +1,5 @@
-"""The last step of the gate: challenger against champion, both fetched from the registry and evaluated here and now."""
+"""The last step of the gate: challenger against champion, both fetched from the registry and
+evaluated here and now."""
 
 import tempfile
 from dataclasses import dataclass
@@ -21,7 +22,8 @@ TRIES = 3  # a champion that moves while its rival is evaluated is compared with
 
 @dataclass(frozen=True)
 class Verdict:
-    """What was decided about which version, and who is the champion now (None where there is none)."""
+    """What was decided about which version, and who is the champion now (None where there is
+    none)."""
 
     decision: Decision
     challenger: str
@@ -33,7 +35,8 @@ def judge_challenger(client: "MlflowClient", bins: Path, lock: Path, margin: flo
     """Promote the challenger where it beats the champion on the held-out text of these bins.
 
     The decision and its numbers become tags of the challenger before any alias moves.
-    raises: ValueError without a challenger or with a damaged one; PromotionError where the champion moved three times
+    raises: ValueError without a challenger or with a damaged one; PromotionError where the champion
+    moved three times
     """
     for _ in range(TRIES - 1):
         try:
@@ -57,7 +60,9 @@ def _judge(client: "MlflowClient", bins: Path, lock: Path, margin: float) -> Ver
     return Verdict(decision, challenger, challenger if decision.promote else before, tags)
 
 
-def compare(client: "MlflowClient", bins: Path, challenger: str, champion: str | None, margin: float) -> Decision:
+def compare(
+    client: "MlflowClient", bins: Path, challenger: str, champion: str | None, margin: float
+) -> Decision:
     """Bits per byte on the held-out text of the bins, of the files that the registry holds."""
     from devopsgpt_model.evaluate import evaluate_split
 

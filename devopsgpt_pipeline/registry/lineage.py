@@ -1,4 +1,5 @@
-"""Lineage for people: what `devopsgpt lineage` prints, and the chapters of today beside those that were learned."""
+"""Lineage for people: what `devopsgpt lineage` prints, and the chapters of today beside those that
+were learned."""
 
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,22 @@ def facts(lineage: VersionLineage) -> list[tuple[str, str]]:
     """A version's lineage in lines (name, value), its chapters left out."""
     made_of, tags = lineage.made_of, lineage.tags
     if made_of is None:
-        return [("recorded", "tags only: the version is from before lineage was kept"), *sorted(tags.items())]
+        return [
+            ("recorded", "tags only: the version is from before lineage was kept"),
+            *sorted(tags.items()),
+        ]
     data, code, runs = made_of["data"], made_of["code"], made_of["runs"]
     return [
         ("data", f"{data['dataset']}, data version {data['data_version']}"),
-        ("tokens", f"{data['train_tokens']:,} train, {data['val_tokens']:,} held out, {data['tokenizer']} tokenizer"),
-        *((f"text of {book['name']}", f"{book['text_version'][:16]}, {book['licence']}") for book in made_of["books"]),
+        (
+            "tokens",
+            f"{data['train_tokens']:,} train, {data['val_tokens']:,} held out, {data['tokenizer']} "
+            "tokenizer",
+        ),
+        *(
+            (f"text of {book['name']}", f"{book['text_version'][:16]}, {book['licence']}")
+            for book in made_of["books"]
+        ),
         ("started from", _start(made_of["initial_weights"])),
         ("settings", " ".join(f"{name}={value}" for name, value in made_of["settings"].items())),
         ("code", f"version {code['version']}, git commit {code['git_commit']}"),
@@ -68,8 +79,14 @@ def versions_of_chapter(
     known = [(one, found) for one in lineages if (found := one.chapter(book, slug)) is not None]
     if not known and today is None:
         names = sorted({row["chapter"] for one in lineages for row in chapters(one)})
-        told = f"such as {names[0]}" if names else "once a version is registered that records its chapters"
-        raise UnknownChapter(f"no version and no archive knows {chapter!r}; name a chapter as book/slug, {told}")
+        told = (
+            f"such as {names[0]}"
+            if names
+            else "once a version is registered that records its chapters"
+        )
+        raise UnknownChapter(
+            f"no version and no archive knows {chapter!r}; name a chapter as book/slug, {told}"
+        )
     return [
         {
             "version": one.version,
@@ -101,4 +118,6 @@ def _compared(found: dict[str, str], today: dict[str, str] | None) -> str:
         return "has it no more"
     if found["content_sha256"] == today["content_sha256"]:
         return "the same"
-    return "another page, the same text" if found["text_sha256"] == today["text_sha256"] else "differs"
+    return (
+        "another page, the same text" if found["text_sha256"] == today["text_sha256"] else "differs"
+    )

@@ -1,8 +1,10 @@
-"""Which version is served: the challenger takes the champion's alias when it is better, people may overrule.
+"""Which version is served: the challenger takes the champion's alias when it is better, people may
+overrule.
 
-MLflow sets an alias atomically but cannot compare and set: one promoter at a time holds a lock in the home (a
-Dagster pool keeps runs apart besides), and reads the champion again just before. `previous` is set first and the
-alias that is served last, so that a failure at any call leaves the old champion in place, and a retry finishes.
+MLflow sets an alias atomically but cannot compare and set: one promoter at a time holds a lock in
+the home (a Dagster pool keeps runs apart besides), and reads the champion again just before.
+`previous` is set first and the alias that is served last, so that a failure at any call leaves the
+old champion in place, and a retry finishes.
 """
 
 import math
@@ -21,7 +23,8 @@ from devopsgpt_pipeline.tracking.versions import fetch_version
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-MARGIN_BITS_PER_BYTE = 0.001  # how much better a challenger must be: a new champion costs its users a change
+# how much better a challenger must be: a new champion costs its users a change
+MARGIN_BITS_PER_BYTE = 0.001
 LOCK_TIMEOUT_S = 60.0
 
 
@@ -31,7 +34,8 @@ class PromotionError(ValueError):
 
 @dataclass(frozen=True)
 class Decision:
-    """What the gate decided, and on which numbers: bits per byte on the same held-out text, in one run.
+    """What the gate decided, and on which numbers: bits per byte on the same held-out text, in one
+    run.
 
     rival: the champion's, or the start's where there is no champion
     """
@@ -56,12 +60,17 @@ class Decision:
 
 
 def decide(
-    challenger: float, champion: float | None, start: float = math.nan, margin: float = MARGIN_BITS_PER_BYTE
+    challenger: float,
+    champion: float | None,
+    start: float = math.nan,
+    margin: float = MARGIN_BITS_PER_BYTE,
 ) -> Decision:
-    """Compare bits per byte on the same held-out text: challenger, champion (None where there is none), start.
+    """Compare bits per byte on the same held-out text: challenger, champion (None where there is
+    none), start.
 
     start: looked at where there is no champion
-    margin: bits per byte by which a challenger must beat the champion; the first model needs only beat its start
+    margin: bits per byte by which a challenger must beat the champion; the first model needs only
+    beat its start
     """
     if champion is None:
         rival, margin, name = start, 0.0, "the weights that it started from"
@@ -76,29 +85,35 @@ def decide(
 
 @contextmanager
 def sole_promoter(lock: Path, timeout_s: float = LOCK_TIMEOUT_S) -> Iterator[None]:
-    """Hold the promoters' lock; a killed process lets go of it. raises: PromotionError where another holds on to it"""
+    """Hold the promoters' lock; a killed process lets go of it. raises: PromotionError where
+    another holds on to it"""
     lock.parent.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(lock, timeout=timeout_s):
             yield
     except Timeout:
         raise PromotionError(
-            f"another promotion has been under way for {timeout_s:g} s; look at its run, or try again"
+            f"another promotion has been under way for {timeout_s:g} s; look at its run, or try "
+            "again"
         ) from None
 
 
-def promote(client: "MlflowClient", version: str, reason: str, expected_champion: str | None, lock: Path) -> None:
-    """Make a complete version the champion, keeping the old one as `previous`; the alias that is served moves last.
+def promote(
+    client: "MlflowClient", version: str, reason: str, expected_champion: str | None, lock: Path
+) -> None:
+    """Make a complete version the champion, keeping the old one as `previous`; the alias that is
+    served moves last.
 
     expected_champion: the champion that the decision was made against
-    raises: PromotionError where another promoter was faster or the champion is gone; MlflowException where a call
-    fails, with the champion as it was
+    raises: PromotionError where another promoter was faster or the champion is gone;
+    MlflowException where a call fails, with the champion as it was
     """
     with sole_promoter(lock):
         champion = version_of_alias(client, CHAMPION)
         if champion != expected_champion:
             raise PromotionError(
-                f"the champion is version {champion}, the decision was made against {expected_champion}; decide again"
+                f"the champion is version {champion}, the decision was made against "
+                f"{expected_champion}; decide again"
             )
         if champion == version:
             return
@@ -116,27 +131,34 @@ def _keep_as_previous(client: "MlflowClient", champion: str) -> None:
     except MlflowException as error:
         if error.error_code != "RESOURCE_DOES_NOT_EXIST":
             raise
-        raise PromotionError(f"the champion, version {champion}, was deleted meanwhile; decide again") from error
+        raise PromotionError(
+            f"the champion, version {champion}, was deleted meanwhile; decide again"
+        ) from error
 
 
 def promote_by_hand(client: "MlflowClient", version: str, reason: str, lock: Path) -> None:
-    """A person's choice. raises: PromotionError for a version that does not exist or is not complete"""
+    """A person's choice. raises: PromotionError for a version that does not exist or is not
+    complete"""
     _check_complete(client, version)
     promote(client, version, f"by hand: {reason}", version_of_alias(client, CHAMPION), lock)
 
 
 def rollback(client: "MlflowClient", reason: str, lock: Path) -> str:
-    """Back to the previous champion. returns: its version. raises: PromotionError where there is none"""
+    """Back to the previous champion. returns: its version. raises: PromotionError where there is
+    none"""
     version, champion = version_of_alias(client, PREVIOUS), version_of_alias(client, CHAMPION)
     if version is None or version == champion:
-        raise PromotionError(f"{MODEL_NAME} has no previous champion to go back to; promote a version by its number")
+        raise PromotionError(
+            f"{MODEL_NAME} has no previous champion to go back to; promote a version by its number"
+        )
     _check_complete(client, version)
     promote(client, version, f"rollback: {reason}", champion, lock)
     return version
 
 
 def _check_complete(client: "MlflowClient", version: str) -> None:
-    """raises: PromotionError unless every file of the version is in the registry, as its manifest says"""
+    """raises: PromotionError unless every file of the version is in the registry, as its manifest
+    says"""
     from mlflow.exceptions import MlflowException
 
     try:
@@ -147,4 +169,6 @@ def _check_complete(client: "MlflowClient", version: str) -> None:
         with tempfile.TemporaryDirectory(prefix="devopsgpt-promote-") as folder:
             fetch_version(client, version, Path(folder))
     except (ValueError, OSError, MlflowException) as error:
-        raise PromotionError(f"version {version} of {MODEL_NAME} is not complete: {error}") from error
+        raise PromotionError(
+            f"version {version} of {MODEL_NAME} is not complete: {error}"
+        ) from error

@@ -1,7 +1,8 @@
-"""The chapters on disk: every page as served, the manifest that names them, and their earlier versions.
+"""The chapters on disk: every page as served, the manifest that names them, and their earlier
+versions.
 
-`<home>/chapters/<book>/`: `<slug>.html`, `manifest.json`, `history/<slug>/`, `history.json`. Stands between the web
-and the text. The corpus in use changes only as a whole, by `switch`.
+`<home>/chapters/<book>/`: `<slug>.html`, `manifest.json`, `history/<slug>/`, `history.json`. Stands
+between the web and the text. The corpus in use changes only as a whole, by `switch`.
 """
 
 import hashlib
@@ -38,7 +39,8 @@ class ArchiveBusy(RuntimeError):
 class ArchivedPage:
     """One chapter of the corpus in use: a row of the manifest.
 
-    order counts from 1; fetched_at: when these bytes came, since: when this content came; both UTC, ISO 8601
+    order counts from 1; fetched_at: when these bytes came, since: when this content came; both UTC,
+    ISO 8601
     """
 
     order: int
@@ -91,7 +93,8 @@ class ChapterArchive:
             lock.acquire()
         except Timeout as error:
             raise ArchiveBusy(
-                f"{self.folder} is held by another process for over {MAX_WAIT_S:.0f} s; let it end, or end it"
+                f"{self.folder} is held by another process for over {MAX_WAIT_S:.0f} s; let it "
+                "end, or end it"
             ) from error
         try:
             finish_switch(self.folder, MANIFEST)
@@ -100,11 +103,13 @@ class ChapterArchive:
             lock.release()
 
     def rows(self) -> list[ArchivedPage]:
-        """The corpus in use, in reading order; [] before the first scrape. raises: DamagedArchive"""
+        """The corpus in use, in reading order; [] before the first scrape. raises:
+        DamagedArchive"""
         return [ArchivedPage(**row) for row in self._table(MANIFEST, ArchivedPage)]
 
     def read(self, row: ArchivedPage | EarlierPage) -> bytes:
-        """A chapter's page as served. raises: DamagedArchive where it is gone, or not the one that is in use"""
+        """A chapter's page as served. raises: DamagedArchive where it is gone, or not the one that
+        is in use"""
         path = self.folder / (row.file if isinstance(row, EarlierPage) else f"{row.slug}.html")
         try:
             body = path.read_bytes()
@@ -119,7 +124,9 @@ class ChapterArchive:
         """Of the corpus in use, over its chapters' content, titles and order."""
         return corpus_version([(row.slug, row.title, row.content_sha256) for row in self.rows()])
 
-    def switch(self, rows: list[ArchivedPage], pages: Mapping[str, bytes], now: datetime | None = None) -> None:
+    def switch(
+        self, rows: list[ArchivedPage], pages: Mapping[str, bytes], now: datetime | None = None
+    ) -> None:
         """Make rows the corpus in use. pages: slug -> page, for those that are new or changed.
 
         What they replace goes into the history; versions older than history_days leave it.
@@ -153,7 +160,11 @@ class ChapterArchive:
                 continue  # the page's bytes changed and the chapter did not: no version of its own
             stamp = now.astimezone(UTC).strftime("%Y%m%dT%H%M%S%fZ")
             file = f"history/{row.slug}/{stamp}.html"
-            kept.append(EarlierPage(row.slug, row.title, row.since, until, row.charset, row.content_sha256, file))
+            kept.append(
+                EarlierPage(
+                    row.slug, row.title, row.since, until, row.charset, row.content_sha256, file
+                )
+            )
             files[file] = self.read(row)
         return kept, files
 
@@ -165,7 +176,8 @@ class ChapterArchive:
     def version_at(self, slug: str, when: datetime) -> ArchivedPage | EarlierPage:
         """The version of a chapter that was in use at a time (with a time zone), for `read`.
 
-        raises: NoSuchVersion where the book had no such chapter then, or the version is older than the retention
+        raises: NoSuchVersion where the book had no such chapter then, or the version is older than
+        the retention
         """
         in_use = (row for row in self.rows() if row.slug == slug)
         pages: list[ArchivedPage | EarlierPage] = [*self.history(slug), *in_use]
@@ -173,7 +185,9 @@ class ChapterArchive:
             until = datetime.fromisoformat(page.until) if isinstance(page, EarlierPage) else None
             if datetime.fromisoformat(page.since) <= when and (until is None or when < until):
                 return page
-        raise NoSuchVersion(f"no version of {slug!r} in use at {when:%Y-%m-%dT%H:%M:%S%z} is kept in {self.folder}")
+        raise NoSuchVersion(
+            f"no version of {slug!r} in use at {when:%Y-%m-%dT%H:%M:%S%z} is kept in {self.folder}"
+        )
 
     def _table(self, name: str, kind: type) -> list[dict[str, Any]]:
         path = self.folder / name
@@ -190,7 +204,8 @@ class ChapterArchive:
 
     def _damaged(self, path: Path, what: str) -> DamagedArchive:
         return DamagedArchive(
-            f"{path} {what}; move {self.folder} away, and the next scrape builds it anew (its history excepted)"
+            f"{path} {what}; move {self.folder} away, and the next scrape builds it anew (its "
+            "history excepted)"
         )
 
 

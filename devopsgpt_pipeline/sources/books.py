@@ -1,7 +1,8 @@
-"""A book is configuration: where its contents page is, what on its pages is the text, what to leave out.
+"""A book is configuration: where its contents page is, what on its pages is the text, what to leave
+out.
 
-The first room of the flow. Shipped books lie in books/, one TOML file each; a folder of further files adds books
-without code. Knows no network and no page.
+The first room of the flow. Shipped books lie in books/, one TOML file each; a folder of further
+files adds books without code. Knows no network and no page.
 """
 
 import os
@@ -65,7 +66,9 @@ class Book:
 
     def __post_init__(self) -> None:
         if not SLUG.fullmatch(self.name):
-            raise BookError(f"name must be lower-case letters, digits, - and _ (at most 64), got {self.name!r}")
+            raise BookError(
+                f"name must be lower-case letters, digits, - and _ (at most 64), got {self.name!r}"
+            )
         address = urlsplit(self.contents_url)
         if address.scheme not in SCHEMES or not address.hostname:
             raise BookError(f"contents_url must be an https address, got {self.contents_url!r}")
@@ -79,7 +82,9 @@ class Book:
             try:
                 re.compile(pattern)
             except re.error as error:
-                raise BookError(f"leave_out takes regular expressions, got {pattern!r} ({error})") from error
+                raise BookError(
+                    f"leave_out takes regular expressions, got {pattern!r} ({error})"
+                ) from error
 
 
 REQUIRED = ("name", "title", "contents_url", "licence", "attribution")
@@ -115,7 +120,9 @@ def _book(table: dict[str, Any], path: Path) -> Book:
     missing += [f"select.{key}" for key in ("links", "content") if key not in select]
     if missing:
         raise BookError(f"a book needs {', '.join(missing)}; see the shipped books for an example")
-    plain: dict[str, Any] = {key: value for key, value in table.items() if key not in ("select", "leave_out")}
+    plain: dict[str, Any] = {
+        key: value for key, value in table.items() if key not in ("select", "leave_out")
+    }
     selectors: dict[str, Any] = {
         key: tuple(value) if isinstance(value, list) else value for key, value in select.items()
     }
@@ -126,7 +133,10 @@ def _book(table: dict[str, Any], path: Path) -> Book:
 def _check_keys(table: dict[str, Any], known: dict[str, Any], prefix: str) -> None:
     for key, value in table.items():
         if key not in known:
-            raise BookError(f"unknown key {prefix}{key}; the keys are {', '.join(prefix + name for name in known)}")
+            raise BookError(
+                f"unknown key {prefix}{key}; the keys are "
+                f"{', '.join(prefix + name for name in known)}"
+            )
         if not isinstance(value, known[key]) or isinstance(value, bool):
             raise BookError(f"{prefix}{key} has the wrong type: {value!r}")
         if isinstance(value, list) and not all(isinstance(item, str) for item in value):
@@ -160,7 +170,8 @@ def books_of_profile(profile: str, own: Path | None = None) -> list[Book]:
 
 
 def books_from_environment(profile: str) -> list[Book]:
-    """The books of a profile, with those of the folder that DEVOPSGPT_BOOKS names. raises: BookError, ValueError"""
+    """The books of a profile, with those of the folder that DEVOPSGPT_BOOKS names. raises:
+    BookError, ValueError"""
     own = os.environ.get("DEVOPSGPT_BOOKS")
     return books_of_profile(profile, Path(own) if own else None)
 
@@ -169,5 +180,8 @@ def _refuse_doubles(books: list[Book]) -> None:
     seen: dict[str, Book] = {}
     for book in books:
         if book.name in seen:
-            raise BookError(f"two books are named {book.name!r}: {seen[book.name].path} and {book.path}; rename one")
+            raise BookError(
+                f"two books are named {book.name!r}: {seen[book.name].path} and "
+                f"{book.path}; rename one"
+            )
         seen[book.name] = book

@@ -1,4 +1,5 @@
-"""What a scrape changed: a table of chapters with characters gained and lost, and a readable diff of each."""
+"""What a scrape changed: a table of chapters with characters gained and lost, and a readable diff
+of each."""
 
 import difflib
 import re
@@ -9,16 +10,19 @@ from devopsgpt_pipeline.sources.pages.chapter import Content
 
 MAX_DIFF_LINES = 200
 MAX_COMPARED_WORDS = 600
-"""A passage longer than this, on either side, counts as replaced as a whole: comparing is quadratic."""
+"""A passage longer than this, on either side, counts as replaced as a whole: comparing is
+quadratic."""
 MAX_COMPARED_LINES = 5_000
-"""The same for a chapter, in sentences and lines of listings; the longest chapters have about 1,000."""
+"""The same for a chapter, in sentences and lines of listings; the longest chapters have about
+1,000."""
 MAX_LINE_CHARS = 400
 SENTENCE_END = re.compile(r"(?<=[.!?])[\"'”’)]?\s+(?=[\"'“‘(]?[A-Z0-9])")
 
 
 @dataclass(frozen=True)
 class Chapter:
-    """A chapter as the guards and the table see it. content: None where its page has no content element."""
+    """A chapter as the guards and the table see it. content: None where its page has no content
+    element."""
 
     slug: str
     title: str
@@ -33,7 +37,8 @@ class Chapter:
 
 @dataclass(frozen=True)
 class ChapterChange:
-    """One line of the table. change: added, removed, changed, renamed, moved (several with commas), or unchanged."""
+    """One line of the table. change: added, removed, changed, renamed, moved (several with commas),
+    or unchanged."""
 
     slug: str
     title: str
@@ -78,12 +83,17 @@ def _sha256(chapter: Chapter) -> str | None:
 
 
 def _moved(before: list[str], after: list[str]) -> set[str]:
-    """Slugs of both whose place among the others changed: all but the longest part that kept its order."""
+    """Slugs of both whose place among the others changed: all but the longest part that kept its
+    order."""
     staying, present = set(after), set(before)
     old = [slug for slug in before if slug in staying]
     new = [slug for slug in after if slug in present]
     matcher = difflib.SequenceMatcher(a=old, b=new, autojunk=False)
-    return set(new) - {slug for match in matcher.get_matching_blocks() for slug in old[match.a : match.a + match.size]}
+    return set(new) - {
+        slug
+        for match in matcher.get_matching_blocks()
+        for slug in old[match.a : match.a + match.size]
+    }
 
 
 def _sentences(chapter: Chapter) -> list[str]:
@@ -94,7 +104,9 @@ def _sentences(chapter: Chapter) -> list[str]:
         if block.kind == "listing":
             lines += block.text.split("\n")
         else:
-            lines += SENTENCE_END.split(" | ".join(block.cells) if block.cells else block.text.replace("\n", " "))
+            lines += SENTENCE_END.split(
+                " | ".join(block.cells) if block.cells else block.text.replace("\n", " ")
+            )
     return lines
 
 
@@ -126,16 +138,24 @@ def _words_changed(old: str, new: str) -> tuple[int, int]:
 
 
 def _shortened(line: str) -> str:
-    return line if len(line) <= MAX_LINE_CHARS else f"{line[:MAX_LINE_CHARS]} ... ({len(line):,} characters)"
+    return (
+        line
+        if len(line) <= MAX_LINE_CHARS
+        else f"{line[:MAX_LINE_CHARS]} ... ({len(line):,} characters)"
+    )
 
 
 def as_markdown(changes: Sequence[ChapterChange], reasons: Mapping[str, str]) -> str:
     """The table for people. reasons: slug -> why a chapter could not be fetched."""
-    lines = ["| chapter | change | characters | gained | lost | note |", "|---|---|---|---|---|---|"]
+    lines = [
+        "| chapter | change | characters | gained | lost | note |",
+        "|---|---|---|---|---|---|",
+    ]
     for row in changes:
         note = _cell(reasons.get(row.slug, ""))
         lines.append(
-            f"| {_cell(row.title)} | {row.change} | {row.chars_after:,} | {row.gained:,} | {row.lost:,} | {note} |"
+            f"| {_cell(row.title)} | {row.change} | {row.chars_after:,} | {row.gained:,} | "
+            f"{row.lost:,} | {note} |"
         )
     return "\n".join(lines)
 

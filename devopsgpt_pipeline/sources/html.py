@@ -1,7 +1,9 @@
 """One page of HTML: its bytes to characters, its characters to a tree.
 
-Stands between the fetched bytes and everything that reads them. Knows no book and no network. Any bytes are
-parsed, however broken, in time linear in their number: libxml2 is given only pages that it reads in linear time.
+Stands between the fetched bytes and everything that reads them. Knows no book and no network. Any
+bytes are
+parsed, however broken, in time linear in their number: libxml2 is given only pages that it reads in
+linear time.
 """
 
 import codecs
@@ -14,7 +16,8 @@ from cssselect import HTMLTranslator, SelectorError
 from lxml import etree
 
 MAX_DEPTH = 500
-"""Open elements. libxml2 stops reading at 2,048, and its search for a tag to close walks all of them."""
+"""Open elements. libxml2 stops reading at 2,048, and its search for a tag to close walks all of
+them."""
 MAX_ATTRIBUTES = 200
 """Of one element. libxml2's time grows with the square of their number: 1 s for 40,000."""
 MAX_TAG_CHARS = 2_000
@@ -22,7 +25,9 @@ MAX_TAG_CHARS = 2_000
 
 FEED_BYTES = 16 * 1024
 
-META_CHARSET = re.compile(rb"<meta[^<>]{0,200}?charset\s*=\s*[\"']?\s*([\w.:-]{1,40})", re.IGNORECASE)
+META_CHARSET = re.compile(
+    rb"<meta[^<>]{0,200}?charset\s*=\s*[\"']?\s*([\w.:-]{1,40})", re.IGNORECASE
+)
 META_WITHIN_BYTES = 4096
 CLOSING_BR = re.compile(r"</br\s*/?>", re.IGNORECASE)
 TAG = re.compile(r"<(/?)([a-zA-Z][a-zA-Z0-9]*)([^<>]*)>")
@@ -47,8 +52,9 @@ class Undecodable(ValueError):
 def decode_page(body: bytes, charset: str | None = None) -> str:
     """The page's characters.
 
-    A byte order mark decides; then UTF-8 where all bytes are valid, since text in another set almost never is by
-    chance; then what the server declared (charset), then what the page itself declares.
+    A byte order mark decides; then UTF-8 where all bytes are valid, since text in another set
+    almost never is by chance; then what the server declared (charset), then what the page itself
+    declares.
     raises: Undecodable, with the first byte that does not fit
     """
     if body.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
@@ -63,7 +69,9 @@ def decode_page(body: bytes, charset: str | None = None) -> str:
         if text is not None:
             return text
     named = " and ".join(declared) or "no character set"
-    raise Undecodable(f"the page must be UTF-8 or what it declares; it declares {named}, and {fault} does not fit")
+    raise Undecodable(
+        f"the page must be UTF-8 or what it declares; it declares {named}, and {fault} does not fit"
+    )
 
 
 def meta_charset(body: bytes) -> str | None:
@@ -77,7 +85,8 @@ def _decode(body: bytes, charset: str) -> str | None:
         name = codecs.lookup(charset).name
     except LookupError:
         return None
-    if name == "iso8859-1":  # on the web this label means windows-1252, whose 0x80-0x9f are quotes and dashes
+    # on the web this label means windows-1252, whose 0x80-0x9f are quotes and dashes
+    if name == "iso8859-1":
         name = "cp1252"
     try:
         return body.decode(name)
@@ -87,14 +96,17 @@ def _decode(body: bytes, charset: str) -> str | None:
 
 def parse_page(text: str) -> etree._Element | None:
     """The tree of a page, without comments; None where there is no element at all."""
-    text = CLOSING_BR.sub("<br>", NOT_TEXT.sub("", text))  # browsers read </br> as <br>; libxml2 glues the words
+    # browsers read </br> as <br>; libxml2 glues the words
+    text = CLOSING_BR.sub("<br>", NOT_TEXT.sub("", text))
     if not _within_limits(text):
         text = _flattened(text)
     return _tree(text)
 
 
 def _tree(text: str) -> etree._Element | None:
-    parser = etree.HTMLParser(encoding="utf-8", huge_tree=True, remove_comments=True, remove_pis=True, no_network=True)
+    parser = etree.HTMLParser(
+        encoding="utf-8", huge_tree=True, remove_comments=True, remove_pis=True, no_network=True
+    )
     try:
         return etree.fromstring(text.encode(), parser)
     except etree.XMLSyntaxError:  # lxml's word for a document without any element
@@ -130,8 +142,9 @@ class _Limits:
 
 
 def _within_limits(text: str) -> bool:
-    # 200 MB/s without a tree, and it ends at the first offence: reading twice costs less than one bad page.
-    # In pieces, since libxml2 reads what it was given to its end before it hands on what the target raised.
+    # 200 MB/s without a tree, and it ends at the first offence: reading twice costs less than one
+    # bad page. In pieces, since libxml2 reads what it was given to its end before it hands on what
+    # the target raised.
     parser = etree.HTMLParser(encoding="utf-8", huge_tree=True, target=_Limits())
     data = text.encode()
     try:

@@ -1,4 +1,5 @@
-"""Has a book changed? One conditional request per page, and a data version over what its chapters say."""
+"""Has a book changed? One conditional request per page, and a data version over what its chapters
+say."""
 
 import time
 from dataclasses import dataclass
@@ -16,7 +17,8 @@ NO_CONTENT = "no content element"
 
 @dataclass(frozen=True)
 class Observation:
-    """What a book's site shows now. data_version equals the archive's where the archive holds just that."""
+    """What a book's site shows now. data_version equals the archive's where the archive holds just
+    that."""
 
     book: str
     data_version: str
@@ -29,11 +31,14 @@ class Observation:
     seconds: float
 
 
-def observe_book(book: Book, fetcher: Fetcher, archive: ChapterArchive, on_progress: Progress = silent) -> Observation:
+def observe_book(
+    book: Book, fetcher: Fetcher, archive: ChapterArchive, on_progress: Progress = silent
+) -> Observation:
     """Look at every page of a book, and change nothing but the pages seen.
 
     A chapter that does not answer counts as it was last seen.
-    raises: FetchError where the contents page does not come; ContentsUnreadable; DamagedArchive; ArchiveBusy
+    raises: FetchError where the contents page does not come; ContentsUnreadable; DamagedArchive;
+    ArchiveBusy
     """
     started, requests = time.monotonic(), fetcher.requests
     with archive.held():
@@ -44,7 +49,9 @@ def observe_book(book: Book, fetcher: Fetcher, archive: ChapterArchive, on_progr
             page = visit.pages.get(chapter.slug) or seen.get(chapter.url)
             if page is not None:
                 content = read_content(page[1], book, page[0].charset)
-                shown.append((chapter.slug, chapter.title, content.sha256 if content else NO_CONTENT))
+                shown.append(
+                    (chapter.slug, chapter.title, content.sha256 if content else NO_CONTENT)
+                )
     return Observation(
         book=book.name,
         data_version=corpus_version(shown),

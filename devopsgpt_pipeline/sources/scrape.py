@@ -1,4 +1,5 @@
-"""Bring a book's archive up to date: visit, judge, then switch as a whole or leave the last good corpus in use."""
+"""Bring a book's archive up to date: visit, judge, then switch as a whole or leave the last good
+corpus in use."""
 
 import re
 import time
@@ -53,7 +54,11 @@ class ScrapeReport:
         names = ("added", "changed", "renamed", "moved", "removed", "unchanged")
         counts = [f"{kinds.count(name)} {name}" for name in names if name in kinds]
         counts += [f"{len(self.failed)} failed"] if self.failed else []
-        broken = [result.name for result in self.guards if not result.passed and result.name not in self.waived]
+        broken = [
+            result.name
+            for result in self.guards
+            if not result.passed and result.name not in self.waived
+        ]
         said = f"{self.book}: {', '.join(counts) or 'nothing to read'}"
         if not broken:
             return said
@@ -70,7 +75,9 @@ class ScrapeReport:
     @property
     def diff(self) -> str:
         """The diff of every changed chapter, readable as Markdown."""
-        return "\n\n".join(f"**{row.title}**\n\n```diff\n{row.diff}\n```" for row in self.changes if row.diff)
+        return "\n\n".join(
+            f"**{row.title}**\n\n```diff\n{row.diff}\n```" for row in self.changes if row.diff
+        )
 
 
 def scrape_book(
@@ -85,10 +92,10 @@ def scrape_book(
     """Fetch what changed, and make it the corpus in use if every guard passes.
 
     accept: names of guards whose failure a person has looked at and agrees to
-    reuse_seen_within_s: pages that an observation asked for so recently, after the last scrape, are not asked for
-    again; with accept, those of the last scrape neither
-    raises: FetchError where the contents page does not come; DamagedArchive; ArchiveBusy; ValueError for an unknown
-    guard
+    reuse_seen_within_s: pages that an observation asked for so recently, after the last scrape, are
+    not asked for again; with accept, those of the last scrape neither
+    raises: FetchError where the contents page does not come; DamagedArchive; ArchiveBusy;
+    ValueError for an unknown guard
     """
     unknown = set(accept) - {guard.__name__ for guard in GUARDS}
     if unknown:
@@ -112,8 +119,11 @@ def scrape_book(
 
 
 def _fresh_since(seen: SeenPages, reuse_seen_within_s: float, accepting: bool) -> str:
-    """Whoever scrapes again wants to know what the site says now; whoever accepts means what the last scrape saw."""
-    reusable = (datetime.now(UTC) - timedelta(seconds=reuse_seen_within_s)).isoformat(timespec="microseconds")
+    """Whoever scrapes again wants to know what the site says now; whoever accepts means what the
+    last scrape saw."""
+    reusable = (datetime.now(UTC) - timedelta(seconds=reuse_seen_within_s)).isoformat(
+        timespec="microseconds"
+    )
     if not accepting:
         reusable = max(reusable, seen.scraped_at)
     return min(seen.begin(RESUME_WITHIN_S), reusable)
@@ -130,7 +140,9 @@ class _Reading:
         for row in self.rows:
             body = archive.read(row)
             self.contents[row.page_sha256] = read_content(body, book, row.charset)
-            self.chapters.append(Chapter(row.slug, row.title, self.contents[row.page_sha256], _closed(body)))
+            self.chapters.append(
+                Chapter(row.slug, row.title, self.contents[row.page_sha256], _closed(body))
+            )
 
 
 def _judge_and_switch(
@@ -143,7 +155,11 @@ def _judge_and_switch(
     switched = accepted and (candidate.rows != before.rows or bool(candidate.pages))
     if switched:
         archive.switch(candidate.rows, candidate.pages)
-    in_use = [chapter for chapter in candidate.chapters if chapter.content] if accepted else before.chapters
+    in_use = (
+        [chapter for chapter in candidate.chapters if chapter.content]
+        if accepted
+        else before.chapters
+    )
     return ScrapeReport(
         book=book.name,
         accepted=accepted,
@@ -174,7 +190,8 @@ class _Candidate:
 
 
 def _candidate(book: Book, before: _Reading, visit: Visit) -> _Candidate:
-    """A chapter that failed stays as it is archived; one without content has no row, and a guard names it."""
+    """A chapter that failed stays as it is archived; one without content has no row, and a guard
+    names it."""
     candidate = _Candidate()
     for link in visit.contents.chapters:
         old = before.by_slug.get(link.slug)
@@ -190,7 +207,9 @@ def _keep(candidate: _Candidate, link: ChapterLink, old: ArchivedPage, before: _
     candidate.chapters.append(replace(chapter, title=link.title))
     if chapter.content:
         sha256 = chapter.content.sha256
-        candidate.rows.append(replace(old, order=link.order, title=link.title, content_sha256=sha256))
+        candidate.rows.append(
+            replace(old, order=link.order, title=link.title, content_sha256=sha256)
+        )
 
 
 def _take(
@@ -219,7 +238,9 @@ def _take(
             charset=seen.charset,
             page_sha256=seen.page_sha256,
             content_sha256=content.sha256,
-            fetched_at=old.fetched_at if old is not None and old.page_sha256 == seen.page_sha256 else seen.fetched_at,
+            fetched_at=old.fetched_at
+            if old is not None and old.page_sha256 == seen.page_sha256
+            else seen.fetched_at,
             since=old.since if old is not None and same else seen.fetched_at,
         )
     )
@@ -227,7 +248,9 @@ def _take(
         candidate.pages[link.slug] = body
 
 
-def _nothing_read(book: Book, archive: ChapterArchive, before: _Reading, reason: str) -> ScrapeReport:
+def _nothing_read(
+    book: Book, archive: ChapterArchive, before: _Reading, reason: str
+) -> ScrapeReport:
     return ScrapeReport(
         book=book.name,
         accepted=False,

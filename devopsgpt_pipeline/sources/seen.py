@@ -1,7 +1,8 @@
 """The newest page seen at every address, accepted or not, with the validators that belong to it.
 
-A conditional request must compare with what was last seen: a page that the observation has downloaded is not
-downloaded again by the scrape, and the scrape takes it from here. Lies in `<home>/chapters/<book>/seen/`. It is a
+A conditional request must compare with what was last seen: a page that the observation has
+downloaded is not downloaded again by the scrape, and the scrape takes it from here. Lies in
+`<home>/chapters/<book>/seen/`. It is a
 cache: without it, pages are asked for once more.
 """
 
@@ -43,7 +44,8 @@ class SeenPages:
         self._load()
 
     def get(self, url: str) -> tuple[SeenPage, bytes] | None:
-        """The page last seen at an address; None where there is none, or where its file is damaged."""
+        """The page last seen at an address; None where there is none, or where its file is
+        damaged."""
         row = self._rows.get(url)
         if row is None:
             return None
@@ -56,7 +58,14 @@ class SeenPages:
     def put(self, url: str, page: Page, checked_at: str | None = None) -> SeenPage:
         """Keep a page. checked_at: where it was not downloaded just now, when it was"""
         sha256 = hashlib.sha256(page.body).hexdigest()
-        row = SeenPage(page.etag, page.last_modified, page.charset, sha256, page.fetched_at, checked_at or _now())
+        row = SeenPage(
+            page.etag,
+            page.last_modified,
+            page.charset,
+            sha256,
+            page.fetched_at,
+            checked_at or _now(),
+        )
         write_whole(self._path(url), page.body)
         self._set(url, row)
         return row
@@ -72,7 +81,9 @@ class SeenPages:
 
         returns: since when a page that was checked counts as checked by this scrape, UTC, ISO 8601
         """
-        oldest = (datetime.now(UTC) - timedelta(seconds=resume_within_s)).isoformat(timespec="microseconds")
+        oldest = (datetime.now(UTC) - timedelta(seconds=resume_within_s)).isoformat(
+            timespec="microseconds"
+        )
         if self.unfinished_since is None or self.unfinished_since < oldest:
             self.unfinished_since = _now()
             self._save()
@@ -100,13 +111,20 @@ class SeenPages:
         try:
             table = json.loads(path.read_text(encoding="utf-8"))
             self._rows = {url: SeenPage(**row) for url, row in table["pages"].items()}
-            self.unfinished_since, self.scraped_at = table["unfinished_since"], table.get("scraped_at", "")
+            self.unfinished_since, self.scraped_at = (
+                table["unfinished_since"],
+                table.get("scraped_at", ""),
+            )
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             logger.warning("%s cannot be read (%s); its pages will be asked for again", path, error)
 
     def _save(self) -> None:
         pages = {url: asdict(row) for url, row in self._rows.items()}
-        table = {"unfinished_since": self.unfinished_since, "scraped_at": self.scraped_at, "pages": pages}
+        table = {
+            "unfinished_since": self.unfinished_since,
+            "scraped_at": self.scraped_at,
+            "pages": pages,
+        }
         write_whole(self.folder / "index.json", json.dumps(table, indent=1).encode())
 
 

@@ -1,7 +1,8 @@
-"""One round through a book's pages: the contents page, then every chapter, each by one conditional request.
+"""One round through a book's pages: the contents page, then every chapter, each by one conditional
+request.
 
-The observation and the scrape both make it. What the site sends lands among the seen pages; the corpus in use is
-not touched here.
+The observation and the scrape both make it. What the site sends lands among the seen pages; the
+corpus in use is not touched here.
 """
 
 from collections.abc import Callable
@@ -34,7 +35,8 @@ class FailedChapter:
 
 @dataclass
 class Visit:
-    """What a round found. pages: slug -> the page as last seen, for every chapter that the site answered for."""
+    """What a round found. pages: slug -> the page as last seen, for every chapter that the site
+    answered for."""
 
     contents: Contents
     pages: dict[str, tuple[SeenPage, bytes]] = field(default_factory=dict)
@@ -46,7 +48,8 @@ class Visit:
 
 
 class Visitor:
-    """Goes round a book. fresh_since: pages checked since then are not asked for again; None asks for all."""
+    """Goes round a book. fresh_since: pages checked since then are not asked for again; None asks
+    for all."""
 
     def __init__(
         self,
@@ -75,7 +78,8 @@ class Visitor:
         self.on_progress(
             0,
             len(chapters),
-            f"{self.book.title}: {len(chapters)} chapters, at least {least_s:.0f} s at {delay_s:g} s between requests",
+            f"{self.book.title}: {len(chapters)} chapters, at least {least_s:.0f} s at {delay_s:g} "
+            "s between requests",
         )
         for done, chapter in enumerate(chapters, 1):
             outcome = self._visit(chapter, visit)
@@ -87,7 +91,9 @@ class Visitor:
         try:
             row, body, outcome = self._page(chapter.url)
         except FetchError as error:
-            visit.failed.append(FailedChapter(chapter.slug, chapter.title, chapter.url, error.reason))
+            visit.failed.append(
+                FailedChapter(chapter.slug, chapter.title, chapter.url, error.reason)
+            )
             return f"failed, {error.reason}"
         visit.pages[chapter.slug] = (row, body)
         return outcome

@@ -1,7 +1,8 @@
 """Files and folders written whole or not at all.
 
-A folder's switch is prepared beside the files, made valid by one rename, and then carried out; a process that dies
-before the rename has changed nothing, one that dies after it leaves a switch that the next opening finishes.
+A folder's switch is prepared beside the files, made valid by one rename, and then carried out; a
+process that dies before the rename has changed nothing, one that dies after it leaves a switch that
+the next opening finishes.
 """
 
 import json
@@ -27,8 +28,11 @@ def write_whole(path: Path, data: bytes) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def switch_files(folder: Path, files: Mapping[str, bytes], removed: Collection[str], last: str) -> None:
-    """Put files (name -> bytes, / between folders) in place and take removed ones away, as one step.
+def switch_files(
+    folder: Path, files: Mapping[str, bytes], removed: Collection[str], last: str
+) -> None:
+    """Put files (name -> bytes, / between folders) in place and take removed ones away, as one
+    step.
 
     last: the file that names the others, replaced after them
     """
@@ -45,14 +49,17 @@ def switch_files(folder: Path, files: Mapping[str, bytes], removed: Collection[s
 
 
 def finish_switch(folder: Path, last: str) -> None:
-    """Carry out a prepared switch, or clear away one that was not prepared to its end. Safe to repeat."""
+    """Carry out a prepared switch, or clear away one that was not prepared to its end. Safe to
+    repeat."""
     ready = folder / READY
     shutil.rmtree(folder / PREPARING, ignore_errors=True)
     if not ready.is_dir():
         return
     removals = ready / REMOVALS
     removed = json.loads(removals.read_text()) if removals.exists() else []
-    staged = sorted(path for path in ready.rglob("*") if path.is_file() and path not in (removals, ready / last))
+    staged = sorted(
+        path for path in ready.rglob("*") if path.is_file() and path not in (removals, ready / last)
+    )
     for path in [*staged, ready / last]:
         if path.exists():
             target = folder / path.relative_to(ready)

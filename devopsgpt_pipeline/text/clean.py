@@ -1,7 +1,8 @@
 """The one place where text is normalized.
 
-What is chosen here, and why: typographic quotes become straight ones, because GPT-2's vocabulary has 's and " as
-single tokens where ’ and “ cost two, and because the books mix both. Dashes and ellipses stay: they carry meaning.
+What is chosen here, and why: typographic quotes become straight ones, because GPT-2's vocabulary
+has 's and " as single tokens where ’ and “ cost two, and because the books mix both. Dashes and
+ellipses stay: they carry meaning.
 """
 
 import re
@@ -10,10 +11,22 @@ import unicodedata
 from devopsgpt_pipeline.sources.pages.mojibake import mojibake_in
 
 QUOTES = str.maketrans(
-    {"‘": "'", "’": "'", "‚": "'", "‛": "'", "′": "'", "“": '"', "”": '"', "„": '"', "‟": '"', "″": '"'}
+    {
+        "‘": "'",
+        "’": "'",
+        "‚": "'",
+        "‛": "'",
+        "′": "'",
+        "“": '"',
+        "”": '"',
+        "„": '"',
+        "‟": '"',
+        "″": '"',
+    }
 )
 INVISIBLE = re.compile(
-    "[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff\ufe00-\ufe0f]"
+    "[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f"
+    "\ufeff\ufe00-\ufe0f]"
 )
 """Soft hyphens, zero-width characters, direction and variation marks."""
 OTHER_SPACES = re.compile("[\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000]")
@@ -27,7 +40,8 @@ class UncleanText(ValueError):
 
 
 def normalize(text: str) -> str:
-    """NFC, without invisible characters, spaces all alike, straight quotes. Line breaks and indentation stay."""
+    """NFC, without invisible characters, spaces all alike, straight quotes. Line breaks and
+    indentation stay."""
     text = INVISIBLE.sub("", LINE_BREAKS.sub("\n", text))
     text = OTHER_SPACES.sub(" ", CONTROL.sub("", text))
     return unicodedata.normalize("NFC", text.translate(QUOTES))
@@ -39,11 +53,13 @@ def normalize_prose(text: str) -> str:
 
 
 def refuse_mojibake(text: str, name: str) -> str:
-    """The text itself. raises: UncleanText where it shows that it was decoded wrongly, with a sample"""
+    """The text itself. raises: UncleanText where it shows that it was decoded wrongly, with a
+    sample"""
     samples = mojibake_in(text)
     if samples:
         raise UncleanText(
-            f"{name}: text must be decoded rightly, found {samples[0]!r}; look at the archived page, and leave the "
+            f"{name}: text must be decoded rightly, found {samples[0]!r}; look at the archived "
+            "page, and leave the "
             "chapter out in the book's TOML file if its site does not mend it"
         )
     return text

@@ -1,4 +1,5 @@
-"""A book's archive to its clean text on disk: `<home>/text/<book>/<slug>.txt` and a manifest beside them."""
+"""A book's archive to its clean text on disk: `<home>/text/<book>/<slug>.txt` and a manifest beside
+them."""
 
 import hashlib
 import json
@@ -25,7 +26,8 @@ class NoChapters(ValueError):
 class TextRow:
     """One chapter's text: a row of the manifest. chars: characters, notes included.
 
-    url and content_sha256: of the page that it was read from; empty where an earlier version of this code wrote it
+    url and content_sha256: of the page that it was read from; empty where an earlier version of
+    this code wrote it
     """
 
     order: int
@@ -82,16 +84,23 @@ def text_version(rows: list[TextRow]) -> str:
     return hashlib.sha256(json.dumps([(row.slug, row.sha256) for row in rows]).encode()).hexdigest()
 
 
-def _write(folder: Path, texts: dict[str, str], rows: list[TextRow]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _write(
+    folder: Path, texts: dict[str, str], rows: list[TextRow]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / ".lock"):
         finish_switch(folder, MANIFEST)
         new = {slug: text.encode() for slug, text in texts.items()}
         on_disk = {path.stem: path for path in folder.glob("*.txt")}
-        written = tuple(s for s, data in new.items() if s not in on_disk or on_disk[s].read_bytes() != data)
+        written = tuple(
+            s for s, data in new.items() if s not in on_disk or on_disk[s].read_bytes() != data
+        )
         removed = tuple(sorted(on_disk.keys() - new.keys()))
         files = {f"{slug}.txt": new[slug] for slug in written}
-        manifest = json.dumps({"chapters": [asdict(row) for row in rows]}, indent=1, ensure_ascii=False) + "\n"
+        manifest = (
+            json.dumps({"chapters": [asdict(row) for row in rows]}, indent=1, ensure_ascii=False)
+            + "\n"
+        )
         files[MANIFEST] = manifest.encode()
         switch_files(folder, files, [f"{slug}.txt" for slug in removed], last=MANIFEST)
     return written, removed
@@ -100,7 +109,8 @@ def _write(folder: Path, texts: dict[str, str], rows: list[TextRow]) -> tuple[tu
 def read_texts(folder: Path) -> list[tuple[TextRow, str]]:
     """Every chapter's text in reading order.
 
-    raises: NoChapters before the first cleaning; DamagedText where a text is not the one of the manifest
+    raises: NoChapters before the first cleaning; DamagedText where a text is not the one of the
+    manifest
     """
     path = folder / MANIFEST
     if not path.exists():
@@ -114,5 +124,7 @@ def read_texts(folder: Path) -> list[tuple[TextRow, str]]:
                 raise ValueError(f"{row.slug}.txt is not the text that the manifest tells of")
             texts.append((row, text.decode()))
     except (ValueError, TypeError, KeyError, OSError) as error:
-        raise DamagedText(f"{folder} cannot be read ({error}); remove the folder and clean the book again") from error
+        raise DamagedText(
+            f"{folder} cannot be read ({error}); remove the folder and clean the book again"
+        ) from error
     return texts

@@ -1,7 +1,8 @@
-"""A page to a title and its text, everything of the content once and in reading order, the notes apart.
+"""A page to a title and its text, everything of the content once and in reading order, the notes
+apart.
 
-Stands between the archived page and the text on disk. The blocks come from sources.content; how they are written
-down is decided here.
+Stands between the archived page and the text on disk. The blocks come from sources.content; how
+they are written down is decided here.
 """
 
 import re
@@ -12,7 +13,9 @@ from devopsgpt_pipeline.sources.pages.blocks import Block
 from devopsgpt_pipeline.sources.pages.chapter import Content, read_content
 from devopsgpt_pipeline.text.clean import normalize, normalize_prose, refuse_mojibake
 
-LABEL = re.compile(r"^(chapter\s+|appendix\s+|part\s+)?([0-9]+|[ivxlc]+|[a-z])\s*[.:\-–—]\s+", re.IGNORECASE)
+LABEL = re.compile(
+    r"^(chapter\s+|appendix\s+|part\s+)?([0-9]+|[ivxlc]+|[a-z])\s*[.:\-–—]\s+", re.IGNORECASE
+)
 NOT_WORD = re.compile(r"\W+")
 TIGHT = {("item", "item"), ("row", "row"), ("term", "definition")}
 """Neighbours without an empty line between them."""
@@ -39,14 +42,16 @@ class ChapterText:
 def extract_chapter(body: bytes, book: Book, title: str, charset: str | None = None) -> ChapterText:
     """The text of one page.
 
-    body: the page as served; title: what the contents page calls it, used where the page does not say it itself
+    body: the page as served; title: what the contents page calls it, used where the page does not
+    say it itself
     raises: EmptyChapter, UncleanText, Undecodable
     """
     content = read_content(body, book, charset)
     name = f"{book.name}, {title!r}"
     if content is None:
         raise EmptyChapter(
-            f"{name}: a page must have text in {' or '.join(book.content)}, found none; mend select.content"
+            f"{name}: a page must have text in {' or '.join(book.content)}, found none; mend "
+            "select.content"
         )
     refuse_mojibake(content.prose, name)
     heading, blocks = _title(content, title)
@@ -55,7 +60,8 @@ def extract_chapter(body: bytes, book: Book, title: str, charset: str | None = N
 
 
 def _title(content: Content, title: str) -> tuple[str, list[Block]]:
-    """The title to put first, and the blocks after it: a first heading that says the same is not said twice."""
+    """The title to put first, and the blocks after it: a first heading that says the same is not
+    said twice."""
     title = normalize_prose(title.replace("\n", " "))
     first, *rest = content.blocks
     heading = normalize_prose(first.text)
@@ -65,7 +71,8 @@ def _title(content: Content, title: str) -> tuple[str, list[Block]]:
 
 
 def _same(heading: str, title: str) -> bool:
-    """Whether two titles differ in their numbering at most: "1. Introduction", "Chapter 1 - Introduction"."""
+    """Whether two titles differ in their numbering at most: "1. Introduction", "Chapter 1 -
+    Introduction"."""
     bare = [NOT_WORD.sub("", LABEL.sub("", text)).casefold() for text in (heading, title)]
     full = [NOT_WORD.sub("", text).casefold() for text in (heading, title)]
     return bare[0] == bare[1] or full[0] == full[1]
@@ -84,7 +91,8 @@ def _write(blocks: list[Block]) -> str:
 
 
 def _line(block: Block) -> str:
-    """One block as text: an item with its marker, indented by its depth; a row's cells with bars between them."""
+    """One block as text: an item with its marker, indented by its depth; a row's cells with bars
+    between them."""
     if block.kind == "listing":
         return normalize(block.text).strip("\n")
     if block.kind == "row":

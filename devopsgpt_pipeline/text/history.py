@@ -1,4 +1,5 @@
-"""Earlier versions of a book's chapters, for people: which there are, and what one said on a day."""
+"""Earlier versions of a book's chapters, for people: which there are, and what one said on a
+day."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -14,7 +15,9 @@ def book_named(name: str, books: Sequence[Book]) -> Book:
     for book in books:
         if book.name == name:
             return book
-    raise BookError(f"unknown book {name!r}; the books are {', '.join(book.name for book in books)}")
+    raise BookError(
+        f"unknown book {name!r}; the books are {', '.join(book.name for book in books)}"
+    )
 
 
 def versions(chapters: Path, book: Book, slug: str | None = None) -> list[dict[str, str]]:
@@ -49,7 +52,8 @@ def _time(stamp: str) -> str:
 
 
 def text_at(chapters: Path, book: Book, slug: str, when: datetime) -> str:
-    """A chapter's clean text as it was in use at a time. raises: NoSuchVersion, EmptyChapter, UncleanText"""
+    """A chapter's clean text as it was in use at a time. raises: NoSuchVersion, EmptyChapter,
+    UncleanText"""
     archive = ChapterArchive(chapters / book.name)
     with archive.held():
         page = archive.version_at(slug, when)

@@ -17,7 +17,8 @@ Ids = Sequence[int] | NDArray[np.integer]
 
 
 def held_out(book: str, slug: str, fraction: float) -> bool:
-    """Whether a chapter is kept from training: a fixed draw by its name, so that it never changes sides.
+    """Whether a chapter is kept from training: a fixed draw by its name, so that it never changes
+    sides.
 
     fraction: the share of chapters held out, 0..1
     """
@@ -38,10 +39,14 @@ class SharedRun:
     length: int
 
 
-def shared_runs(train: Mapping[str, Ids], held: Mapping[str, Ids], n: int = RUN_TOKENS) -> list[SharedRun]:
-    """Every longest run of at least n tokens of a held-out document that stands in a training document too.
+def shared_runs(
+    train: Mapping[str, Ids], held: Mapping[str, Ids], n: int = RUN_TOKENS
+) -> list[SharedRun]:
+    """Every longest run of at least n tokens of a held-out document that stands in a training
+    document too.
 
-    Each is reported once, with the first place found in training. Time and memory grow linearly with the tokens.
+    Each is reported once, with the first place found in training. Time and memory grow linearly
+    with the tokens.
     """
     if n < 1:
         raise ValueError(f"n must be 1 or more tokens, got {n}")
@@ -61,7 +66,9 @@ class _Runs:
         self.docs = [np.asarray(ids, dtype=np.int64) for ids in docs.values()]
         hashes = [_run_hashes(ids, n) for ids in self.docs]
         everything = np.concatenate(hashes) if hashes else np.empty(0, np.uint64)
-        which = np.concatenate([np.full(len(part), i) for i, part in enumerate(hashes)] or [np.empty(0, np.int64)])
+        which = np.concatenate(
+            [np.full(len(part), i) for i, part in enumerate(hashes)] or [np.empty(0, np.int64)]
+        )
         where = np.concatenate([np.arange(len(part)) for part in hashes] or [np.empty(0, np.int64)])
         order = np.argsort(everything, kind="stable")
         self.hashes, self.which, self.where = everything[order], which[order], where[order]
@@ -86,7 +93,9 @@ class _Runs:
         doc, position = int(self.which[at]), int(self.where[at])
         train = self.docs[doc]
         longest = min(len(ids) - start, len(train) - position)
-        differ = np.flatnonzero(ids[start : start + longest] != train[position : position + longest])
+        differ = np.flatnonzero(
+            ids[start : start + longest] != train[position : position + longest]
+        )
         length = int(differ[0]) if len(differ) else longest
         if length < self.n:  # two different runs with one hash
             return None

@@ -19,7 +19,8 @@ class TrackingUnavailable(ConnectionError):
 
 def connect(tracking_uri: str) -> "MlflowClient":
     """A client of the server. raises: TrackingUnavailable where none answers, with the remedy"""
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # the client's own patience is four minutes
+    # the client's own patience is four minutes
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
@@ -32,10 +33,12 @@ def connect(tracking_uri: str) -> "MlflowClient":
         client.search_experiments(max_results=1)
     except (MlflowException, OSError) as error:
         problem = (
-            f"no MLflow server answers at {tracking_uri}; start one (`make up` does) or set MLFLOW_TRACKING_URI "
+            f"no MLflow server answers at {tracking_uri}; start one (`make up` does) or set "
+            "MLFLOW_TRACKING_URI "
             f"({str(error).splitlines()[0][:200]})"
         )
-        # the client's own error repeats the address, and a traceback would show it: it is not chained
+        # the client's own error repeats the address, and a traceback would show it: it is not
+        # chained
         hidden = hide_password(problem, tracking_uri)
         raise TrackingUnavailable(hidden) from (error if hidden == problem else None)
     return client
@@ -59,7 +62,8 @@ def experiment_id(client: "MlflowClient") -> str:
 
 
 def version_of_alias(client: "MlflowClient", alias: str) -> str | None:
-    """The model version that an alias stands on, or None. MLflow answers 400 for a missing alias, not 404."""
+    """The model version that an alias stands on, or None. MLflow answers 400 for a missing alias,
+    not 404."""
     from mlflow.exceptions import MlflowException
 
     try:
@@ -71,9 +75,12 @@ def version_of_alias(client: "MlflowClient", alias: str) -> str | None:
 
 
 def aliases_by_name(client: "MlflowClient") -> dict[str, str]:
-    """Every alias of the registered model and its version's number; empty before the first registration."""
+    """Every alias of the registered model and its version's number; empty before the first
+    registration."""
     found = client.search_registered_models(f"name = '{MODEL_NAME}'")
-    return {str(alias): str(version) for alias, version in found[0].aliases.items()} if found else {}
+    return (
+        {str(alias): str(version) for alias, version in found[0].aliases.items()} if found else {}
+    )
 
 
 def model_versions(client: "MlflowClient") -> list[Any]:

@@ -1,4 +1,5 @@
-"""Training runs in MLflow: fine-tunes and baselines in one experiment, named so that its own tools compare them."""
+"""Training runs in MLflow: fine-tunes and baselines in one experiment, named so that its own tools
+compare them."""
 
 import subprocess
 import tempfile
@@ -19,7 +20,11 @@ PARENT_TAG = "mlflow.parentRunId"  # MLflow's own: its table nests children unde
 
 
 def start_run(
-    client: "MlflowClient", name: str, params: dict[str, Any], tags: dict[str, str], dataset: dict[str, str]
+    client: "MlflowClient",
+    name: str,
+    params: dict[str, Any],
+    tags: dict[str, str],
+    dataset: dict[str, str],
 ) -> str:
     """A new run with its settings and its data. dataset: name, digest, source
 
@@ -28,7 +33,9 @@ def start_run(
     from mlflow.entities import Param
 
     run = client.create_run(experiment_id(client), run_name=name, tags=tags)
-    client.log_batch(run.info.run_id, params=[Param(key, str(value)) for key, value in params.items()])
+    client.log_batch(
+        run.info.run_id, params=[Param(key, str(value)) for key, value in params.items()]
+    )
     log_dataset(client, run.info.run_id, dataset, "training")
     return str(run.info.run_id)
 
@@ -40,7 +47,9 @@ def log_dataset(client: "MlflowClient", run_id: str, dataset: dict[str, str], co
     """
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
-    entity = Dataset(dataset["name"], dataset["digest"], source_type="local", source=dataset["source"])
+    entity = Dataset(
+        dataset["name"], dataset["digest"], source_type="local", source=dataset["source"]
+    )
     client.log_inputs(run_id, [DatasetInput(entity, [InputTag("mlflow.data.context", context)])])
 
 
@@ -49,10 +58,14 @@ def log_final(client: "MlflowClient", run_id: str, metrics: dict[str, float], st
     from mlflow.entities import Metric
 
     now = int(time.time() * 1000)
-    client.log_batch(run_id, metrics=[Metric(key, value, now, step) for key, value in metrics.items()])
+    client.log_batch(
+        run_id, metrics=[Metric(key, value, now, step) for key, value in metrics.items()]
+    )
 
 
-def baseline_run(client: "MlflowClient", model: str, parameters: int, tokenizer: "Tokenizer | None" = None) -> str:
+def baseline_run(
+    client: "MlflowClient", model: str, parameters: int, tokenizer: "Tokenizer | None" = None
+) -> str:
     """The run of a pretrained model, one for all datasets, so that it is one row of the table.
 
     tokenizer: named in the run's params, as in a fine-tune's
@@ -61,11 +74,15 @@ def baseline_run(client: "MlflowClient", model: str, parameters: int, tokenizer:
     from mlflow.entities import Param
 
     experiment = experiment_id(client)
-    found = client.search_runs([experiment], f"tags.kind = 'baseline' and tags.model_size = '{model}'", max_results=1)
+    found = client.search_runs(
+        [experiment], f"tags.kind = 'baseline' and tags.model_size = '{model}'", max_results=1
+    )
     if found:
         return str(found[0].info.run_id)
     tags = {"kind": "baseline", "model_size": model, "init_from": model, "git_commit": git_commit()}
-    run_id = str(client.create_run(experiment, run_name=f"{model} as released", tags=tags).info.run_id)
+    run_id = str(
+        client.create_run(experiment, run_name=f"{model} as released", tags=tags).info.run_id
+    )
     params = {"init_from": model}
     if tokenizer is not None:
         params |= {"tokenizer": tokenizer.name, "vocab_size": str(tokenizer.vocab_size)}
@@ -80,14 +97,19 @@ def leaderboard_run(client: "MlflowClient") -> str:
     experiment = experiment_id(client)
     if found := client.search_runs([experiment], "tags.kind = 'leaderboard'", max_results=1):
         return str(found[0].info.run_id)
-    run_id = str(client.create_run(experiment, run_name="leaderboard", tags={"kind": "leaderboard"}).info.run_id)
+    run_id = str(
+        client.create_run(
+            experiment, run_name="leaderboard", tags={"kind": "leaderboard"}
+        ).info.run_id
+    )
     client.set_terminated(run_id, "FINISHED")
     return run_id
 
 
 @contextmanager
 def run_status(client: "MlflowClient", run_id: str) -> Iterator[None]:
-    """RUNNING within the block, then FINISHED, or FAILED after an error, or KILLED after an interruption."""
+    """RUNNING within the block, then FINISHED, or FAILED after an error, or KILLED after an
+    interruption."""
     client.update_run(run_id, status="RUNNING")
     try:
         yield

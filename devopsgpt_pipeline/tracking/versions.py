@@ -14,7 +14,10 @@ from devopsgpt_pipeline.tracking.client import CHALLENGER, MODEL_NAME
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-DESCRIPTION = "GPT-2 fine-tuned on books about running services reliably. What is served: the alias `champion`."
+DESCRIPTION = (
+    "GPT-2 fine-tuned on books about running services reliably. What is served: the alias "
+    "`champion`."
+)
 
 
 def publish(
@@ -27,7 +30,8 @@ def publish(
 ) -> str:
     """Upload a checkpoint folder and register it as the challenger.
 
-    run_id: MLflow run that trained it; tags: of the model version; documents: texts to lie beside the weights, by name
+    run_id: MLflow run that trained it; tags: of the model version; documents: texts to lie beside
+    the weights, by name
     returns: the new version's number
     raises: MlflowException or OSError where a call fails; no alias moves then
     """
@@ -63,8 +67,11 @@ def publish(
     return str(version.version)
 
 
-def stage_artifact(staging: Path, checkpoint: Path, run_id: str, model_id: str, documents: Mapping[str, str]) -> None:
-    """Lay out what a version holds: MLmodel, manifest.json, the checkpoint and its documents under model/."""
+def stage_artifact(
+    staging: Path, checkpoint: Path, run_id: str, model_id: str, documents: Mapping[str, str]
+) -> None:
+    """Lay out what a version holds: MLmodel, manifest.json, the checkpoint and its documents under
+    model/."""
     shutil.copytree(checkpoint.resolve(), staging / "model")
     for name, text in documents.items():
         (staging / "model" / name).write_text(text, encoding="utf-8")
@@ -81,7 +88,12 @@ def _write_mlmodel(path: Path, run_id: str, model_id: str) -> None:
     from mlflow.types import ColSpec, DataType, Schema
 
     signature = ModelSignature(
-        inputs=Schema([ColSpec(DataType.string, "prompt"), ColSpec(DataType.long, "max_tokens", required=False)]),
+        inputs=Schema(
+            [
+                ColSpec(DataType.string, "prompt"),
+                ColSpec(DataType.long, "max_tokens", required=False),
+            ]
+        ),
         outputs=Schema([ColSpec(DataType.string, "text")]),
     )
     flavor = {"format": "huggingface-gpt2", "data": "model"}
@@ -95,9 +107,12 @@ def _write_mlmodel(path: Path, run_id: str, model_id: str) -> None:
 
 
 def checkpoint_sha256(checkpoint: Path) -> str:
-    """One hash over the weights and the tokenizer: two checkpoints with the same one answer alike."""
+    """One hash over the weights and the tokenizer: two checkpoints with the same one answer
+    alike."""
     names = ("model.safetensors", "config.json", "tokenizer.json")
-    return hashlib.sha256("".join(file_sha256(checkpoint / name) for name in names).encode()).hexdigest()
+    return hashlib.sha256(
+        "".join(file_sha256(checkpoint / name) for name in names).encode()
+    ).hexdigest()
 
 
 def file_sha256(path: Path) -> str:
@@ -107,13 +122,18 @@ def file_sha256(path: Path) -> str:
 
 
 def fetch_version(client: "MlflowClient", version: str, folder: Path) -> Path:
-    """Download a version's checkpoint and check it against its manifest. returns: the checkpoint folder
+    """Download a version's checkpoint and check it against its manifest. returns: the checkpoint
+    folder
 
     raises: ValueError for a file that is missing or not what the manifest says
     """
     from mlflow.artifacts import download_artifacts
 
-    root = Path(download_artifacts(_location(client, version), dst_path=str(folder), tracking_uri=client.tracking_uri))
+    root = Path(
+        download_artifacts(
+            _location(client, version), dst_path=str(folder), tracking_uri=client.tracking_uri
+        )
+    )
     for name, facts in json.loads((root / "manifest.json").read_text())["files"].items():
         _check_file(root / name, name, facts["sha256"], version)
     return root / "model"
@@ -130,7 +150,11 @@ def fetch_document(client: "MlflowClient", version: str, name: str) -> str | Non
     with tempfile.TemporaryDirectory(prefix="devopsgpt-document-") as folder:
 
         def fetch(path: str) -> Path:
-            return Path(download_artifacts(f"{location}/{path}", dst_path=folder, tracking_uri=client.tracking_uri))
+            return Path(
+                download_artifacts(
+                    f"{location}/{path}", dst_path=folder, tracking_uri=client.tracking_uri
+                )
+            )
 
         facts = json.loads(fetch("manifest.json").read_text())["files"].get(f"model/{name}")
         if facts is None:
@@ -147,7 +171,9 @@ def _location(client: "MlflowClient", version: str) -> str:
 
 def _check_file(path: Path, name: str, sha256: str, version: str) -> None:
     if not path.is_file() or file_sha256(path) != sha256:
-        raise ValueError(f"version {version} of {MODEL_NAME}: {name} is missing or damaged in the registry")
+        raise ValueError(
+            f"version {version} of {MODEL_NAME}: {name} is missing or damaged in the registry"
+        )
 
 
 def _ensure_registered_model(client: "MlflowClient") -> None:

@@ -1,6 +1,8 @@
-"""Trainings as pods of a cluster, through Dagster's own PipesK8sClient: messages and logs come back over the pod's log.
+"""Trainings as pods of a cluster, through Dagster's own PipesK8sClient: messages and logs come back
+over the pod's log.
 
-The home is a volume that pods share. Knows nothing of what is trained; needs the extra `cluster`, imported when used.
+The home is a volume that pods share. Knows nothing of what is trained; needs the extra `cluster`,
+imported when used.
 """
 
 import dataclasses
@@ -34,7 +36,8 @@ HEARTBEAT_S = 5.0
 
 
 class KubernetesLauncher(Launcher):
-    """Runs each training in a pod of its own: one container, `processes` GPUs (0 for one), the home mounted."""
+    """Runs each training in a pod of its own: one container, `processes` GPUs (0 for one), the home
+    mounted."""
 
     image: str
     """Image of the pod, which holds this package."""
@@ -46,7 +49,8 @@ class KubernetesLauncher(Launcher):
     """PersistentVolumeClaim of the home, one that many pods may write."""
 
     kubeconfig: str = ""
-    """File that names the cluster; empty for the one that this process runs in, else KUBECONFIG's."""
+    """File that names the cluster; empty for the one that this process runs in, else
+    KUBECONFIG's."""
 
     namespace: str = "default"
     """Namespace of the pods."""
@@ -64,7 +68,8 @@ class KubernetesLauncher(Launcher):
     """Seconds that a trainer goes on without a sign of life from its launcher."""
 
     def train(self, context: Context, job: TrainingJob, on_metrics: OnMetrics) -> None:
-        """See Launcher. A pod that an earlier launcher left behind is deleted first, and waited for.
+        """See Launcher. A pod that an earlier launcher left behind is deleted first, and waited
+        for.
 
         raises: also RuntimeError without the extra `cluster`
         """
@@ -73,9 +78,13 @@ class KubernetesLauncher(Launcher):
 
         job_file = hand_over(dataclasses.replace(job, parent_pid=0, heartbeat_s=self.patience_s))
         client._load_k8s_config()  # for our own calls before its run: the same cluster
-        api: DagsterKubernetesClient = DagsterKubernetesClient.production_client()  # type: ignore[no-untyped-call]
+        api: Any = DagsterKubernetesClient.production_client()  # type: ignore[no-untyped-call]
         self._end_pods(api, job)
-        operation = context.op_execution_context if isinstance(context, dg.AssetExecutionContext) else context
+        operation = (
+            context.op_execution_context
+            if isinstance(context, dg.AssetExecutionContext)
+            else context
+        )
         try:
             try:
                 with beating(job.out / HEARTBEAT_FILE):
@@ -88,9 +97,12 @@ class KubernetesLauncher(Launcher):
             finally:
                 self._end_pods(api, job)  # a terminated trainer is still saving
         except DagsterK8sError as error:
-            raise TrainingFailed(f"the training's pod failed: {words_of_failure(job)} ({error})") from error
+            raise TrainingFailed(
+                f"the training's pod failed: {words_of_failure(job)} ({error})"
+            ) from error
         except BaseException:
-            context.log.info(words_of_failure(job))  # its last line, which nobody reads from a pod that is deleted
+            # its last line, which nobody reads from a pod that is deleted
+            context.log.info(words_of_failure(job))
             raise
 
     def pod_spec(self, job_file: Path, device: str) -> dict[str, Any]:
@@ -101,7 +113,10 @@ class KubernetesLauncher(Launcher):
             limits["nvidia.com/gpu"] = str(processes)
         from kubernetes.utils import parse_quantity  # type: ignore[import-untyped]
 
-        environment = {"HOME": "/tmp", **self.for_torchrun(processes, int(parse_quantity(self.cpu)))}
+        environment = {
+            "HOME": "/tmp",
+            **self.for_torchrun(processes, int(parse_quantity(self.cpu))),
+        }
         mounts = {"home": self.home_path, "tmp": "/tmp", "shm": "/dev/shm"}
         container = {
             "name": "training",
@@ -121,13 +136,20 @@ class KubernetesLauncher(Launcher):
             "restartPolicy": "Never",
             "automountServiceAccountToken": False,
             "terminationGracePeriodSeconds": int(self.termination_timeout_s),
-            "securityContext": {"runAsNonRoot": True, **user, "seccompProfile": {"type": "RuntimeDefault"}},
-            "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}],
+            "securityContext": {
+                "runAsNonRoot": True,
+                **user,
+                "seccompProfile": {"type": "RuntimeDefault"},
+            },
+            "tolerations": [
+                {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}
+            ],
             "containers": [container],
             "volumes": [
                 {"name": "home", "persistentVolumeClaim": {"claimName": self.home_claim}},
                 {"name": "tmp", "emptyDir": {"sizeLimit": "2Gi"}},
-                {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": "1Gi"}},  # ranks talk through it
+                # ranks talk through it
+                {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": "1Gi"}},
             ],
         }
 
@@ -136,14 +158,18 @@ class KubernetesLauncher(Launcher):
             from dagster_k8s import PipesK8sClient
             from dagster_k8s.pipes import PipesK8sPodLogsMessageReader
         except ImportError as error:
-            raise RuntimeError("the kubernetes launcher needs the extra `cluster`: pip install '.[cluster]'") from error
+            raise RuntimeError(
+                "the kubernetes launcher needs the extra `cluster`: pip install '.[cluster]'"
+            ) from error
 
         class LiveReader(PipesK8sPodLogsMessageReader):
-            """Passes the trainer's reports on as they come; the client itself keeps them to the end."""
+            """Passes the trainer's reports on as they come; the client itself keeps them to the
+            end."""
 
             @contextmanager
             def read_messages(self, handler: Any) -> Iterator[Any]:
-                with super().read_messages(Relay(handler, on_metrics)) as parameters:  # type: ignore[arg-type]
+                relay: Any = Relay(handler, on_metrics)
+                with super().read_messages(relay) as parameters:
                     yield parameters
 
         return PipesK8sClient(
@@ -153,14 +179,19 @@ class KubernetesLauncher(Launcher):
         )
 
     def _end_pods(self, api: "DagsterKubernetesClient", job: TrainingJob) -> None:
-        """Delete whatever pod works in the job's folder, and wait until it has saved and is gone."""
+        """Delete whatever pod works in the job's folder, and wait until it has saved and is
+        gone."""
         deadline = time.monotonic() + self.termination_timeout_s + 30
-        while pods := api.core_api.list_namespaced_pod(self.namespace, label_selector=f"{LABEL}={label_of(job)}").items:
+        while pods := api.core_api.list_namespaced_pod(
+            self.namespace, label_selector=f"{LABEL}={label_of(job)}"
+        ).items:
             for pod in pods:
                 if pod.metadata.deletion_timestamp is None:
                     api.core_api.delete_namespaced_pod(pod.metadata.name, self.namespace)
             if time.monotonic() > deadline:
-                raise TrainingFailed(f"pod {pods[0].metadata.name} was deleted and does not end; look at its node")
+                raise TrainingFailed(
+                    f"pod {pods[0].metadata.name} was deleted and does not end; look at its node"
+                )
             time.sleep(min(1.0, self.poll_interval_s))
 
 
@@ -184,7 +215,8 @@ def label_of(job: TrainingJob) -> str:
 
 @contextmanager
 def beating(path: Path) -> Iterator[None]:
-    """Touch a file every few seconds: how a trainer on another machine knows that its launcher lives."""
+    """Touch a file every few seconds: how a trainer on another machine knows that its launcher
+    lives."""
     path.touch()
     with meanwhile(lambda: os.utime(path), HEARTBEAT_S):
         yield

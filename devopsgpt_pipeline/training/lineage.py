@@ -1,7 +1,9 @@
-"""What a model was made of: recorded when its training begins, completed when it is registered, part of the version.
+"""What a model was made of: recorded when its training begins, completed when it is registered,
+part of the version.
 
-A version's `model/lineage.json` names chapters with their hashes, settings, initial weights, code and runs; the
-promotion's decision stays on the version as tags, because it comes later. No secrets: addresses without a login.
+A version's `model/lineage.json` names chapters with their hashes, settings, initial weights, code
+and runs; the promotion's decision stays on the version as tags, because it comes later. No secrets:
+addresses without a login.
 """
 
 import json
@@ -18,9 +20,14 @@ from devopsgpt_pipeline.tracking.versions import file_sha256
 
 
 def lineage_of_training(
-    meta: TokenBinsMeta, config: TrainingConfig, init: Path | None, code: dict[str, str], runs: dict[str, Any]
+    meta: TokenBinsMeta,
+    config: TrainingConfig,
+    init: Path | None,
+    code: dict[str, str],
+    runs: dict[str, Any],
 ) -> dict[str, Any]:
-    """What is known when training begins. init: folder of the initial weights; runs: ids, in MLflow and in Dagster"""
+    """What is known when training begins. init: folder of the initial weights; runs: ids, in MLflow
+    and in Dagster"""
     return {
         "data": data_of(meta),
         "books": [_without_logins(book) for book in meta.origin.get("books", [])],
@@ -52,7 +59,8 @@ def initial_weights(init_from: str, init: Path | None) -> dict[str, str]:
         source = PRETRAINED[init_from]
         facts |= {"repository": source.repository, "revision": source.revision}
     if init_from == CHAMPION:
-        facts["version"] = init.parent.name.rpartition("-")[2]  # training_job keeps it in champion-<version>/model
+        # training_job keeps it in champion-<version>/model
+        facts["version"] = init.parent.name.rpartition("-")[2]
     return facts
 
 
@@ -78,4 +86,6 @@ def as_text(lineage: dict[str, Any]) -> str:
 
 
 def _without_logins(facts: dict[str, str]) -> dict[str, str]:
-    return {key: without_login(value) if key.endswith("url") else value for key, value in facts.items()}
+    return {
+        key: without_login(value) if key.endswith("url") else value for key, value in facts.items()
+    }

@@ -1,4 +1,5 @@
-"""Training settings on the command line: NAME=VALUE, checked against the dataclass that declares them."""
+"""Training settings on the command line: NAME=VALUE, checked against the dataclass that declares
+them."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -7,13 +8,16 @@ from devopsgpt_model.config import TrainingConfig, field_docs, preset, training_
 
 
 def changed(preset_name: str, changes: Sequence[str]) -> TrainingConfig:
-    """A preset with some settings changed. raises: ValueError for a setting that is unknown or out of range"""
+    """A preset with some settings changed. raises: ValueError for a setting that is unknown or out
+    of range"""
     types = {field.name: field.type for field in dataclasses.fields(TrainingConfig)}
     values = dataclasses.asdict(preset(preset_name))
     for change in changes:
         name, _, text = change.partition("=")
         if name not in types:
-            raise ValueError(f"unknown training setting {name!r} in {change!r}; --list-settings shows them all")
+            raise ValueError(
+                f"unknown training setting {name!r} in {change!r}; --list-settings shows them all"
+            )
         values[name] = _parse(name, text, types[name])
     return training_config(values)
 
@@ -31,5 +35,7 @@ def _parse(name: str, text: str, kind: object) -> object:
 def describe(config: TrainingConfig) -> str:
     """Every setting with its value and its docstring."""
     docs = field_docs(TrainingConfig)
-    lines = [f"{name} = {value}\n    {docs[name]}" for name, value in dataclasses.asdict(config).items()]
+    lines = [
+        f"{name} = {value}\n    {docs[name]}" for name, value in dataclasses.asdict(config).items()
+    ]
     return "\n".join(lines)

@@ -1,4 +1,5 @@
-"""From settings to a training job: initial weights found, a folder to work in, an MLflow run to report to."""
+"""From settings to a training job: initial weights found, a folder to work in, an MLflow run to
+report to."""
 
 import hashlib
 import json
@@ -40,10 +41,13 @@ def training_job(
 ) -> Iterator[TrainingJob]:
     """The training job for these settings and this data.
 
-    The same settings and data lead to the same folder: a job that was cut short goes on there, in its MLflow run. Who
-    comes while another process is in the block waits: a run that Dagster gave up may have begun all the same.
+    The same settings and data lead to the same folder: a job that was cut short goes on there, in
+    its MLflow run. Who
+    comes while another process is in the block waits: a run that Dagster gave up may have begun all
+    the same.
     tags: of that run, dagster_run_id and git_commit among them
-    raises: ValueError for initial weights that cannot be found, PretrainedUnavailable for a hub that does not answer
+    raises: ValueError for initial weights that cannot be found, PretrainedUnavailable for a hub
+    that does not answer
     """
     meta = read_meta(home.tokens / dataset)
     init = initial_checkpoint(home, client, config.init_from)
@@ -52,7 +56,16 @@ def training_job(
     name = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
     home.training.mkdir(parents=True, exist_ok=True)
     with FileLock(home.training / f".{name}.lock"):
-        yield _prepare(client, config, home.tokens / dataset, meta, init, home.training / name, code_version, tags)
+        yield _prepare(
+            client,
+            config,
+            home.tokens / dataset,
+            meta,
+            init,
+            home.training / name,
+            code_version,
+            tags,
+        )
 
 
 def _prepare(
@@ -73,7 +86,11 @@ def _prepare(
         source = {"name": dataset, "digest": meta.data_version, "source": str(bins)}
         params = asdict(config) | {"tokenizer": meta.tokenizer, "vocab_size": meta.vocab_size}
         run_name = f"{config.init_from}-{dataset}-{out.name[:6]}"
-        tags = tags | {"dataset": dataset, "data_version": meta.data_version, "init_from": config.init_from}
+        tags = tags | {
+            "dataset": dataset,
+            "data_version": meta.data_version,
+            "init_from": config.init_from,
+        }
         tags |= {"init_source": init.source, f"data_version/{dataset}": meta.data_version}
         parameters = parameter_count(_shape(config, init.folder, meta.vocab_size))
         tags["model_size"] = model_size(config.init_from, parameters)
@@ -114,25 +131,31 @@ class Initial:
     folder: Path | None
 
     source: str
-    """What they are, exactly: a hub's repository with its commit, a version of the registry, a folder."""
+    """What they are, exactly: a hub's repository with its commit, a version of the registry, a
+    folder."""
 
 
 def initial_checkpoint(home: Home, client: "MlflowClient", init_from: str) -> Initial:
     """Find the initial weights, on the hub where nothing here has that name.
 
-    raises: ValueError for a name that stands for nothing, PretrainedUnavailable for a hub that does not answer, both
-    with what to do
+    raises: ValueError for a name that stands for nothing, PretrainedUnavailable for a hub that does
+    not answer, both with what to do
     """
     if init_from == "scratch":
         return Initial(None, init_from)
     if init_from in GPT2_SIZES:
-        folder = _existing(home.pretrained / init_from, f"materialize pretrained_gpt2 for {init_from} first")
+        folder = _existing(
+            home.pretrained / init_from, f"materialize pretrained_gpt2 for {init_from} first"
+        )
         return Initial(folder, str(PRETRAINED[init_from].model))
     if init_from == CHAMPION:
         return _champion(home, client)
     if Path(init_from).exists() or not HUB_NAME.fullmatch(init_from):
         known = ", ".join(["scratch", CHAMPION, *GPT2_SIZES])
-        remedy = f"init_from must be a checkpoint folder, a model on the Hugging Face hub, or one of {known}"
+        remedy = (
+            "init_from must be a checkpoint folder, a model on the Hugging Face hub, or one of "
+            f"{known}"
+        )
         return Initial(_existing(Path(init_from), remedy), str(Path(init_from).resolve()))
     model, folder = fetch_from_hub(init_from, home.hub)
     return Initial(folder.resolve(), str(model))
@@ -141,11 +164,15 @@ def initial_checkpoint(home: Home, client: "MlflowClient", init_from: str) -> In
 def _champion(home: Home, client: "MlflowClient") -> Initial:
     version = version_of_alias(client, CHAMPION)
     if version is None:
-        raise ValueError(f"init_from champion: {MODEL_NAME} has no champion yet; start from scratch or gpt2")
+        raise ValueError(
+            f"init_from champion: {MODEL_NAME} has no champion yet; start from scratch or gpt2"
+        )
     folder = home.training / f"champion-{version}"
     if not folder.exists():
         home.training.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(prefix=f".{folder.name}.", dir=home.training, ignore_cleanup_errors=True) as staging:
+        with TemporaryDirectory(
+            prefix=f".{folder.name}.", dir=home.training, ignore_cleanup_errors=True
+        ) as staging:
             fetched = fetch_version(client, version, Path(staging) / folder.name)
             fetched.parent.rename(folder)  # whole and checked, or not at all
     return Initial(folder / "model", f"{MODEL_NAME} version {version}")

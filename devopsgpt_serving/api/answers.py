@@ -30,8 +30,8 @@ from devopsgpt_serving.engine.sequence import (
 
 T = TypeVar("T")
 
-# The engine tells of a passed deadline between two steps: one may be under way, of seconds where a long prompt is read
-# on a slow processor. Later than this it hangs, and tells nothing.
+# The engine tells of a passed deadline between two steps: one may be under way, of seconds where a
+# long prompt is read on a slow processor. Later than this it hangs, and tells nothing.
 DEADLINE_GRACE_S = 5.0
 
 
@@ -48,7 +48,11 @@ class Asked:
     """The sequences of one request, admitted together. raises: ApiError 429 or 503"""
 
     def __init__(
-        self, request: Request, service: Service, lane: Lane, wanted: list[tuple[list[int], Sampling]]
+        self,
+        request: Request,
+        service: Service,
+        lane: Lane,
+        wanted: list[tuple[list[int], Sampling]],
     ) -> None:
         self.reports: Reports = asyncio.Queue()
         state, post, deadline = request.state, service.mailbox.post, service.deadline()
@@ -61,7 +65,9 @@ class Asked:
                 post(self.reports, index, what, at_once=not begun or not isinstance(what, Progress))
                 begun = True
 
-            return Sequence(prompt, sampling, report, deadline, state.request_id, state.version, state.span)
+            return Sequence(
+                prompt, sampling, report, deadline, state.request_id, state.version, state.span
+            )
 
         self.deadline = deadline
         self.sequences = [sequence(index, *one) for index, one in enumerate(wanted)]
@@ -78,7 +84,8 @@ class Asked:
             raise from_engine(error, service.backlog.retry_after_s()) from error
 
     async def stream(self) -> AsyncIterator[list[tuple[int, Progress | Finished]]]:
-        """Reports until every sequence has ended, in lists as they came. raises: ApiError where one failed"""
+        """Reports until every sequence has ended, in lists as they came. raises: ApiError where one
+        failed"""
         running = len(self.sequences)
         try:
             while running:
@@ -103,7 +110,9 @@ class Asked:
             async with asyncio.timeout(self.deadline + DEADLINE_GRACE_S - time.monotonic()):
                 return await self.reports.get()
         except TimeoutError as error:
-            raise from_engine(DeadlinePassed("the engine did not answer within the request's deadline")) from error
+            raise from_engine(
+                DeadlinePassed("the engine did not answer within the request's deadline")
+            ) from error
 
     async def collect(self) -> list[Answer]:
         """Every answer, whole. raises: ApiError where one failed"""
@@ -141,7 +150,8 @@ class Asked:
 
 
 async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """The work's result. raises: ApiError 499 where the caller hangs up first; the work is cancelled then"""
+    """The work's result. raises: ApiError 499 where the caller hangs up first; the work is
+    cancelled then"""
     task, gone = asyncio.create_task(work), asyncio.create_task(_hang_up(request))
     try:
         await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)

@@ -65,12 +65,19 @@ def envelope(request_id: str, model: str, version: str) -> dict[str, Any]:
 
 
 def choice_of(
-    style: Style, index: int, text: str, scored: list[Scored], echoed: int, finish_reason: FinishReason | None
+    style: Style,
+    index: int,
+    text: str,
+    scored: list[Scored],
+    echoed: int,
+    finish_reason: FinishReason | None,
 ) -> Choice:
     """One choice. echoed: characters of the prompt that stand before the answer's own text"""
     logprobs = _logprobs(style, scored, echoed) if style.scored else None
     # checking what we made ourselves would be a third of a streamed token's cost
-    return Choice.model_construct(index=index, text=text, logprobs=logprobs, finish_reason=finish_reason)
+    return Choice.model_construct(
+        index=index, text=text, logprobs=logprobs, finish_reason=finish_reason
+    )
 
 
 def _logprobs(style: Style, scored: list[Scored], echoed: int) -> Logprobs:

@@ -1,4 +1,5 @@
-"""/v1/completions as server-sent events: a chunk for each piece of text, one with the end, `[DONE]`."""
+"""/v1/completions as server-sent events: a chunk for each piece of text, one with the end,
+`[DONE]`."""
 
 import json
 import logging
@@ -36,7 +37,9 @@ class CompletionStream(StreamingResponse):
         self.prompts = prompts
         self.include_usage = include_usage
         # all chunks are alike but for their choice
-        chunk = CompletionAnswer(**head, choices=[]).model_dump_json(exclude=None if include_usage else {"usage"})
+        chunk = CompletionAnswer(**head, choices=[]).model_dump_json(
+            exclude=None if include_usage else {"usage"}
+        )
         before, _, after = chunk.rpartition("[]")
         self.before, self.after = f"{before}[", f"]{after}"
         headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
@@ -62,7 +65,11 @@ class CompletionStream(StreamingResponse):
                 yield _event(CompletionAnswer(**self.head, choices=[], usage=usage).model_dump())
         except ApiError as error:  # the status is sent already: the error can only be an event
             self.state["error_code"] = error.code  # the envelope counts it
-            told = {"request_id": self.state["request_id"], "code": error.code, "problem": error.message}
+            told = {
+                "request_id": self.state["request_id"],
+                "code": error.code,
+                "problem": error.message,
+            }
             log.error("a stream failed", extra=told)
             yield _event(error.body)
         yield "data: [DONE]\n\n"

@@ -34,7 +34,9 @@ Here = Annotated[Service, Depends(service_of)]
 DEFAULT_MAX_TOKENS = 16  # OpenAI's
 DEFAULT_TEMPERATURE = 1.0  # OpenAI's
 
-TokenIds = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1), BeforeValidator(numbers_only)]
+TokenIds = Annotated[
+    list[Annotated[int, Field(ge=0)]], Field(min_length=1), BeforeValidator(numbers_only)
+]
 Texts = Annotated[list[PromptText], Field(min_length=1)]
 
 Zero = Annotated[Literal[0], BeforeValidator(numbers_only)]
@@ -48,41 +50,66 @@ class StreamOptions(BaseModel):
     include_obfuscation: StrictBool = False
 
 
-OPTIONS_NAMED: dict[str, Any] = {"properties": {"stream_options": {"type": "object"}}, "required": ["stream_options"]}
+OPTIONS_NAMED: dict[str, Any] = {
+    "properties": {"stream_options": {"type": "object"}},
+    "required": ["stream_options"],
+}
 STREAM_ASKED: dict[str, Any] = {"properties": {"stream": {"const": True}}, "required": ["stream"]}
 
 
 class CompletionRequest(SamplingFields):
-    """OpenAI's fields; top_k and repetition_penalty come on top. What would have an effect elsewhere is refused."""
+    """OpenAI's fields; top_k and repetition_penalty come on top. What would have an effect
+    elsewhere is refused."""
 
     model_config = ConfigDict(json_schema_extra={"if": OPTIONS_NAMED, "then": STREAM_ASKED})
 
     model: str = Field(description="The model's id, as /v1/models lists it.")
-    prompt: PromptText | TokenIds | Texts | Annotated[list[TokenIds], Field(min_length=1)] | None = Field(
-        default=None, description="A text, token ids, or a list of either; without one, a new document begins."
+    prompt: (
+        PromptText | TokenIds | Texts | Annotated[list[TokenIds], Field(min_length=1)] | None
+    ) = Field(
+        default=None,
+        description="A text, token ids, or a list of either; without one, a new document begins.",
     )
     max_tokens: int | None = Field(
-        default=None, ge=0, description=f"Most tokens of each answer, {DEFAULT_MAX_TOKENS} if unset."
+        default=None,
+        ge=0,
+        description=f"Most tokens of each answer, {DEFAULT_MAX_TOKENS} if unset.",
     )
     n: int | None = Field(default=None, ge=1, description="How many answers to each prompt.")
-    best_of: int | None = Field(default=None, ge=1, description="As many as n: no answer is made to be left out.")
+    best_of: int | None = Field(
+        default=None, ge=1, description="As many as n: no answer is made to be left out."
+    )
     logprobs: int | None = Field(
         default=None, ge=0, le=20, description="Score tokens, with this many likeliest beside each."
     )
-    echo: StrictBool | None = Field(default=None, description="Whether the answer repeats the prompt.")
-    stream: StrictBool | None = Field(default=None, description="Whether the answer comes piece by piece.")
-    stream_options: StreamOptions | None = Field(default=None, description="Only where stream is true.")
-    suffix: Literal[""] | None = Field(default=None, description="Nothing: no text can be inserted before another.")
-    logit_bias: dict[str, Zero] | None = Field(default=None, description="Zeros: no token can be favoured.")
+    echo: StrictBool | None = Field(
+        default=None, description="Whether the answer repeats the prompt."
+    )
+    stream: StrictBool | None = Field(
+        default=None, description="Whether the answer comes piece by piece."
+    )
+    stream_options: StreamOptions | None = Field(
+        default=None, description="Only where stream is true."
+    )
+    suffix: Literal[""] | None = Field(
+        default=None, description="Nothing: no text can be inserted before another."
+    )
+    logit_bias: dict[str, Zero] | None = Field(
+        default=None, description="Zeros: no token can be favoured."
+    )
     user: str | None = Field(default=None, description="Taken and not used.")
 
     @field_validator("suffix", "logit_bias", mode="wrap")
     @classmethod
-    def _refuse_an_effect(cls, value: object, check: ValidatorFunctionWrapHandler, field: ValidationInfo) -> object:
+    def _refuse_an_effect(
+        cls, value: object, check: ValidatorFunctionWrapHandler, field: ValidationInfo
+    ) -> object:
         try:
             return check(value)
         except ValidationError:
-            raise _only('null or ""' if field.field_name == "suffix" else "null, {} or zeros") from None
+            raise _only(
+                'null or ""' if field.field_name == "suffix" else "null, {} or zeros"
+            ) from None
 
     @field_validator("best_of")
     @classmethod
@@ -97,13 +124,17 @@ class CompletionRequest(SamplingFields):
         cls, options: StreamOptions | None, others: ValidationInfo
     ) -> StreamOptions | None:
         if options is not None and "stream" in others.data and not others.data["stream"]:
-            raise PydanticCustomError("needs_stream", "Only taken where stream is true; leave it out")
+            raise PydanticCustomError(
+                "needs_stream", "Only taken where stream is true; leave it out"
+            )
         return options
 
 
 def _only(possible: str) -> PydanticCustomError:
     """What is told of a field of OpenAI's that this service takes where it changes nothing."""
-    return PydanticCustomError("extra_forbidden", "Only {possible} is supported; leave it out", {"possible": possible})
+    return PydanticCustomError(
+        "extra_forbidden", "Only {possible} is supported; leave it out", {"possible": possible}
+    )
 
 
 class ModelCard(BaseModel):
@@ -141,14 +172,25 @@ EXAMPLES = {
     },
     "scored": {
         "summary": "Score a text: no new token, log-probabilities of the prompt's",
-        "value": {"model": "devopsgpt", "prompt": "Hope is not a plan.", "max_tokens": 0, "echo": True, "logprobs": 1},
+        "value": {
+            "model": "devopsgpt",
+            "prompt": "Hope is not a plan.",
+            "max_tokens": 0,
+            "echo": True,
+            "logprobs": 1,
+        },
     },
 }
 
 
 STREAMED: dict[str, Any] = {
-    "description": "The answer; where `stream` is true, a chunk of the same form in each event, and [DONE].",
-    "content": {"text/event-stream": {"schema": {"type": "object", "properties": {"data": {"type": "string"}}}}},
+    "description": "The answer; where `stream` is true, a chunk of the same form in each event, "
+    "and [DONE].",
+    "content": {
+        "text/event-stream": {
+            "schema": {"type": "object", "properties": {"data": {"type": "string"}}}
+        }
+    },
 }
 
 
@@ -161,7 +203,8 @@ async def list_models(service: Here) -> ModelList:
 
 @router.get("/models/{model}", responses=responses(401, 404))
 async def get_model(model: str, service: Here) -> ModelCard:
-    """One model, with its version and whole lineage: chapters and hashes, settings, initial weights, code and runs."""
+    """One model, with its version and whole lineage: chapters and hashes, settings, initial
+    weights, code and runs."""
     state = service.follower.state
     served = state.served
     if served is None or model != served.name:
@@ -193,21 +236,34 @@ async def complete(
     echo = bool(body.echo)
     prompts = await asyncio.to_thread(_encode, texts, lane.loaded, 1 if max_tokens else 0)
     sampling = body.sampling(
-        max_tokens, DEFAULT_TEMPERATURE, logprobs=body.logprobs, echo_logprobs=echo and body.logprobs is not None
+        max_tokens,
+        DEFAULT_TEMPERATURE,
+        logprobs=body.logprobs,
+        echo_logprobs=echo and body.logprobs is not None,
     )
     request.state.version = lane.loaded.version.version
     wanted = [(prompt, sampling.choice(index)) for prompt in prompts for index in range(n)]
     asked = Asked(request, service, lane, wanted)
     style = Style(lane.loaded.tokenizer, body.logprobs is not None)
     head = envelope(request.state.request_id, body.model, lane.loaded.version.version)
-    echoes = [_echo(text, prompt, lane.loaded) if echo else "" for text, prompt in zip(texts, prompts, strict=True)]
+    echoes = [
+        _echo(text, prompt, lane.loaded) if echo else ""
+        for text, prompt in zip(texts, prompts, strict=True)
+    ]
     echoes = [text for text in echoes for _ in range(n)]
     if body.stream:
         usage = bool(body.stream_options and body.stream_options.include_usage)
         return CompletionStream(asked, style, head, echoes, prompts, usage)
     answers = await asked.whole(request)
     choices = [
-        choice_of(style, index, echoes[index] + answer.text, answer.scored, len(echoes[index]), answer.finish_reason)
+        choice_of(
+            style,
+            index,
+            echoes[index] + answer.text,
+            answer.scored,
+            len(echoes[index]),
+            answer.finish_reason,
+        )
         for index, answer in enumerate(answers)
     ]
     return CompletionAnswer(**head, choices=choices, usage=Usage(**asked.usage(prompts)))
@@ -223,7 +279,9 @@ def _texts(body: CompletionRequest) -> list[str | list[int] | None]:
     return list(prompt)  # type: ignore[arg-type]
 
 
-def _encode(texts: list[str | list[int] | None], loaded: LoadedModel, spare: int) -> list[list[int]]:
+def _encode(
+    texts: list[str | list[int] | None], loaded: LoadedModel, spare: int
+) -> list[list[int]]:
     """raises: ApiError 400 or 422 for a prompt that cannot be gone on from"""
     return [check_prompt(_ids(text, loaded), loaded, spare) for text in texts]
 
@@ -241,9 +299,16 @@ def _echo(text: str | list[int] | None, ids: list[int], loaded: LoadedModel) -> 
 
 
 def _card(served: Version) -> ModelCard:
-    return ModelCard(id=served.name, created=served.created, version=served.version, lineage=served.tags)
+    return ModelCard(
+        id=served.name, created=served.created, version=served.version, lineage=served.tags
+    )
 
 
 def _unknown_model(model: str, service: Service) -> ApiError:
     name = service.settings.model_name
-    return ApiError(404, "model_not_found", f"no model {model[:100]!r} is served here; ask for {name!r}", "model")
+    return ApiError(
+        404,
+        "model_not_found",
+        f"no model {model[:100]!r} is served here; ask for {name!r}",
+        "model",
+    )

@@ -54,12 +54,16 @@ class ApiError(Exception):
     ) -> None:
         super().__init__(message)
         self.status, self.code, self.message, self.param = status, code, message, param
-        self.headers = headers or ({"Retry-After": str(RETRY_AFTER_S)} if status in (429, 503) else {})
+        self.headers = headers or (
+            {"Retry-After": str(RETRY_AFTER_S)} if status in (429, 503) else {}
+        )
 
     @property
     def body(self) -> dict[str, Any]:
         kind = TYPES.get(self.status, "invalid_request_error")
-        return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
+        return {
+            "error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}
+        }
 
     def response(self) -> JSONResponse:
         """The answer over HTTP."""
@@ -67,20 +71,29 @@ class ApiError(Exception):
 
 
 def from_engine(error: Exception, retry_after_s: int = RETRY_AFTER_S) -> ApiError:
-    """What a failure of the engine means to the caller. retry_after_s: when a full queue will have been worked off"""
+    """What a failure of the engine means to the caller. retry_after_s: when a full queue will have
+    been worked off"""
     match error:
         case QueueFull():
             headers = {"Retry-After": str(retry_after_s)}
             return ApiError(429, "queue_full", f"too many requests: {error}", headers=headers)
         case Stopping():
-            return ApiError(503, "draining", f"{error}; send the request to another replica, or again in a moment")
+            return ApiError(
+                503,
+                "draining",
+                f"{error}; send the request to another replica, or again in a moment",
+            )
         case DeadlinePassed():
             return ApiError(504, "deadline_exceeded", str(error))
         case Cancelled():
             return ApiError(CLIENT_GONE, "client_closed_request", "the caller hung up")
         case EngineFailure():
             return ApiError(500, "engine_failure", str(error))
-    return ApiError(500, "internal_error", "something unexpected went wrong; the log has it under this request's id")
+    return ApiError(
+        500,
+        "internal_error",
+        "something unexpected went wrong; the log has it under this request's id",
+    )
 
 
 def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -116,22 +129,37 @@ async def _api_error(request: Request, error: Exception) -> JSONResponse:
 
 
 async def _invalid(request: Request, error: Exception) -> JSONResponse:
-    errors = [dict(one) for one in error.errors()] if isinstance(error, RequestValidationError) else [{}]
+    errors = (
+        [dict(one) for one in error.errors()] if isinstance(error, RequestValidationError) else [{}]
+    )
     return _told(request, invalid(errors, request.headers.get("content-type")))
 
 
-def invalid(errors: list[dict[str, Any]], content_type: str | None = "application/json") -> ApiError:
+def invalid(
+    errors: list[dict[str, Any]], content_type: str | None = "application/json"
+) -> ApiError:
     """A 422 from pydantic's complaints about the first field that it complains about."""
     if errors[0].get("loc") == ("body",) and "json" not in (content_type or ""):
-        message = f"the body must be JSON with the header Content-Type: application/json, got {content_type}"
+        message = (
+            "the body must be JSON with the header Content-Type: application/json, got "
+            f"{content_type}"
+        )
         return ApiError(422, "invalid_value", message)
     param = _field(errors[0])
     same = [error for error in errors if _field(error) == param]
-    # where a field may take several forms, the form that nearly fits says more than those of another type
+    # where a field may take several forms, the form that nearly fits says more than those of
+    # another type
     error = next((one for one in same if not str(one.get("type")).endswith("_type")), same[0])
-    kind, what, received = error.get("type"), str(error.get("msg", "invalid request")), error.get("input")
+    kind, what, received = (
+        error.get("type"),
+        str(error.get("msg", "invalid request")),
+        error.get("input"),
+    )
     if param == "prompt" and kind in ("string_too_short", "too_short"):
-        message = "the prompt must have at least one character, got none; leave it out to begin a new document"
+        message = (
+            "the prompt must have at least one character, got none; leave it out to begin a new "
+            "document"
+        )
         return ApiError(422, "empty_prompt", message, param)
     shown = f", got {received!r}" if isinstance(received, int | float | bool) else ""
     code = "unknown_field" if kind == "extra_forbidden" else "invalid_value"
@@ -148,4 +176,6 @@ async def _http_error(request: Request, error: Exception) -> JSONResponse:
     status = error.status_code if isinstance(error, HTTPException) else 500
     detail = str(error.detail) if isinstance(error, HTTPException) else "unexpected"
     headers = dict(error.headers or {}) if isinstance(error, HTTPException) else {}
-    return _told(request, ApiError(status, CODES.get(status, "http_error"), detail, headers=headers))
+    return _told(
+        request, ApiError(status, CODES.get(status, "http_error"), detail, headers=headers)
+    )

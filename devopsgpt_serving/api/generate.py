@@ -26,9 +26,13 @@ class GenerateRequest(SamplingFields):
     prompt: PromptText | None = Field(
         default=None, description="Text to go on from; without one, a new document begins."
     )
-    pre_prompt: Text | None = Field(default=None, description="Text put before the prompt, a space between them.")
+    pre_prompt: Text | None = Field(
+        default=None, description="Text put before the prompt, a space between them."
+    )
     max_token_len: int | None = Field(
-        default=None, ge=1, description=f"Most tokens of each answer, {DEFAULT_MAX_TOKEN_LEN} if unset."
+        default=None,
+        ge=1,
+        description=f"Most tokens of each answer, {DEFAULT_MAX_TOKEN_LEN} if unset.",
     )
     iterations: int = Field(default=1, ge=1, description="How many answers.")
 
@@ -69,8 +73,11 @@ class Readiness(BaseModel):
     lineage: dict[str, str]
 
 
-EXAMPLES = {
-    "plain": {"summary": "Go on from a prompt", "value": {"prompt": "An error budget is", "max_token_len": 40}},
+EXAMPLES: Any = {
+    "plain": {
+        "summary": "Go on from a prompt",
+        "value": {"prompt": "An error budget is", "max_token_len": 40},
+    },
     "steered": {
         "summary": "Two varied answers that end with the paragraph",
         "value": {
@@ -89,13 +96,18 @@ EXAMPLES = {
 
 @router.get("/api/healthz", tags=["health"], responses=responses(500))
 async def healthz(service: Here, response: Response) -> dict[str, bool]:
-    """Whether the process lives. A model is not needed for that; /api/readyz tells about the model."""
+    """Whether the process lives. A model is not needed for that; /api/readyz tells about the
+    model."""
     if not service.engine.alive:
         response.status_code = 500
     return {"api_healthy": service.engine.alive}
 
 
-@router.get("/api/readyz", tags=["health"], responses={503: {"model": Readiness, "description": "Not ready"}})
+@router.get(
+    "/api/readyz",
+    tags=["health"],
+    responses={503: {"model": Readiness, "description": "Not ready"}},
+)
 async def readyz(service: Here, response: Response) -> Readiness:
     """Whether requests are answered, and by which version."""
     state, problem = service.follower.state, await service.present_problem()
@@ -113,18 +125,24 @@ async def readyz(service: Here, response: Response) -> Readiness:
     )
 
 
-@router.post("/api/generate", tags=["generate"], responses=responses(400, 401, 413, 422, 429, 500, 503, 504))
+@router.post(
+    "/api/generate", tags=["generate"], responses=responses(400, 401, 413, 422, 429, 500, 503, 504)
+)
 async def generate(
     request: Request,
     service: Here,
-    body: Annotated[GenerateRequest | None, Body(openapi_examples=EXAMPLES)] = None,  # type: ignore[arg-type]
-    prompt: Annotated[str | None, Query(min_length=1, description="As in the body, which wins.")] = None,
+    body: Annotated[GenerateRequest | None, Body(openapi_examples=EXAMPLES)] = None,
+    prompt: Annotated[
+        str | None, Query(min_length=1, description="As in the body, which wins.")
+    ] = None,
     pre_prompt: Annotated[str | None, Query()] = None,
     max_token_len: Annotated[int | None, Query(ge=1)] = None,
     iterations: Annotated[int | None, Query(ge=1)] = None,
 ) -> GenerateAnswer:
     """Text that follows a prompt: `iterations` answers of at most `max_token_len` tokens each."""
-    query = dict(prompt=prompt, pre_prompt=pre_prompt, max_token_len=max_token_len, iterations=iterations)
+    query = dict(
+        prompt=prompt, pre_prompt=pre_prompt, max_token_len=max_token_len, iterations=iterations
+    )
     asked_for = merge(body, query)
     settings = service.settings
     max_tokens = asked_for.max_token_len or min(DEFAULT_MAX_TOKEN_LEN, settings.max_tokens)
@@ -134,13 +152,22 @@ async def generate(
     service.log_prompt(request, text)
     lane = service.lane()
     tokenizer = lane.loaded.tokenizer
-    ids = check_prompt(await asyncio.to_thread(tokenizer.encode, text) or [tokenizer.eot_id], lane.loaded)
+    ids = check_prompt(
+        await asyncio.to_thread(tokenizer.encode, text) or [tokenizer.eot_id], lane.loaded
+    )
     sampling = asked_for.sampling(max_tokens, DEFAULT_TEMPERATURE)
     request.state.version = lane.loaded.version.version
-    asked = Asked(request, service, lane, [(ids, sampling.choice(index)) for index in range(asked_for.iterations)])
+    asked = Asked(
+        request,
+        service,
+        lane,
+        [(ids, sampling.choice(index)) for index in range(asked_for.iterations)],
+    )
     answers = await asked.whole(request)
     return GenerateAnswer(
-        completions=[Completion(text=answer.text, finish_reason=answer.finish_reason) for answer in answers],
+        completions=[
+            Completion(text=answer.text, finish_reason=answer.finish_reason) for answer in answers
+        ],
         model=settings.model_name,
         version=lane.loaded.version.version,
         usage=Usage(**asked.usage([ids])),
@@ -149,9 +176,11 @@ async def generate(
 
 @router.post("/admin/reload", tags=["admin"], responses=responses(401))
 async def reload(service: Here) -> Readiness:
-    """Look at the registry now instead of at the next turn, also at a version that was refused before."""
+    """Look at the registry now instead of at the next turn, also at a version that was refused
+    before."""
     looked = asyncio.wrap_future(service.follower.ask())
-    while not (looked.done() or service.draining):  # a look may take longer than a service that stops can wait
+    # a look may take longer than a service that stops can wait
+    while not (looked.done() or service.draining):
         await asyncio.wait([looked], timeout=DRAINING_CHECK_S)
     return await readyz(service, Response())
 

@@ -1,4 +1,5 @@
-"""The key that guarded routes ask for. Stands behind CORS, so that a browser may ask without one whether it may ask."""
+"""The key that guarded routes ask for. Stands behind CORS, so that a browser may ask without one
+whether it may ask."""
 
 import hmac
 
@@ -35,5 +36,6 @@ class Keys:
             return True
         given = headers.get("authorization", "").encode("latin-1")  # the bytes as they came
         scheme, _, key = given.partition(b" ")
-        fits = sum(hmac.compare_digest(key.strip(), one) for one in self.accepted)  # every key, whichever one fits
+        # every key, whichever one fits
+        fits = sum(hmac.compare_digest(key.strip(), one) for one in self.accepted)
         return scheme.lower() == b"bearer" and fits > 0

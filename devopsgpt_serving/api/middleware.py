@@ -20,7 +20,8 @@ log = logging.getLogger("devopsgpt_serving.access")
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 NO_VERSION = "none"
-QUIET = ("/api/healthz", "/api/readyz", "/metrics")  # asked for all the time: logged as debug, not traced
+# asked for all the time: logged as debug, not traced
+QUIET = ("/api/healthz", "/api/readyz", "/metrics")
 
 
 class Envelope:
@@ -41,7 +42,9 @@ class Envelope:
         state["request_id"] = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
         exchange = _Exchange(self.service, scope, send)
         try:
-            await self.app(scope, _limited(receive, self.service.settings.max_body_bytes), exchange.send)
+            await self.app(
+                scope, _limited(receive, self.service.settings.max_body_bytes), exchange.send
+            )
         except Exception as error:
             if not isinstance(error, ApiError):
                 log.exception("a request failed", extra={"request_id": state["request_id"]})
@@ -63,7 +66,9 @@ def _limited(receive: Receive, max_bytes: int) -> Receive:
         message = await receive()
         received += len(message.get("body", b""))
         if received > max_bytes:
-            raise HTTPException(413, f"the body may have at most {max_bytes} bytes, got {received} or more")
+            raise HTTPException(
+                413, f"the body may have at most {max_bytes} bytes, got {received} or more"
+            )
         return message
 
     return receive_some
@@ -104,7 +109,8 @@ class _Exchange:
         if code:
             self.service.metrics.rejections.labels(code).inc()
             facts["error_code"] = code
-            if facts["status"] < 400:  # sent before the error came: this count is all that tells of it
+            # sent before the error came: this count is all that tells of it
+            if facts["status"] < 400:
                 self.service.metrics.failed_streams.labels(code).inc()
         level = logging.DEBUG if self.scope["path"] in QUIET else logging.INFO
         path, seconds = self.scope["path"], round(time.monotonic() - self.began, 4)

@@ -9,7 +9,8 @@ from devopsgpt_serving.settings import GUARDED, Settings
 
 
 def describe_settings(app: FastAPI, service: Service) -> None:
-    """Have /openapi.json tell the largest values that are accepted here, and which routes ask for a key."""
+    """Have /openapi.json tell the largest values that are accepted here, and which routes ask for a
+    key."""
     settings = service.settings
     plain = app.openapi
 
@@ -36,7 +37,10 @@ def _add_limits(document: dict[str, Any], settings: Settings) -> None:
     fields = [
         *schemas["GenerateRequest"]["properties"].items(),
         *schemas["CompletionRequest"]["properties"].items(),
-        *((one["name"], one["schema"]) for one in document["paths"]["/api/generate"]["post"]["parameters"]),
+        *(
+            (one["name"], one["schema"])
+            for one in document["paths"]["/api/generate"]["post"]["parameters"]
+        ),
     ]
     for name, schema in fields:
         if name in limits:
@@ -60,7 +64,9 @@ def _add_best_of(schema: dict[str, Any], max_choices: int) -> None:
 
 
 def _add_vocabulary(document: dict[str, Any], vocab_size: int) -> None:
-    for form in document["components"]["schemas"]["CompletionRequest"]["properties"]["prompt"]["anyOf"]:
+    for form in document["components"]["schemas"]["CompletionRequest"]["properties"]["prompt"][
+        "anyOf"
+    ]:
         ids = form.get("items", {}).get("items", form.get("items", {}))
         if ids.get("type") == "integer":
             ids["maximum"] = vocab_size - 1

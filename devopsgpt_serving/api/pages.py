@@ -22,7 +22,9 @@ ASSETS = "/docs/assets"
 @router.get("/")
 async def playground() -> HTMLResponse:
     """Try the model in a browser."""
-    return HTMLResponse(files("devopsgpt_serving.api").joinpath("playground", "index.html").read_text("utf-8"))
+    return HTMLResponse(
+        files("devopsgpt_serving.api").joinpath("playground", "index.html").read_text("utf-8")
+    )
 
 
 @router.get("/docs")
@@ -45,5 +47,9 @@ async def metrics(service: Annotated[Service, Depends(service_of)]) -> Response:
 
 def install_pages(app: FastAPI) -> None:
     """Add the pages and Swagger UI's files, which the package fastapi-offline carries."""
-    app.mount(ASSETS, StaticFiles(directory=Path(str(files("fastapi_offline"))) / "static"), name="docs-assets")
+    app.mount(
+        ASSETS,
+        StaticFiles(directory=Path(str(files("fastapi_offline"))) / "static"),
+        name="docs-assets",
+    )
     app.include_router(router)

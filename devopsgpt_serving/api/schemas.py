@@ -15,12 +15,15 @@ def whole_characters(text: str) -> str:
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
-        raise ValueError(f"text must be Unicode, got half a surrogate pair at character {error.start}") from None
+        raise ValueError(
+            f"text must be Unicode, got half a surrogate pair at character {error.start}"
+        ) from None
     return text
 
 
 def numbers_only(value: object) -> object:
-    """raises: PydanticCustomError for true or "1", also in a list, which pydantic would read as numbers"""
+    """raises: PydanticCustomError for true or "1", also in a list, which pydantic would read as
+    numbers"""
     if any(isinstance(one, bool | str) for one in (value if isinstance(value, list) else [value])):
         raise PydanticCustomError("number_type", "Input should be a number")
     return value
@@ -54,13 +57,22 @@ class SamplingFields(BaseModel):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     temperature: float | None = Field(
-        default=None, ge=0, le=2, description="0 takes the likeliest token each time; higher is more varied."
+        default=None,
+        ge=0,
+        le=2,
+        description="0 takes the likeliest token each time; higher is more varied.",
     )
     top_k: int | None = Field(
-        default=None, ge=0, le=1_000_000, description="Draw from this many likeliest tokens; 0: all."
+        default=None,
+        ge=0,
+        le=1_000_000,
+        description="Draw from this many likeliest tokens; 0: all.",
     )
     top_p: float | None = Field(
-        default=None, gt=0, le=1, description="Draw from the likeliest tokens with this probability."
+        default=None,
+        gt=0,
+        le=1,
+        description="Draw from the likeliest tokens with this probability.",
     )
     seed: int | None = Field(
         default=None,
@@ -74,7 +86,9 @@ class SamplingFields(BaseModel):
     repetition_penalty: float | None = Field(
         default=None, ge=0.1, le=10, description="Above 1 discourages tokens of prompt and answer."
     )
-    presence_penalty: float | None = Field(default=None, ge=-2, le=2, description="Discourages tokens that were used.")
+    presence_penalty: float | None = Field(
+        default=None, ge=-2, le=2, description="Discourages tokens that were used."
+    )
     frequency_penalty: float | None = Field(
         default=None, ge=-2, le=2, description="Discourages tokens by how often they were used."
     )
@@ -88,20 +102,38 @@ class SamplingFields(BaseModel):
         """What the engine is told. temperature: where the request names none"""
         stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
         named = self.model_dump(include=_PASSED, exclude_none=True)
-        settings: dict[str, Any] = {"max_tokens": max_tokens, "temperature": temperature, "stop": stop}
+        settings: dict[str, Any] = {
+            "max_tokens": max_tokens,
+            "temperature": temperature,
+            "stop": stop,
+        }
         return Sampling(**(settings | named | more))
 
 
 def check_limits(
-    settings: Settings, max_tokens: int, field: str, choices: int, choices_field: str, prompts: int = 1
+    settings: Settings,
+    max_tokens: int,
+    field: str,
+    choices: int,
+    choices_field: str,
+    prompts: int = 1,
 ) -> None:
-    """raises: ApiError 422 for more tokens, answers or prompts than this service takes; /openapi.json states each"""
+    """raises: ApiError 422 for more tokens, answers or prompts than this service takes;
+    /openapi.json states each"""
     if max_tokens > settings.max_tokens:
-        message = f"{field}: at most {settings.max_tokens} tokens may be asked for, got {max_tokens}"
+        message = (
+            f"{field}: at most {settings.max_tokens} tokens may be asked for, got {max_tokens}"
+        )
         raise ApiError(422, "invalid_value", message, field)
     if choices > settings.max_choices:
-        message = f"{choices_field}: at most {settings.max_choices} answers to a prompt may be asked for, got {choices}"
+        message = (
+            f"{choices_field}: at most {settings.max_choices} answers to a prompt may be asked "
+            f"for, got {choices}"
+        )
         raise ApiError(422, "invalid_value", message, choices_field)
     if prompts > settings.max_prompts:
-        message = f"prompt: at most {settings.max_prompts} prompts may stand in one request, got {prompts}"
+        message = (
+            f"prompt: at most {settings.max_prompts} prompts may stand in one request, got "
+            f"{prompts}"
+        )
         raise ApiError(422, "invalid_value", message, "prompt")

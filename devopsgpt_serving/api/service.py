@@ -1,4 +1,5 @@
-"""What the routes share: settings, engine, follower, metrics, and whether the service is on its way out."""
+"""What the routes share: settings, engine, follower, metrics, and whether the service is on its way
+out."""
 
 import logging
 import time
@@ -33,12 +34,17 @@ class Service:
     draining: bool = False
 
     def lane(self) -> Lane:
-        """Where new prompts go. raises: ApiError 503 while there is no model, or the service stops"""
+        """Where new prompts go. raises: ApiError 503 while there is no model, or the service
+        stops"""
         if self.draining:
-            raise ApiError(503, "draining", "the service is stopping; send the request to another replica")
+            raise ApiError(
+                503, "draining", "the service is stopping; send the request to another replica"
+            )
         lane = self.engine.current
         if lane is None:
-            raise ApiError(503, "no_model", f"no model is loaded yet: {self.follower.state.problem}")
+            raise ApiError(
+                503, "no_model", f"no model is loaded yet: {self.follower.state.problem}"
+            )
         return lane
 
     @property
@@ -48,10 +54,15 @@ class Service:
             return "the service is stopping"
         if not self.engine.alive:
             return "the engine's thread ended; restart the service"
-        return f"no model is loaded yet: {self.follower.state.problem}" if self.engine.current is None else None
+        return (
+            f"no model is loaded yet: {self.follower.state.problem}"
+            if self.engine.current is None
+            else None
+        )
 
     async def present_problem(self) -> str | None:
-        """`problem`, and what the lane says of itself: a vLLM that is not there, or still starts."""
+        """`problem`, and what the lane says of itself: a vLLM that is not there, or still
+        starts."""
         lane = self.engine.current
         return self.problem or (None if lane is None else await lane.trouble())
 
@@ -80,13 +91,17 @@ def check_prompt(ids: list[int], loaded: LoadedModel, spare: int = 1) -> list[in
     vocab_size, room = loaded.tokenizer.vocab_size, loaded.runner.block_size - spare
     if outside := [token for token in ids if not 0 <= token < vocab_size]:
         raise ApiError(
-            422, "invalid_value", f"prompt: token ids must be 0..{vocab_size - 1}, got {outside[0]}", "prompt"
+            422,
+            "invalid_value",
+            f"prompt: token ids must be 0..{vocab_size - 1}, got {outside[0]}",
+            "prompt",
         )
     if len(ids) > room:
         raise ApiError(
             400,
             "context_length_exceeded",
-            f"the prompt may have at most {room} tokens (the model's context is {loaded.runner.block_size}), "
+            f"the prompt may have at most {room} tokens (the model's context is "
+            f"{loaded.runner.block_size}), "
             f"got {len(ids)}; shorten it",
             "prompt",
         )

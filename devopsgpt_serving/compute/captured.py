@@ -1,8 +1,10 @@
-"""Decoding on CUDA by replaying a captured graph: one launch for a step of the model instead of some hundred.
+"""Decoding on CUDA by replaying a captured graph: one launch for a step of the model instead of
+some hundred.
 
-A text must not depend on what else the service does, and the kernels that libraries choose, which round differently,
-depend on shapes. So decode steps have one shape, and prompts are computed in pieces of one. What is left is that a
-library gives equal rows of one product equal numbers, and that a prompt whose tokens are scored gets a larger head.
+A text must not depend on what else the service does, and the kernels that libraries choose, which
+round differently, depend on shapes. So decode steps have one shape, and prompts are computed in
+pieces of one. What is left is that a library gives equal rows of one product equal numbers, and
+that a prompt whose tokens are scored gets a larger head.
 """
 
 from collections.abc import Callable
@@ -18,10 +20,11 @@ PIECE = 128  # tokens, as many as `prefill_chunk` asks for; a GPU takes hardly l
 
 
 class CapturedRunner(EagerRunner):
-    """One graph of all rows and the whole context, captured at the first step, which is the warm-up's.
+    """One graph of all rows and the whole context, captured at the first step, which is the
+    warm-up's.
 
-    Inputs lie in buffers that never move. Rows that nobody asked for are computed at the last place, which the lane
-    holds free.
+    Inputs lie in buffers that never move. Rows that nobody asked for are computed at the last
+    place, which the lane holds free.
     """
 
     def __init__(self, model: GPT, rows: int, precision: Precision = "bfloat16") -> None:
@@ -32,15 +35,20 @@ class CapturedRunner(EagerRunner):
 
     @torch.inference_mode()
     def prefill(self, row: int, ids: list[int], start: int, every: bool) -> Tensor:
-        """Add ids to a row that holds `start` tokens. returns: logits after the last one, (1, V), or every, (t, V)"""
+        """Add ids to a row that holds `start` tokens. returns: logits after the last one, (1, V),
+        or every, (t, V)"""
         size = min(PIECE, self.block_size)
-        pieces = [self.extend_piece(row, ids[at : at + size], start + at, size) for at in range(0, len(ids), size)]
+        pieces = [
+            self.extend_piece(row, ids[at : at + size], start + at, size)
+            for at in range(0, len(ids), size)
+        ]
         return self.head(torch.cat(pieces) if every else pieces[-1][-1:])
 
     def extend_piece(self, row: int, ids: list[int], start: int, size: int) -> Tensor:
         """Hidden states (len(ids), C) of the next tokens of a row, computed as `size` tokens.
 
-        What is missing is the last token again at its own place, so nothing else is written to the cache.
+        What is missing is the last token again at its own place, so nothing else is written to the
+        cache.
         """
         last = len(ids) - 1
         at = torch.arange(size, device=self.device).clamp_(max=last)
@@ -52,7 +60,8 @@ class CapturedRunner(EagerRunner):
 
     @torch.inference_mode()
     def decode(self, ids: list[int], starts: list[int], asked: list[int] | None = None) -> Tensor:
-        """Add one token to each of the first len(ids) rows. returns: logits (len(asked), V), until the next call"""
+        """Add one token to each of the first len(ids) rows. returns: logits (len(asked), V), until
+        the next call"""
         spare = self.rows - len(ids)
         self.ids[:, 0] = torch.tensor(ids + [0] * spare, device=self.device)
         self.starts[:] = torch.tensor(starts + [self.block_size - 1] * spare, device=self.device)
@@ -70,7 +79,8 @@ class CapturedRunner(EagerRunner):
         """Record a step. returns: what replays it"""
         aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         aside.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(aside):  # once beforehand: libraries set themselves up at their first call
+        # once beforehand: libraries set themselves up at their first call
+        with torch.cuda.stream(aside):
             self.step()
         torch.cuda.current_stream().wait_stream(aside)
         graph = torch.cuda.CUDAGraph()

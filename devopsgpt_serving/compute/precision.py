@@ -1,10 +1,12 @@
-"""Number formats, and for the CPU linear layers whose weights are laid out for oneDNN once, when a model is loaded.
+"""Number formats, and for the CPU linear layers whose weights are laid out for oneDNN once, when a
+model is loaded.
 
-torch.nn.functional.linear lays weights out anew at every call, or multiplies without its vector units; that is most
-of what eager decoding loses. What stands between the linear layers stays in float32 in every format.
+torch.nn.functional.linear lays weights out anew at every call, or multiplies without its vector
+units; that is most of what eager decoding loses. What stands between the linear layers stays in
+float32 in every format.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,8 +16,10 @@ from devopsgpt_serving.compute.native.processor import has_code
 
 Precision = Literal["float32", "bfloat16", "int8"]
 
-LAYOUT_ROWS = 8  # rows of a typical decode step; measured as fast or faster than 1 for every batch from 1 to 32
-LEVELS = 32512  # 127 * 256: largest magnitude of an activation in 16 bits, so that its upper byte stays in range
+# rows of a typical decode step; measured as fast or faster than 1 for every batch from 1 to 32
+LAYOUT_ROWS = 8
+# 127 * 256: largest magnitude of an activation in 16 bits, so that its upper byte stays in range
+LEVELS = 32512
 OFFSET = 128  # oneDNN takes activations as unsigned bytes around this zero point
 
 
@@ -25,20 +29,26 @@ class PackedLinear(nn.Module):
     def __init__(self, weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> None:
         super().__init__()
         self.dtype = dtype
-        self.weight = torch.ops.mkldnn._reorder_linear_weight(weight.detach().to(dtype), LAYOUT_ROWS)
+        self.weight = torch.ops.mkldnn._reorder_linear_weight(
+            weight.detach().to(dtype), LAYOUT_ROWS
+        )
         self.bias = None if bias is None else bias.detach().to(dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (..., in) -> (..., out)"""
-        y: Tensor = torch.ops.mkldnn._linear_pointwise(x.to(self.dtype), self.weight, self.bias, "none", [], "")
+        y: Tensor = torch.ops.mkldnn._linear_pointwise(
+            x.to(self.dtype), self.weight, self.bias, "none", [], ""
+        )
         return y.float()
 
 
 class Int8Linear(nn.Module):
-    """A linear layer with 8-bit weights, a scale for each output, and 16-bit activations, a scale for each token.
+    """A linear layer with 8-bit weights, a scale for each output, and 16-bit activations, a scale
+    for each token.
 
-    Both bytes of an activation are rows of one matrix product, so the weights are read once; sums are exact integers
-    until they are scaled, so a sequence's numbers do not depend on what else is in the batch.
+    Both bytes of an activation are rows of one matrix product, so the weights are read once; sums
+    are exact integers until they are scaled, so a sequence's numbers do not depend on what else is
+    in the batch.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
@@ -54,12 +64,33 @@ class Int8Linear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x: (..., in) -> (..., out)"""
         rows = x.reshape(-1, x.size(-1))  # (R, in)
-        largest = torch.linalg.vector_norm(rows, float("inf"), dim=1, keepdim=True).clamp_min_(1e-12)  # (R, 1)
-        # 256 * (upper - 128) + (lower - 128) = level, where level + 128 * 256 + 128 = 256 * upper + lower
+        # (R, 1)
+        largest = torch.linalg.vector_norm(rows, float("inf"), dim=1, keepdim=True).clamp_min_(
+            1e-12
+        )
+        # 256 * (upper - 128) + (lower - 128) = level, where level + 128 * 256 + 128 = 256 * upper +
+        # lower
         level = torch.add(self.middle, rows / largest, alpha=LEVELS).to(torch.int32)
-        both = level.view(torch.uint8).view(*rows.shape, 4)[..., :2].permute(2, 0, 1).reshape(-1, rows.size(1))
+        both = (
+            level.view(torch.uint8)
+            .view(*rows.shape, 4)[..., :2]
+            .permute(2, 0, 1)
+            .reshape(-1, rows.size(1))
+        )
         y = torch.ops.onednn.qlinear_pointwise(
-            both, 1.0, OFFSET, self.weight, self.scale, self.zero, None, 1.0, 0, torch.float32, "none", [], ""
+            both,
+            1.0,
+            OFFSET,
+            self.weight,
+            self.scale,
+            self.zero,
+            None,
+            1.0,
+            0,
+            torch.float32,
+            "none",
+            [],
+            "",
         )
         lower, upper = y.chunk(2)  # little-endian
         y = torch.addcmul(self.bias, torch.add(lower, upper, alpha=256), largest, value=1 / LEVELS)
@@ -78,7 +109,8 @@ def choose_precision(wanted: str, device: torch.device) -> Precision:
         if precision == wanted:
             return precision
     raise ValueError(
-        f"precision {wanted} is not to be had on this {device.type}, which has {', '.join(able)} (or auto)"
+        f"precision {wanted} is not to be had on this {device.type}, which has {', '.join(able)} "
+        "(or auto)"
     )
 
 
@@ -98,18 +130,21 @@ def of_torch(device: torch.device) -> list[Precision]:
     if packable(device):
         if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported():
             able.insert(0, "bfloat16")
-        if torch.cpu._is_vnni_supported():  # without it, oneDNN adds pairs of products in 16 bits, which overflow
+        # without it, oneDNN adds pairs of products in 16 bits, which overflow
+        if torch.cpu._is_vnni_supported():
             able.insert(0, "int8")
     return able
 
 
 def packable(device: torch.device) -> bool:
     """Whether this torch has oneDNN's layouts for the device."""
-    return device.type == "cpu" and bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
+    mkldnn: Any = torch.backends.mkldnn
+    return device.type == "cpu" and bool(mkldnn.is_available())
 
 
 def pack(model: GPT, precision: Precision) -> nn.Module:
-    """Replace the model's linear layers by packed ones. returns: its output head, (..., C) -> (..., vocab_size)"""
+    """Replace the model's linear layers by packed ones. returns: its output head, (..., C) -> (...,
+    vocab_size)"""
 
     def packed(weight: Tensor, bias: Tensor | None) -> nn.Module:
         if precision == "int8":

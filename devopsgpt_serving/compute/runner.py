@@ -1,7 +1,8 @@
-"""The model's arithmetic for the engine: rows of a preallocated KV cache, extended by some tokens at a time.
+"""The model's arithmetic for the engine: rows of a preallocated KV cache, extended by some tokens
+at a time.
 
-This is the seam for speed: another runner with the same methods may compute otherwise, captured in CUDA
-graphs for example, and the engine does not notice.
+This is the seam for speed: another runner with the same methods may compute otherwise, captured in
+CUDA graphs for example, and the engine does not notice.
 """
 
 from collections.abc import Callable
@@ -21,10 +22,12 @@ class Runner(Protocol):
     block_size: int
     device: torch.device
     reuses_answers: bool
-    """Whether a token has the same keys and values in an answer as in a prompt, so that prompts may go on from both."""
+    """Whether a token has the same keys and values in an answer as in a prompt, so that prompts may
+    go on from both."""
 
     def prefill(self, row: int, ids: list[int], start: int, every: bool) -> Tensor:
-        """Add ids to a row that holds `start` tokens. returns: logits after the last one, (1, V), or every, (t, V)"""
+        """Add ids to a row that holds `start` tokens. returns: logits after the last one, (1, V),
+        or every, (t, V)"""
         ...
 
     def decode(self, ids: list[int], starts: list[int], asked: list[int] | None = None) -> Tensor:
@@ -41,7 +44,8 @@ class Runner(Protocol):
 
 
 class EagerRunner:
-    """Torch, operation by operation: on a CPU with packed weights, elsewhere with the model's own layers.
+    """Torch, operation by operation: on a CPU with packed weights, elsewhere with the model's own
+    layers.
 
     Takes the model over: its layers are replaced or converted.
     """
@@ -58,24 +62,29 @@ class EagerRunner:
         else:
             model.to(torch.bfloat16 if precision == "bfloat16" else torch.float32)
             self.head = _head(model)
-        # packed layers take and give float32, and torch's bfloat16 attention is slower on a CPU, although it reads half
+        # packed layers take and give float32, and torch's bfloat16 attention is slower on a CPU,
+        # although it reads half
         self.cache = model.new_cache(rows)
 
     @torch.inference_mode()
     def prefill(self, row: int, ids: list[int], start: int, every: bool) -> Tensor:
-        """Add ids to a row that holds `start` tokens. returns: logits after the last one, (1, V), or every, (t, V)"""
+        """Add ids to a row that holds `start` tokens. returns: logits after the last one, (1, V),
+        or every, (t, V)"""
         hidden = self._extend(slice(row, row + 1), [ids], [start])[0]  # (t, C)
         return self.head(hidden if every else hidden[-1:])
 
     @torch.inference_mode()
     def decode(self, ids: list[int], starts: list[int], asked: list[int] | None = None) -> Tensor:
-        """Add one token to each of the first len(ids) rows, from the first to the last that is asked for.
+        """Add one token to each of the first len(ids) rows, from the first to the last that is
+        asked for.
 
         returns: logits (len(asked), V)
         """
         rows = list(range(len(ids))) if asked is None else asked
         first, end = rows[0], rows[-1] + 1
-        hidden = self._extend(slice(first, end), [[token] for token in ids[first:end]], starts[first:end])[:, -1]
+        hidden = self._extend(
+            slice(first, end), [[token] for token in ids[first:end]], starts[first:end]
+        )[:, -1]
         if len(rows) < len(hidden):
             hidden = hidden[[row - first for row in rows]]
         return self.head(hidden)
@@ -87,16 +96,21 @@ class EagerRunner:
     def _extend(self, rows: slice, ids: list[list[int]], starts: list[int]) -> Tensor:
         """Hidden states of new tokens. ids: B lists of t. returns: (B, t, C)"""
         idx = torch.tensor(ids, device=self.device)  # (B, t)
-        places = Places.of(torch.tensor(starts, device=self.device), idx.size(1), max(starts) + idx.size(1))
+        places = Places.of(
+            torch.tensor(starts, device=self.device), idx.size(1), max(starts) + idx.size(1)
+        )
         return self.model.extend_hidden(idx, self.cache.rows(rows.start, rows.stop), places)
 
 
 def _head(model: GPT) -> Callable[[Tensor], Tensor]:
     """Hidden states (N, C) to float32 logits (N, V).
 
-    Written in bfloat16, the highest logits are often equal, and which of them wins would be an accident.
+    Written in bfloat16, the highest logits are often equal, and which of them wins would be an
+    accident.
     """
     weight = model.wte.weight
     if weight.is_cuda and weight.dtype == torch.bfloat16:
-        return lambda hidden: torch.mm(hidden, weight.t(), out_dtype=torch.float32)[:, : model.config.vocab_size]
+        return lambda hidden: torch.mm(hidden, weight.t(), out_dtype=torch.float32)[
+            :, : model.config.vocab_size
+        ]
     return lambda hidden: model.logits(hidden).float()

@@ -1,4 +1,5 @@
-"""How much the engine still owes and how fast it works: from that, when a refused caller should come back.
+"""How much the engine still owes and how fast it works: from that, when a refused caller should
+come back.
 
 Told of every token like the metrics; counts time only while there is something to do.
 """
@@ -12,7 +13,8 @@ MEMORY_S = 20.0  # busy time after which what was measured counts half
 
 
 class Backlog:
-    """Sequences that were admitted and have not ended. Called from the engine's thread and the event loop alike."""
+    """Sequences that were admitted and have not ended. Called from the engine's thread and the
+    event loop alike."""
 
     def __init__(self, longest_s: float) -> None:
         """longest_s: what nobody is told to wait longer than"""
@@ -21,7 +23,8 @@ class Backlog:
         self._tokens, self._busy_s, self._since = 0.0, 0.0, 0.0
 
     def add(self, sequence: Sequence, room: int) -> None:
-        """A sequence that is about to be admitted. room: tokens that its prompt leaves in the context"""
+        """A sequence that is about to be admitted. room: tokens that its prompt leaves in the
+        context"""
         if not self._inside:
             self._since = time.monotonic()
         self._inside[sequence] = min(sequence.sampling.max_tokens, room)
@@ -33,7 +36,11 @@ class Backlog:
     def token(self) -> None:
         """A token was sampled."""
         now = time.monotonic()
-        self._tokens, self._busy_s, self._since = self._tokens + 1, self._busy_s + now - self._since, now
+        self._tokens, self._busy_s, self._since = (
+            self._tokens + 1,
+            self._busy_s + now - self._since,
+            now,
+        )
         if self._busy_s > MEMORY_S:
             self._tokens, self._busy_s = self._tokens / 2, self._busy_s / 2
 
@@ -45,7 +52,9 @@ class Backlog:
     @property
     def owed(self) -> int:
         """Most tokens that are still to be sampled for what was admitted."""
-        return sum(max(0, most - len(sequence.tokens)) for sequence, most in list(self._inside.items()))
+        return sum(
+            max(0, most - len(sequence.tokens)) for sequence, most in list(self._inside.items())
+        )
 
     def retry_after_s(self) -> int:
         """Whole seconds until what is owed now has been worked off, at the measured speed."""

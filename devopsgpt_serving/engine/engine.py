@@ -1,7 +1,9 @@
-"""One thread owns the models: it takes sequences in, steps the lanes, and lets go of models that are done.
+"""One thread owns the models: it takes sequences in, steps the lanes, and lets go of models that
+are done.
 
-Callers hand in sequences from any thread and never wait for arithmetic. A sequence belongs to the model that
-its prompt was encoded for, so an answer is whole from one version whatever is installed meanwhile.
+Callers hand in sequences from any thread and never wait for arithmetic. A sequence belongs to the
+model that its prompt was encoded for, so an answer is whole from one version whatever is installed
+meanwhile.
 """
 
 import logging
@@ -13,8 +15,8 @@ from devopsgpt_serving.engine.sequence import Sequence
 
 log = logging.getLogger(__name__)
 
-# A step is over in less, and what hangs must not keep the process past the 30 s that Kubernetes and Compose give it:
-# 5 s of not being ready + 15 s of drain_s + this.
+# A step is over in less, and what hangs must not keep the process past the 30 s that Kubernetes and
+# Compose give it: 5 s of not being ready + 15 s of drain_s + this.
 STOP_WAIT_S = 5.0
 
 THREAD_ENDED = "the engine's thread ended"
@@ -45,7 +47,8 @@ class Engine:
         on_end: Callable[[Sequence, str], None] = lambda sequence, reason: None,
         lane: Callable[[LoadedModel, int, Observers], Lane] = Lane,
     ) -> None:
-        """max_running: rows of each model; max_queue: sequences that may wait beside those; lane: who computes"""
+        """max_running: rows of each model; max_queue: sequences that may wait beside those; lane:
+        who computes"""
         self.capacity = max_running + max_queue
         self.prefill_chunk = prefill_chunk
         self._on_token, self._on_end, self._lane = on_token, on_end, lane
@@ -62,14 +65,17 @@ class Engine:
         self._thread.start()
 
     def stop(self) -> None:
-        """Give up what is under way and end the thread; one that hangs is left behind after STOP_WAIT_S."""
+        """Give up what is under way and end the thread; one that hangs is left behind after
+        STOP_WAIT_S."""
         with self._wake:
             self._stopping = True
             self._wake.notify()
         if self._thread.is_alive():
             self._thread.join(STOP_WAIT_S)
         if self._thread.is_alive():
-            log.error("the engine's thread hangs and is left behind", extra={"waited_s": STOP_WAIT_S})
+            log.error(
+                "the engine's thread hangs and is left behind", extra={"waited_s": STOP_WAIT_S}
+            )
 
     @property
     def alive(self) -> bool:
@@ -91,7 +97,9 @@ class Engine:
     def install(self, loaded: LoadedModel) -> None:
         """Make a model the one that new prompts go to; the old one finishes what it has."""
         with self._wake:
-            self._current = self._lane(loaded, self.prefill_chunk, Observers(self._on_token, self._ended))
+            self._current = self._lane(
+                loaded, self.prefill_chunk, Observers(self._on_token, self._ended)
+            )
             self._lanes.append(self._current)
             self._wake.notify()
 
@@ -103,7 +111,8 @@ class Engine:
                 raise Stopping("the service is stopping" if self.alive else THREAD_ENDED)
             if self._inside + len(sequences) > self.capacity:
                 raise QueueFull(
-                    f"{self._inside} of {self.capacity} places are taken and {len(sequences)} are asked for; "
+                    f"{self._inside} of {self.capacity} places are taken and {len(sequences)} are "
+                    "asked for; "
                     "try again after Retry-After seconds"
                 )
             self._inside += len(sequences)
@@ -115,7 +124,9 @@ class Engine:
             while self._take_in():
                 self._step_all()
                 self._let_go()
-        finally:  # told to stop, or ended by what no step survives: nobody waits for an answer that will not come
+        # told to stop, or ended by what no step survives: nobody waits for an answer that will not
+        # come
+        finally:
             self._give_up_all()
 
     def _give_up_all(self) -> None:
@@ -126,8 +137,8 @@ class Engine:
         for lane in self._lanes:
             lane.fail_all(reason)
 
-    # Two functions for their variables to end with: a lane named by one of _work's own would keep a replaced model in
-    # memory for as long as nothing is asked.
+    # Two functions for their variables to end with: a lane named by one of _work's own would keep a
+    # replaced model in memory for as long as nothing is asked.
 
     def _step_all(self) -> None:
         for lane in self._lanes:
@@ -138,11 +149,16 @@ class Engine:
         """Forget the lanes that are done and are not the one for new prompts."""
         with self._wake:
             busy = [lane for lane, _ in self._inbox]
-            keep = (lane for lane in self._lanes if not lane.idle or lane is self._current or lane in busy)
+            keep = (
+                lane
+                for lane in self._lanes
+                if not lane.idle or lane is self._current or lane in busy
+            )
             self._lanes = list(keep)
 
     def _take_in(self) -> bool:
-        """Sort newcomers into their lanes, sleeping while there is nothing to do. returns: False to stop"""
+        """Sort newcomers into their lanes, sleeping while there is nothing to do. returns: False to
+        stop"""
         with self._wake:
             while not (self._stopping or self._inbox or any(not lane.idle for lane in self._lanes)):
                 self._lanes = [lane for lane in self._lanes if lane is self._current]
@@ -160,7 +176,8 @@ class Engine:
     def _step(self, lane: Lane) -> None:
         try:
             lane.step()
-        except Exception as error:  # one model's failure must not end the thread that serves the others
+        # one model's failure must not end the thread that serves the others
+        except Exception as error:
             told = {"version": lane.loaded.version.version, "request_ids": _request_ids(lane)}
             log.exception("a model failed", extra=told)
             lane.fail_all(EngineFailure(f"the model failed: {error!r:.200}"))

@@ -1,8 +1,8 @@
 """The batch of one model: sequences that wait for a row, rows that prefill, rows that decode.
 
-Only the engine's thread touches a lane. A lane outlives its model's time as champion until its last sequence
-ends. A row keeps its tokens after a sequence ended: a later prompt that begins alike starts from there. Rows forget in
-the order of their last use.
+Only the engine's thread touches a lane. A lane outlives its model's time as champion until its last
+sequence ends. A row keeps its tokens after a sequence ended: a later prompt that begins alike
+starts from there. Rows forget in the order of their last use.
 """
 
 import itertools
@@ -16,7 +16,13 @@ from torch import Tensor
 from devopsgpt_model.tokenizer import Tokenizer
 from devopsgpt_serving.compute.runner import Runner
 from devopsgpt_serving.engine.sampling import Sampler, TokenScore, draw_each, score_token
-from devopsgpt_serving.engine.sequence import DeadlinePassed, FinishReason, Progress, Scored, Sequence
+from devopsgpt_serving.engine.sequence import (
+    DeadlinePassed,
+    FinishReason,
+    Progress,
+    Scored,
+    Sequence,
+)
 from devopsgpt_serving.engine.text_stream import TextStream
 from devopsgpt_serving.versions.cache import Version
 
@@ -82,11 +88,13 @@ class Lane:
         return not self.waiting and not self.running
 
     async def trouble(self) -> str | None:
-        """What keeps this lane from computing, where that is done elsewhere; None where nothing does."""
+        """What keeps this lane from computing, where that is done elsewhere; None where nothing
+        does."""
         return None
 
     def step(self) -> None:
-        """One round: seat who waits, compute a chunk of prompts, then one token for each that decodes."""
+        """One round: seat who waits, compute a chunk of prompts, then one token for each that
+        decodes."""
         self._drop()
         self._seat()
         room = self.prefill_chunk
@@ -130,7 +138,8 @@ class Lane:
     def _prefill(self, row: Row, room: int) -> int:
         """Compute the next chunk of a row's prompt; its first token once the prompt is complete.
 
-        room: tokens that this round still computes; a prompt that does not fit in what others left waits
+        room: tokens that this round still computes; a prompt that does not fit in what others left
+        waits
         returns: tokens computed
         """
         sequence = row.sequence
@@ -160,7 +169,9 @@ class Lane:
         row.computing = True
         # the last token is always computed: its logits are what the first sample is drawn from
         limit = 0 if sequence.sampling.echo_logprobs else len(sequence.prompt) - 1
-        lengths = [min(limit, _common_prefix(self._kept(other), sequence.prompt)) for other in self.rows]
+        lengths = [
+            min(limit, _common_prefix(self._kept(other), sequence.prompt)) for other in self.rows
+        ]
         length = max(lengths)
         source = row.index if lengths[row.index] == length else lengths.index(length)
         if length and source != row.index:
@@ -173,13 +184,17 @@ class Lane:
         return row.held if self.runner.reuses_answers else row.held[: row.prompted]
 
     def _score_prompt(self, sequence: Sequence, begin: int, logits: Tensor) -> None:
-        """Report the scores of the prompt's tokens that these logits tell. logits: (t, V), of tokens begin.."""
+        """Report the scores of the prompt's tokens that these logits tell. logits: (t, V), of
+        tokens begin.."""
         tokenizer, prompt = self.loaded.tokenizer, sequence.prompt
         if begin == 0:
             sequence.echo = TextStream(tokenizer)
         first = [TokenScore(prompt[0], None, ())] if begin == 0 else []
         targets = prompt[begin + 1 : begin + 1 + len(logits)]
-        scores = [score_token(logits[i], target, sequence.sampling.logprobs or 0) for i, target in enumerate(targets)]
+        scores = [
+            score_token(logits[i], target, sequence.sampling.logprobs or 0)
+            for i, target in enumerate(targets)
+        ]
         scored = []
         for score in first + scores:
             scored.append(Scored(score, len(sequence.echo.text), of_prompt=True))
@@ -187,7 +202,8 @@ class Lane:
         sequence.report(Progress("", tuple(scored)))
 
     def _decode(self) -> None:
-        """One token for each row that has one to compute. Rows between them may be computed and are not looked at.
+        """One token for each row that has one to compute. Rows between them may be computed and are
+        not looked at.
 
         What is written for such a row lands behind what it holds, where its next token will be.
         """
@@ -197,7 +213,9 @@ class Lane:
         last = self.runner.block_size - 1
         batch = self.rows[: decoding[-1].index + 1]
         starts = [min(len(row.held), last) for row in batch]
-        logits = self.runner.decode([row.next_token or 0 for row in batch], starts, [row.index for row in decoding])
+        logits = self.runner.decode(
+            [row.next_token or 0 for row in batch], starts, [row.index for row in decoding]
+        )
         for row in decoding:
             row.held.append(row.next_token or 0)
         self._advance(decoding, logits)
@@ -208,7 +226,9 @@ class Lane:
         tokens = draw_each(logits, [sequence.sampler for sequence in sequences])
         for at, (row, sequence, token) in enumerate(zip(rows, sequences, tokens, strict=True)):
             top = sequence.sampling.logprobs
-            self._accept(row, sequence, token, None if top is None else score_token(logits[at], token, top))
+            self._accept(
+                row, sequence, token, None if top is None else score_token(logits[at], token, top)
+            )
 
     def _accept(self, row: Row, sequence: Sequence, token: int, score: TokenScore | None) -> None:
         """Report a row's next token, and see whether the answer ends."""
@@ -238,7 +258,8 @@ class Lane:
         if row.computing:
             row.used = next(self._uses)
         row.sequence, row.next_token, row.computing = None, None, False
-        row.held = row.held[: self.runner.block_size - 1]  # see _decode: the last place may be written over
+        # see _decode: the last place may be written over
+        row.held = row.held[: self.runner.block_size - 1]
 
 
 _REASONS: dict[type[Exception], str] = {Cancelled: "cancelled", DeadlinePassed: "deadline"}
@@ -249,12 +270,15 @@ def _reason_to_drop(sequence: Sequence, now: float) -> Exception | None:
         return Cancelled("cancelled")
     if now > sequence.deadline:
         allowed = sequence.deadline - sequence.arrived
-        return DeadlinePassed(f"not finished within {allowed:.0f} s; ask for fewer tokens, or try again later")
+        return DeadlinePassed(
+            f"not finished within {allowed:.0f} s; ask for fewer tokens, or try again later"
+        )
     return None
 
 
 def _row_for(prompt: list[int], free: list[Row]) -> Row:
-    """The row that a prompt spoils least: one of which it goes on from half or more, else the one used longest ago."""
+    """The row that a prompt spoils least: one of which it goes on from half or more, else the one
+    used longest ago."""
     kept = {row.index: _common_prefix(row.held, prompt) for row in free}
     best = max(free, key=lambda row: (kept[row.index], -len(row.held)))
     if 0 < len(best.held) <= 2 * kept[best.index]:

@@ -1,4 +1,5 @@
-"""Reports on their way from the engine's thread to the event loop: many of them for one wake-up of the loop."""
+"""Reports on their way from the engine's thread to the event loop: many of them for one wake-up of
+the loop."""
 
 import asyncio
 from collections import deque
@@ -9,7 +10,8 @@ Reports = asyncio.Queue[tuple[int, Report]]
 
 
 class Mailbox:
-    """Waking the loop costs a system call, and so does each write to a stream, on processors that the engine needs.
+    """Waking the loop costs a system call, and so does each write to a stream, on processors that
+    the engine needs.
 
     So what can wait is delivered at most once in interval_s, tokens of several steps together.
     """
@@ -31,7 +33,9 @@ class Mailbox:
         if self._loop is None or self._loop.is_closed() or (self._waking and not at_once):
             return
         self._waking = True
-        self._loop.call_soon_threadsafe(self._deliver if at_once else self._deliver_in_time, self._loop)
+        self._loop.call_soon_threadsafe(
+            self._deliver if at_once else self._deliver_in_time, self._loop
+        )
 
     def _deliver_in_time(self, loop: asyncio.AbstractEventLoop) -> None:
         wait = self._last + self.interval_s - loop.time()

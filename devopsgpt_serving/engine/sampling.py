@@ -43,7 +43,8 @@ class Sampling:
 
 @dataclass(frozen=True)
 class TokenScore:
-    """A token with its log-probability (None for the first of a text) and the most likely ones in its place."""
+    """A token with its log-probability (None for the first of a text) and the most likely ones in
+    its place."""
 
     token: int
     logprob: float | None
@@ -64,7 +65,11 @@ class Sampler:
     def penalizes(self) -> bool:
         """Whether the model's logits are changed before a token is chosen."""
         settings = self.sampling
-        return bool(settings.repetition_penalty != 1 or settings.presence_penalty or settings.frequency_penalty)
+        return bool(
+            settings.repetition_penalty != 1
+            or settings.presence_penalty
+            or settings.frequency_penalty
+        )
 
     def penalized(self, logits: Tensor) -> Tensor:
         """The logits (V,) less what the sequence's own tokens cost."""
@@ -94,7 +99,8 @@ def draw_each(logits: Tensor, samplers: list[Sampler]) -> list[int]:
 
 
 def score_token(logits: Tensor, token: int, top: int) -> TokenScore:
-    """Log-probability of a token under the model itself, before temperature and penalties. logits: (V,)"""
+    """Log-probability of a token under the model itself, before temperature and penalties. logits:
+    (V,)"""
     logprobs = torch.log_softmax(logits.float(), dim=0)
     best = logprobs.topk(min(top, logprobs.numel()))
     pairs = tuple(zip(best.indices.tolist(), best.values.tolist(), strict=True))

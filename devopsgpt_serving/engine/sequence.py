@@ -1,6 +1,7 @@
 """One answer in the making: what was asked, what the engine reports while it works, how it ended.
 
-The engine's thread writes, the caller's thread reads: reports go through one callback, cancelling is a flag.
+The engine's thread writes, the caller's thread reads: reports go through one callback, cancelling
+is a flag.
 """
 
 import time
@@ -17,7 +18,8 @@ FinishReason = Literal["stop", "length"]
 
 @dataclass(frozen=True)
 class Scored:
-    """A scored token and where its text begins, in characters from the start of the answer, or of the prompt."""
+    """A scored token and where its text begins, in characters from the start of the answer, or of
+    the prompt."""
 
     score: TokenScore
     offset: int
@@ -55,7 +57,8 @@ class DeadlinePassed(TimeoutError):
 
 @dataclass(eq=False)
 class Sequence:
-    """A prompt and what has been made of it. deadline, and every other time: time.monotonic() seconds"""
+    """A prompt and what has been made of it. deadline, and every other time: time.monotonic()
+    seconds"""
 
     prompt: list[int]
     sampling: Sampling
@@ -116,6 +119,8 @@ class Sequence:
     def _tell(self, text: str) -> None:
         done = len(self.stream.text) if self.ended else self.stream.released
         ready = tuple(scored for scored in self._waiting if scored.offset < done)
-        self._waiting = [] if self.ended else [scored for scored in self._waiting if scored.offset >= done]
+        self._waiting = (
+            [] if self.ended else [scored for scored in self._waiting if scored.offset >= done]
+        )
         if text or ready:
             self.report(Progress(text, ready))

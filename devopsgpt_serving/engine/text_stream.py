@@ -1,4 +1,5 @@
-"""Text as it grows token by token: whole characters only, and nothing that may still become a stop string."""
+"""Text as it grows token by token: whole characters only, and nothing that may still become a stop
+string."""
 
 import codecs
 
@@ -6,7 +7,8 @@ from devopsgpt_model.tokenizer import Tokenizer
 
 
 class TextStream:
-    """Decodes one sequence. `text` is what has been decoded, the stop string and what follows it left out."""
+    """Decodes one sequence. `text` is what has been decoded, the stop string and what follows it
+    left out."""
 
     def __init__(self, tokenizer: Tokenizer, stop: tuple[str, ...] = ()) -> None:
         self.tokenizer = tokenizer
@@ -22,16 +24,20 @@ class TextStream:
         return self._release(len(self.text) if self.stopped else len(self.text) - self._held_back())
 
     def flush(self) -> str:
-        """What was still held back, once no token follows; an unfinished character becomes U+FFFD."""
+        """What was still held back, once no token follows; an unfinished character becomes
+        U+FFFD."""
         if not self.stopped:
             self._add(self._decoder.decode(b"", final=True))
         return self._release(len(self.text))
 
     def _add(self, piece: str) -> None:
         longest = max((len(stop) for stop in self.stop), default=1)
-        start = max(0, len(self.text) - longest + 1)  # a stop string may begin in text that was there before
+        # a stop string may begin in text that was there before
+        start = max(0, len(self.text) - longest + 1)
         self.text += piece
-        found = [(at + len(stop), at) for stop in self.stop if (at := self.text.find(stop, start)) >= 0]
+        found = [
+            (at + len(stop), at) for stop in self.stop if (at := self.text.find(stop, start)) >= 0
+        ]
         if found:  # the one that is complete first, however the text was cut into tokens
             self.text, self.stopped = self.text[: min(found)[1]], True
 
@@ -50,7 +56,8 @@ class TextStream:
 
 
 def token_text(tokenizer: Tokenizer, token: int) -> str:
-    """A token as OpenAI spells it: its text, or "bytes:\\xe2\\x80" where it is part of a character."""
+    """A token as OpenAI spells it: its text, or "bytes:\\xe2\\x80" where it is part of a
+    character."""
     if token == tokenizer.eot_id:
         return "<|endoftext|>"
     content = tokenizer.decode_bytes([token])

@@ -1,9 +1,11 @@
-"""The engine setting `vllm`: the same lanes and routes, the arithmetic in a vLLM server beside this service.
+"""The engine setting `vllm`: the same lanes and routes, the arithmetic in a vLLM server beside this
+service.
 
-The alias watch stays here. A new version is fetched and verified as ever, then the link `<cache>/vllm` is turned to it;
-the vLLM beside us (deploy/vllm/follow.sh) sees the link turn and starts with that folder, under the version's key as
-its model name. Once it lists that name, the version is served. Prompts go out as token ids and ids come back, so text,
-stop strings, limits and scores are made here as they are for our own engine.
+The alias watch stays here. A new version is fetched and verified as ever, then the link
+`<cache>/vllm` is turned to it; the vLLM beside us (deploy/vllm/follow.sh) sees the link turn and
+starts with that folder, under the version's key as its model name. Once it lists that name, the
+version is served. Prompts go out as token ids and ids come back, so text, stop strings, limits and
+scores are made here as they are for our own engine.
 """
 
 import asyncio
@@ -38,7 +40,8 @@ LINK = "vllm"
 WAIT_S = 0.005  # for the next token, before newcomers are looked for again
 CONNECT_TIMEOUT_S = 10.0
 FIRST_TOKEN_TIMEOUT_S = 60.0  # of a server that may still capture its graphs
-WATCH_EVERY_S = 1.0  # as often as vLLM is asked whether it is there; readiness probes come every 2 s, for 2 s at most
+# as often as vLLM is asked whether it is there; readiness probes come every 2 s, for 2 s at most
+WATCH_EVERY_S = 1.0
 TOKEN_ID = "token_id:"
 
 
@@ -60,7 +63,9 @@ class RemoteModel:
     def connect(self, timeout_s: float) -> http.client.HTTPConnection:
         """A connection of its own: closing it is how vLLM is told to stop."""
         parts = urllib.parse.urlsplit(self.url)
-        kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+        kind = (
+            http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+        )
         return kind(parts.hostname or "", parts.port, timeout=timeout_s)
 
     @property
@@ -78,7 +83,9 @@ class RemoteModel:
                 raise VllmUnavailable(f"vLLM at {self.url} answers {answer.status} to /v1/models")
             return [str(card["id"]) for card in json.loads(answer.read())["data"]]
         except (OSError, http.client.HTTPException, ValueError, KeyError) as error:
-            raise VllmUnavailable(f"vLLM at {self.url} does not answer as it should: {error!r:.200}") from error
+            raise VllmUnavailable(
+                f"vLLM at {self.url} does not answer as it should: {error!r:.200}"
+            ) from error
         finally:
             connection.close()
 
@@ -86,7 +93,8 @@ class RemoteModel:
 def vllm_loader(
     url: str, api_key: str, rows: int, cache: Path, start_s: float
 ) -> Callable[[Version, Path], LoadedModel]:
-    """How versions are loaded: vLLM is pointed at the folder and waited for. start_s: how long it may take"""
+    """How versions are loaded: vLLM is pointed at the folder and waited for. start_s: how long it
+    may take"""
 
     def load(version: Version, folder: Path) -> LoadedModel:
         tokenizer = Tokenizer.load(folder / "model")
@@ -109,7 +117,8 @@ def vllm_loader(
 
 
 def wait_until_listed(remote: RemoteModel, seconds: float) -> None:
-    """raises: VllmUnavailable where the server does not list the model in time, with what it said last"""
+    """raises: VllmUnavailable where the server does not list the model in time, with what it said
+    last"""
     deadline = time.monotonic() + seconds
     while True:
         try:
@@ -119,12 +128,15 @@ def wait_until_listed(remote: RemoteModel, seconds: float) -> None:
         except VllmUnavailable as error:
             problem = str(error)
         if time.monotonic() > deadline:
-            raise VllmUnavailable(f"vLLM does not serve {remote.name} after {seconds:.0f} s: {problem}")
+            raise VllmUnavailable(
+                f"vLLM does not serve {remote.name} after {seconds:.0f} s: {problem}"
+            )
         time.sleep(0.2)
 
 
 def generate_once(remote: RemoteModel, token: int) -> None:
-    """Have the model go on from a token, as ours are warmed up. raises: VllmUnavailable where that fails"""
+    """Have the model go on from a token, as ours are warmed up. raises: VllmUnavailable where that
+    fails"""
     events: Events = queue.SimpleQueue()
     asked = Sequence([token], Sampling(max_tokens=1, temperature=0.0), lambda report: None)
     call = Call(remote, request_body(remote.name, asked), Row(0), events, FIRST_TOKEN_TIMEOUT_S)
@@ -132,10 +144,21 @@ def generate_once(remote: RemoteModel, token: int) -> None:
         _, _, event = events.get(timeout=FIRST_TOKEN_TIMEOUT_S)
         if isinstance(event, Exception):
             raise event
-        scores = [score for choice in event["choices"] for score in read_scores(choice.get("logprobs"), None)]
+        scores = [
+            score
+            for choice in event["choices"]
+            for score in read_scores(choice.get("logprobs"), None)
+        ]
         if not all(score.logprob is not None and math.isfinite(score.logprob) for score in scores):
             raise ValueError(f"no finite log-probability in {scores}")
-    except (OSError, http.client.HTTPException, LookupError, TypeError, ValueError, queue.Empty) as error:
+    except (
+        OSError,
+        http.client.HTTPException,
+        LookupError,
+        TypeError,
+        ValueError,
+        queue.Empty,
+    ) as error:
         raise VllmUnavailable(f"{remote.name} generates nothing at vLLM: {error!r:.200}") from error
     finally:
         call.close()
@@ -151,7 +174,8 @@ class Watch:
         self._asking = threading.Lock()
 
     def problem(self) -> str | None:
-        """Why it does not; None where it does. Who comes while another asks hears what was known before."""
+        """Why it does not; None where it does. Who comes while another asks hears what was known
+        before."""
         if time.monotonic() >= self._next and self._asking.acquire(blocking=False):
             try:
                 self._problem = self._look()
@@ -164,17 +188,28 @@ class Watch:
         try:
             names = self._remote.listed(WATCH_EVERY_S)
         except VllmUnavailable as error:
-            # a vLLM under load may be silent for a second: that is no reason to send its callers elsewhere
+            # a vLLM under load may be silent for a second: that is no reason to send its callers
+            # elsewhere
             return self._problem if isinstance(error.__cause__, TimeoutError) else str(error)
         if self._remote.name in names:
             return None
-        return f"vLLM serves {', '.join(names) or 'nothing'}, not {self._remote.name}; it may be starting"
+        return (
+            f"vLLM serves {', '.join(names) or 'nothing'}, not {self._remote.name}; it may be "
+            "starting"
+        )
 
 
 class Call:
     """One sequence on its way: a thread that reads vLLM's events into the lane's queue."""
 
-    def __init__(self, remote: RemoteModel, body: dict[str, Any], row: Row, events: "Events", timeout_s: float) -> None:
+    def __init__(
+        self,
+        remote: RemoteModel,
+        body: dict[str, Any],
+        row: Row,
+        events: "Events",
+        timeout_s: float,
+    ) -> None:
         self._body, self._row, self._events = body, row, events
         self._headers = remote.headers
         self._connection = remote.connect(timeout_s)
@@ -196,7 +231,9 @@ class Call:
             self._socket = self._connection.sock
             if self._closed:
                 return
-            self._connection.request("POST", "/v1/completions", json.dumps(self._body), self._headers)
+            self._connection.request(
+                "POST", "/v1/completions", json.dumps(self._body), self._headers
+            )
             with self._connection.getresponse() as answer:
                 self._read_events(answer)
         except (OSError, http.client.HTTPException, ValueError) as error:
@@ -206,7 +243,9 @@ class Call:
 
     def _read_events(self, answer: http.client.HTTPResponse) -> None:
         if answer.status != 200:
-            raise VllmUnavailable(f"vLLM answers {answer.status}: {answer.read(300).decode(errors='replace')}")
+            raise VllmUnavailable(
+                f"vLLM answers {answer.status}: {answer.read(300).decode(errors='replace')}"
+            )
         for line in answer:
             if line.startswith(b"data: ") and line.strip() != b"data: [DONE]":
                 self._events.put((self._row, self, json.loads(line[6:])))
@@ -245,7 +284,9 @@ class VllmLane(Lane):
             if row.sequence is not None:
                 sequence = row.sequence
                 left = min(sequence.deadline - time.monotonic(), threading.TIMEOUT_MAX)
-                self.unscored[row.index] = len(sequence.prompt) if sequence.sampling.echo_logprobs else 0
+                self.unscored[row.index] = (
+                    len(sequence.prompt) if sequence.sampling.echo_logprobs else 0
+                )
                 if self.unscored[row.index]:
                     sequence.echo = TextStream(self.loaded.tokenizer)
                 body = request_body(self.remote.name, sequence)
@@ -266,7 +307,11 @@ class VllmLane(Lane):
                 self._take_choice(row, sequence, choice)
         except (OSError, http.client.HTTPException, LookupError, TypeError, ValueError) as error:
             # told like a service that stops: the caller may try again, or elsewhere
-            problem = error if isinstance(error, VllmUnavailable) else f"vLLM did not finish: {error!r:.200}"
+            problem = (
+                error
+                if isinstance(error, VllmUnavailable)
+                else f"vLLM did not finish: {error!r:.200}"
+            )
             self._give_up(sequence, Stopping(str(problem)))
             self._free(row)
 
@@ -274,7 +319,9 @@ class VllmLane(Lane):
         for score in read_scores(choice.get("logprobs"), sequence.sampling.logprobs):
             if self.unscored[row.index]:
                 self.unscored[row.index] -= 1
-                sequence.report(Progress("", (Scored(score, len(sequence.echo.text), of_prompt=True),)))
+                sequence.report(
+                    Progress("", (Scored(score, len(sequence.echo.text), of_prompt=True),))
+                )
                 sequence.echo.push(score.token)
             else:
                 self._advance_by(row, sequence, score)
@@ -291,7 +338,9 @@ class VllmLane(Lane):
         self.observers.token(sequence)
         if sequence.stream.stopped:
             self._end(row, sequence, "stop")
-        elif len(sequence.tokens) >= min(sequence.sampling.max_tokens, self.remote.block_size - len(sequence.prompt)):
+        elif len(sequence.tokens) >= min(
+            sequence.sampling.max_tokens, self.remote.block_size - len(sequence.prompt)
+        ):
             self._end(row, sequence, "length")
 
     def _free(self, row: Row) -> None:
@@ -330,9 +379,12 @@ def read_scores(logprobs: dict[str, Any] | None, top: int | None) -> list[TokenS
         logprobs["tokens"], logprobs["token_logprobs"], logprobs["top_logprobs"], strict=True
     ):
         pairs = sorted(
-            ((_id(each), float(score)) for each, score in (likeliest or {}).items()), key=lambda one: -one[1]
+            ((_id(each), float(score)) for each, score in (likeliest or {}).items()),
+            key=lambda one: -one[1],
         )
-        scores.append(TokenScore(_id(name), None if value is None else float(value), tuple(pairs[: top or 0])))
+        scores.append(
+            TokenScore(_id(name), None if value is None else float(value), tuple(pairs[: top or 0]))
+        )
     return scores
 
 

@@ -1,11 +1,12 @@
 """Model versions on this disk: whole and verified, or not there at all.
 
     <cache>/<version>-<hash of its source>/   manifest.json, version.json, model/...
-    <cache>/last_good-<hash>.json             the version that was served last under one name and alias
+    <cache>/last_good-<hash>.json             what was served last under one name and alias
     <cache>/.download-*/                      downloads under way, each locked by its process
 
-The hash keeps versions of different registries apart: a fresh registry counts from 1 again. Services of several names
-and aliases may share a cache; what one of them served last is never another's.
+The hash keeps versions of different registries apart: a fresh registry counts from 1 again.
+Services of several names and aliases may share a cache; what one of them served last is never
+another's.
 """
 
 import fcntl
@@ -47,14 +48,16 @@ class Version:
 
 
 class VersionCache:
-    """A folder of verified versions, the least recently used ones dropped above a size, or for room on the disk."""
+    """A folder of verified versions, the least recently used ones dropped above a size, or for room
+    on the disk."""
 
     def __init__(self, folder: Path, max_bytes: int) -> None:
         self.folder = folder
         self.max_bytes = max_bytes
 
     def prepare(self) -> None:
-        """Create the folder and clear what killed downloads left. raises: OSError where it cannot be written"""
+        """Create the folder and clear what killed downloads left. raises: OSError where it cannot
+        be written"""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             tempfile.TemporaryFile(dir=self.folder).close()
@@ -73,7 +76,8 @@ class VersionCache:
         return (self.folder / version.key).is_dir()
 
     def verified(self, version: Version) -> Path | None:
-        """The folder of a version, checked byte by byte; None where it is not here. Damaged ones are removed."""
+        """The folder of a version, checked byte by byte; None where it is not here. Damaged ones
+        are removed."""
         folder = self.folder / version.key
         if not folder.is_dir():
             return None
@@ -112,11 +116,15 @@ class VersionCache:
         return folder
 
     def trim(self, in_use: Collection[str]) -> None:
-        """Drop the versions used longest ago until the rest fits; those in use or remembered stay."""
-        self._drop(sum(_size(path) for path in self._versions()) - self.max_bytes, self._droppable(in_use))
+        """Drop the versions used longest ago until the rest fits; those in use or remembered
+        stay."""
+        self._drop(
+            sum(_size(path) for path in self._versions()) - self.max_bytes, self._droppable(in_use)
+        )
 
     def make_room(self, needed: int, in_use: Collection[str]) -> None:
-        """Drop the versions used longest ago until the disk has so many free bytes; those in use or remembered stay.
+        """Drop the versions used longest ago until the disk has so many free bytes; those in use or
+        remembered stay.
 
         Where all of them together would not be enough, none is dropped.
         """
@@ -145,7 +153,8 @@ class VersionCache:
             shutil.rmtree(path, ignore_errors=True)
 
     def remember(self, version: Version, alias: str) -> None:
-        """Note the version that is served under an alias, for a start while the registry is down."""
+        """Note the version that is served under an alias, for a start while the registry is
+        down."""
         write_json(self._note(version.name, alias), {"alias": alias, "version": asdict(version)})
 
     def last_good(self, name: str, alias: str) -> Version | None:
@@ -165,17 +174,26 @@ class VersionCache:
 
 
 def read_manifest(folder: Path) -> dict[str, dict[str, Any]]:
-    """File names of a version with sha256 and size. raises: DamagedVersion for one that is no manifest of ours"""
+    """File names of a version with sha256 and size. raises: DamagedVersion for one that is no
+    manifest of ours"""
     path = folder / "manifest.json"
     try:
         if path.stat().st_size > MAX_MANIFEST_BYTES:
-            raise DamagedVersion(f"manifest.json has at most {MAX_MANIFEST_BYTES} bytes, got {path.stat().st_size}")
+            raise DamagedVersion(
+                f"manifest.json has at most {MAX_MANIFEST_BYTES} bytes, got {path.stat().st_size}"
+            )
         files = json.loads(path.read_text())["files"]
         for name, facts in files.items():
             parts = name.split("/")
             if len(parts) != 2 or parts[0] != "model" or parts[1].startswith(".") or "\\" in name:
-                raise DamagedVersion(f"manifest.json may list files model/<name> only, got {name!r}")
-            if not isinstance(facts["sha256"], str) or not isinstance(facts["size"], int) or facts["size"] < 0:
+                raise DamagedVersion(
+                    f"manifest.json may list files model/<name> only, got {name!r}"
+                )
+            if (
+                not isinstance(facts["sha256"], str)
+                or not isinstance(facts["size"], int)
+                or facts["size"] < 0
+            ):
                 raise DamagedVersion(f"manifest.json needs sha256 and size of {name}, got {facts}")
     except FileNotFoundError:
         raise DamagedVersion("the version has no manifest.json; publish it again") from None
@@ -199,7 +217,9 @@ def read_lineage(folder: Path) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except ValueError as error:
-        raise DamagedVersion(f"model/lineage.json is damaged: {error}; publish the version again") from error
+        raise DamagedVersion(
+            f"model/lineage.json is damaged: {error}; publish the version again"
+        ) from error
     if not isinstance(lineage, dict):
         raise DamagedVersion(f"model/lineage.json must be an object, got {type(lineage).__name__}")
     return lineage
@@ -212,15 +232,20 @@ def check_files(folder: Path, manifest: dict[str, dict[str, Any]]) -> None:
         if not path.is_file():
             raise DamagedVersion(f"{name} is missing")
         if path.stat().st_size != facts["size"]:
-            raise DamagedVersion(f"{name} should have {facts['size']} bytes and has {path.stat().st_size}")
+            raise DamagedVersion(
+                f"{name} should have {facts['size']} bytes and has {path.stat().st_size}"
+            )
         with path.open("rb") as file:
             found = hashlib.file_digest(file, "sha256").hexdigest()
         if found != facts["sha256"]:
-            raise DamagedVersion(f"{name} should have sha256 {facts['sha256'][:12]}... and has {found[:12]}...")
+            raise DamagedVersion(
+                f"{name} should have sha256 {facts['sha256'][:12]}... and has {found[:12]}..."
+            )
 
 
 def _read_note(path: Path) -> tuple[Version, str] | None:
-    """The version that a note tells of and its alias; None for a note that is missing or damaged."""
+    """The version that a note tells of and its alias; None for a note that is missing or
+    damaged."""
     try:
         noted = json.loads(path.read_text())
         return Version(**noted["version"]), noted["alias"]
@@ -230,7 +255,8 @@ def _read_note(path: Path) -> tuple[Version, str] | None:
 
 @contextmanager
 def _lock(folder: Path) -> Iterator[bool]:
-    """Hold a folder's lock, which the system frees when its process dies. yields: whether it was free"""
+    """Hold a folder's lock, which the system frees when its process dies. yields: whether it was
+    free"""
     try:
         descriptor = os.open(folder, os.O_RDONLY)
     except FileNotFoundError:

@@ -30,7 +30,8 @@ LONGEST_RETRY_S = 600.0
 
 @dataclass(frozen=True)
 class State:
-    """What is served and how the registry does. problem: why the registry's word is not what is served"""
+    """What is served and how the registry does. problem: why the registry's word is not what is
+    served"""
 
     served: Version | None = None
     lineage: dict[str, Any] = field(default_factory=dict)
@@ -40,7 +41,8 @@ class State:
     fetching: bool = False
     """Whether a version is on its way from the registry to this disk."""
     from_cache: bool = False
-    """Whether the version was taken from disk because the registry could not give its own, or not yet."""
+    """Whether the version was taken from disk because the registry could not give its own, or not
+    yet."""
     reloads: int = 0
     failed_reloads: int = 0
 
@@ -95,7 +97,8 @@ class Follower:
     def ask(self) -> "Future[None]":
         """Have the thread look as soon as it can, also at a version that was refused before.
 
-        A look may take minutes. All who ask during one share the next, whose alias is as new as what they ask for.
+        A look may take minutes. All who ask during one share the next, whose alias is as new as
+        what they ask for.
         returns: done after a look that began later than this call
         """
         asked: Future[None] = Future()
@@ -110,11 +113,14 @@ class Follower:
             self._look(again=bool(asked))
             for one in asked:
                 one.set_result(None)
-            self._poke.wait(self.poll_interval_s * (1 + random.uniform(-self.poll_jitter, self.poll_jitter)))
+            self._poke.wait(
+                self.poll_interval_s * (1 + random.uniform(-self.poll_jitter, self.poll_jitter))
+            )
             self._poke.clear()  # before the loop looks for what it tells of
 
     def _look(self, again: bool) -> None:
-        """Look at the alias and bring the engine up to it. again: also a version that was refused before"""
+        """Look at the alias and bring the engine up to it. again: also a version that was refused
+        before"""
         if again:
             self._refused = None
         try:
@@ -139,36 +145,46 @@ class Follower:
             wanted = self._take_up(wanted)
 
     def _take_up(self, wanted: Version) -> Version | None:
-        """Fetch and serve a version. returns: what the alias names instead by then, to be taken up in its place"""
+        """Fetch and serve a version. returns: what the alias names instead by then, to be taken up
+        in its place"""
         if self.state.served is not None and wanted.key == self.state.served.key:
             self._note(served=wanted, problem=None, from_cache=False)
             return None
-        refused = self._refused if self._refused is not None and self._refused.key == wanted.key else None
+        refused = (
+            self._refused if self._refused is not None and self._refused.key == wanted.key else None
+        )
         if refused is not None and time.monotonic() < refused.next_try:
             self._note(problem=refused.problem)
             return None
         try:
             folder = self._fetch(wanted, refused)
             if (now := self._named_now(wanted)).key != wanted.key:
-                log.info("a version was fetched in vain", extra={"version": wanted.version, "named": now.version})
+                log.info(
+                    "a version was fetched in vain",
+                    extra={"version": wanted.version, "named": now.version},
+                )
                 return now
             self._serve(wanted, folder, problem=None, from_cache=False)
         except NoModelYet as error:
             self._note(problem=str(error))
         except RegistryUnavailable as error:
             self._refuse(wanted, error, registry_up=False)
-        except (ValueError, OSError, RuntimeError) as error:  # damaged, no room on the disk, no memory
+        # damaged, no room on the disk, no memory
+        except (ValueError, OSError, RuntimeError) as error:
             self._refuse(wanted, error, registry_up=True)
         return None
 
     def _fetch(self, wanted: Version, refused: Refused | None) -> Path:
-        """A version's folder. On its way the state tells of it, and what was served last is served if nothing is.
+        """A version's folder. On its way the state tells of it, and what was served last is served
+        if nothing is.
 
         refused: how the last try ended, where there was one
         """
         here = self.cache.has(wanted)
         doing = f"version {wanted.version} is being {'loaded' if here else 'fetched'}"
-        self._note(problem=f"{doing} again; {refused.problem}" if refused else doing, fetching=not here)
+        self._note(
+            problem=f"{doing} again; {refused.problem}" if refused else doing, fetching=not here
+        )
         try:
             if not here:  # a download may take minutes
                 self._fall_back()
@@ -179,7 +195,8 @@ class Follower:
             self._note(fetching=False)
 
     def _named_now(self, wanted: Version) -> Version:
-        """What the alias names after a download: it may have been rolled back meanwhile. raises: NoModelYet"""
+        """What the alias names after a download: it may have been rolled back meanwhile. raises:
+        NoModelYet"""
         try:
             return self.registry.resolve()
         except RegistryUnavailable:  # who falls silent has not taken back what he said
@@ -195,29 +212,44 @@ class Follower:
         with self.tracing.step("model.swap", model_version=version.version):
             self.engine.install(loaded)
         self._refused = None
-        self._note(served=version, lineage=lineage, problem=problem, from_cache=from_cache, reloads=reloads)
+        self._note(
+            served=version, lineage=lineage, problem=problem, from_cache=from_cache, reloads=reloads
+        )
         try:
             self.cache.remember(version, self.registry.alias)
         except OSError as error:  # a full disk: it is served all the same
-            log.error("the version could not be noted", extra={"version": version.version, "problem": str(error)})
+            log.error(
+                "the version could not be noted",
+                extra={"version": version.version, "problem": str(error)},
+            )
         self.cache.trim({version.key})
         seconds = round(time.monotonic() - began, 3)
-        log.info("serving a new version", extra={"version": version.version, "load_seconds": seconds})
+        log.info(
+            "serving a new version", extra={"version": version.version, "load_seconds": seconds}
+        )
 
     def _refuse(self, version: Version, error: Exception, registry_up: bool) -> None:
         tries = self._refused.tries + 1 if self._refused and self._refused.key == version.key else 1
-        wait_s = min(LONGEST_RETRY_S, self.poll_interval_s * 2 ** (tries - 1)) if registry_up else 0.0
+        wait_s = (
+            min(LONGEST_RETRY_S, self.poll_interval_s * 2 ** (tries - 1)) if registry_up else 0.0
+        )
         problem = f"version {version.version} cannot be served: {error}"
         self._refused = Refused(version.key, tries, time.monotonic() + wait_s, problem)
-        self._note(problem=problem, registry_up=registry_up, failed_reloads=self.state.failed_reloads + 1)
-        log.error("a version was refused", extra={"version": version.version, "problem": str(error)})
+        self._note(
+            problem=problem, registry_up=registry_up, failed_reloads=self.state.failed_reloads + 1
+        )
+        log.error(
+            "a version was refused", extra={"version": version.version, "problem": str(error)}
+        )
         self._fall_back()
         if isinstance(error, VllmUnavailable) and self.state.served is not None:
-            # each try takes vLLM from what it serves, for minutes: another needs a person's word (/admin/reload)
+            # each try takes vLLM from what it serves, for minutes: another needs a person's word
+            # (/admin/reload)
             self._refused = Refused(version.key, tries, math.inf, problem)
 
     def _fall_back(self) -> None:
-        """With nothing to serve yet, serve what was served last under this name and alias, from this disk."""
+        """With nothing to serve yet, serve what was served last under this name and alias, from
+        this disk."""
         name, alias = self.registry.name, self.registry.alias
         version = self.cache.last_good(name, alias) if self.state.served is None else None
         folder = self.cache.verified(version) if version else None
@@ -226,13 +258,17 @@ class Follower:
         try:
             self._serve(version, folder, problem=self.state.problem, from_cache=True)
         except (ValueError, OSError, RuntimeError) as error:
-            log.error("the last good version failed too", extra={"version": version.version, "problem": str(error)})
+            log.error(
+                "the last good version failed too",
+                extra={"version": version.version, "problem": str(error)},
+            )
 
     def _note(self, **changes: object) -> None:
         self.state = replace(self.state, **changes)  # type: ignore[arg-type]
 
 
 def _leave_out_of_collections_what_is_here() -> None:
-    """Some 300,000 objects of imported libraries: looking for garbage among them holds up every thread for 150 ms."""
+    """Some 300,000 objects of imported libraries: looking for garbage among them holds up every
+    thread for 150 ms."""
     gc.collect()
     gc.freeze()

@@ -1,4 +1,5 @@
-"""From a verified folder to a model that answers: load, lay out the cache, warm up, generate once."""
+"""From a verified folder to a model that answers: load, lay out the cache, warm up, generate
+once."""
 
 import logging
 from collections.abc import Callable
@@ -31,17 +32,23 @@ def loader(device: str, precision: str, rows: int) -> Callable[[Version, Path], 
     chosen = str(choose_device(device))
     format = choose_precision(precision, torch.device(chosen))
     keep_to_quota()  # before the threads that load and compute begin: they take the number over
-    log.info("computing", extra={"device": chosen, "precision": format, "threads": torch.get_num_threads()})
+    log.info(
+        "computing",
+        extra={"device": chosen, "precision": format, "threads": torch.get_num_threads()},
+    )
 
     def load(version: Version, folder: Path) -> LoadedModel:
-        # OpenMP keeps a team of threads for each thread that ever computed. With more of them than processors they
-        # sleep between any two operations instead of spinning, so the engine's own must be the only one that stays.
+        # OpenMP keeps a team of threads for each thread that ever computed. With more of them than
+        # processors they sleep between any two operations instead of spinning, so the engine's own
+        # must be the only one that stays.
         with ThreadPoolExecutor(1, "loading") as passing:
             return passing.submit(read, version, folder).result()
 
     def read(version: Version, folder: Path) -> LoadedModel:
         checkpoint = load_checkpoint(folder / "model", chosen)
-        loaded = LoadedModel(version, choose_runner(checkpoint.model, rows, format), checkpoint.tokenizer)
+        loaded = LoadedModel(
+            version, choose_runner(checkpoint.model, rows, format), checkpoint.tokenizer
+        )
         warm_up(loaded)
         return loaded
 
@@ -63,7 +70,10 @@ def choose_runner(model: GPT, rows: int, precision: Precision) -> Runner:
                 },
             )
     if precision not in of_torch(device):
-        log.warning("only compiled code has this format here, and not for this shape", extra={"precision": precision})
+        log.warning(
+            "only compiled code has this format here, and not for this shape",
+            extra={"precision": precision},
+        )
         precision = "float32"
     return (CapturedRunner if device.type == "cuda" else EagerRunner)(model, rows, precision)
 
@@ -73,6 +83,10 @@ def warm_up(loaded: LoadedModel) -> None:
     runner, eot = loaded.runner, loaded.tokenizer.eot_id
     logits = runner.prefill(0, [eot], 0, every=False)
     if runner.block_size > 1:
-        logits = runner.decode([int(logits[0].argmax())] + [eot] * (runner.rows - 1), [1] + [0] * (runner.rows - 1))
+        logits = runner.decode(
+            [int(logits[0].argmax())] + [eot] * (runner.rows - 1), [1] + [0] * (runner.rows - 1)
+        )
     if not torch.isfinite(logits).all():
-        raise CheckpointError(f"version {loaded.version.version}: the weights yield logits that are no numbers")
+        raise CheckpointError(
+            f"version {loaded.version.version}: the weights yield logits that are no numbers"
+        )

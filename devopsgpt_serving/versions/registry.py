@@ -1,4 +1,5 @@
-"""Which version to serve, and its files: MLflow's registry over HTTP, through the client of mlflow-skinny.
+"""Which version to serve, and its files: MLflow's registry over HTTP, through the client of
+mlflow-skinny.
 
 The alias is resolved once per look; what follows goes by version. Knows no model and no web.
 """
@@ -15,7 +16,8 @@ from devopsgpt_serving.versions.cache import Version, VersionCache, read_manifes
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-MISSING = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST")  # MLflow answers 400 for a missing alias, not 404
+# MLflow answers 400 for a missing alias, not 404
+MISSING = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST")
 DISK_RESERVE_BYTES = 50_000_000  # left free beside a download
 
 
@@ -47,7 +49,8 @@ class Registry:
         except MlflowException as error:
             if error.error_code in MISSING:
                 raise NoModelYet(
-                    f"registered model {self.name!r} has no version with alias {self.alias!r} at {self.address}; "
+                    f"registered model {self.name!r} has no version with alias {self.alias!r} at "
+                    f"{self.address}; "
                     "train and promote one (`devopsgpt run`, or `devopsgpt promote`)"
                 ) from error
             raise self._unavailable(error) from error
@@ -82,7 +85,11 @@ class Registry:
 
         try:
             if version.source.startswith("models:/m-"):
-                return str(client.get_logged_model(version.source.removeprefix("models:/")).artifact_location)
+                return str(
+                    client.get_logged_model(
+                        version.source.removeprefix("models:/")
+                    ).artifact_location
+                )
             return str(client.get_model_version_download_uri(self.name, version.version))
         except (MlflowException, OSError) as error:
             raise self._unavailable(error) from error
@@ -96,7 +103,8 @@ class Registry:
         except (MlflowException, ConnectionError) as error:
             raise _disk_error(error) or self._unavailable(error) from error
         except OSError as error:
-            if type(error).__module__.startswith("requests"):  # all of requests' errors are OSErrors
+            # all of requests' errors are OSErrors
+            if type(error).__module__.startswith("requests"):
                 raise self._unavailable(error) from error
             raise
 
@@ -105,7 +113,9 @@ class Registry:
             limit_patience(self.timeout_s)
             from mlflow import MlflowClient
 
-            self._client = MlflowClient(tracking_uri=self.tracking_uri, registry_uri=self.tracking_uri)
+            self._client = MlflowClient(
+                tracking_uri=self.tracking_uri, registry_uri=self.tracking_uri
+            )
         return self._client
 
     @property
@@ -126,7 +136,8 @@ class Registry:
 
 
 def limit_patience(timeout_s: int) -> None:
-    """Have MLflow's client give up within seconds (its own patience is four minutes), and keep it quiet.
+    """Have MLflow's client give up within seconds (its own patience is four minutes), and keep it
+    quiet.
 
     Values that the operator set stay.
     """
@@ -142,7 +153,8 @@ def limit_patience(timeout_s: int) -> None:
 
 
 def _disk_error(error: Exception) -> OSError | None:
-    """This disk's error, where it is one: MLflow tells of it in its message only, as of a download that failed."""
+    """This disk's error, where it is one: MLflow tells of it in its message only, as of a download
+    that failed."""
     for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO):
         if f"[Errno {code}]" in str(error):
             return OSError(code, os.strerror(code))

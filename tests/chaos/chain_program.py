@@ -1,7 +1,8 @@
-"""One walk over the chain, as `devopsgpt run` takes it, with a tiny model and an MLflow server that runs elsewhere.
+"""One walk over the chain, as `devopsgpt run` takes it, with a tiny model and an MLflow server that
+runs elsewhere.
 
-python chain_program.py HOME TRACKING_URI SEED: a new seed makes everything from training on out of date; a
-seed that 5 divides looks at the books first.
+python chain_program.py HOME TRACKING_URI SEED: a new seed makes everything from training on out of
+date; a seed that 5 divides looks at the books first.
 """
 
 import os
@@ -15,7 +16,8 @@ TINY = (
 
 
 def forked(arguments, environment, log):
-    """In a child that was forked from a process with the heavy imports done: seconds less than a start from nothing."""
+    """In a child that was forked from a process with the heavy imports done: seconds less than a
+    start from nothing."""
     os.setsid()
     with open(log, "ab") as file:
         os.dup2(file.fileno(), 1)

@@ -17,7 +17,10 @@ class Clock:
         if not shutil.which("cc"):
             pytest.skip("no C compiler: the clock cannot be moved for one process alone")
         library, self.file = place / "clock.so", place / "clock"
-        subprocess.run(["cc", "-shared", "-fPIC", "-O1", "-Wall", "-Werror", "-o", library, SOURCE, "-ldl"], check=True)
+        subprocess.run(
+            ["cc", "-shared", "-fPIC", "-O1", "-Wall", "-Werror", "-o", library, SOURCE, "-ldl"],
+            check=True,
+        )
         self.file.write_bytes(struct.pack("q", 0))
         self.environment = {"LD_PRELOAD": str(library), "CLOCK_FILE": str(self.file)}
 

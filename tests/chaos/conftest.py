@@ -1,4 +1,5 @@
-"""Each file of `make chaos` has a world of its own and one worker; a round mostly waits, so three fill two cores."""
+"""Each file of `make chaos` has a world of its own and one worker; a round mostly waits, so three
+fill two cores."""
 
 import pytest
 

@@ -25,7 +25,9 @@ def test_two_chains_at_once_give_one_result(undisturbed):
 
 def test_a_clock_that_jumps(undisturbed, tmp_path):
     clock = Clock(tmp_path)
-    moved = subprocess.run(["date", "+%Y"], env=os.environ | clock.environment, capture_output=True, text=True)
+    moved = subprocess.run(
+        ["date", "+%Y"], env=os.environ | clock.environment, capture_output=True, text=True
+    )
     assert int(moved.stdout) == time.gmtime().tm_year
     chain = undisturbed.chain(seed=60, **clock.environment)
     try:

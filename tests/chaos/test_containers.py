@@ -1,5 +1,6 @@
-"""The compose file's processes and PostgreSQL, each killed with all it started, as a container is, while a chain runs;
-and the database gone for a minute from under all of them. The promises are those of test_killed_chains.py."""
+"""The compose file's processes and PostgreSQL, each killed with all it started, as a container is,
+while a chain runs; and the database gone for a minute from under all of them. The promises are
+those of test_killed_chains.py."""
 
 import os
 import random
@@ -12,7 +13,17 @@ import pytest
 import requests
 from deploy.compose import Stack, load
 from deploy.conftest import Postgres
-from deploy.dagster_api import ENDED, STATUS, ask, chain_config, counts, finish, launch, logs, told_by_files
+from deploy.dagster_api import (
+    ENDED,
+    STATUS,
+    ask,
+    chain_config,
+    counts,
+    finish,
+    launch,
+    logs,
+    told_by_files,
+)
 
 from chaos.world import SEED, Watch, check_complete, until
 from devopsgpt_pipeline.deploy_env import SECRETS
@@ -26,10 +37,17 @@ VICTIMS = (
     ("daemon", "postgres"),
     ("code", "mlflow"),
 )
-HARMLESS = {"webserver", "daemon", "serving"}  # the run lives in the code server: nobody else's death touches it
-# a person waits half a minute for a lost run to be noticed, and one more for its slot; this suite does not
-SOONER = {"poll_interval_seconds: 30": 2, "free_slots_after_run_end_seconds: 60": 1, "start_timeout_seconds: 180": 45}
-IN_PROCESS = {"execution": {"config": {"in_process": {}}}}  # half the time; test_stack.py has a process for each step
+# the run lives in the code server: nobody else's death touches it
+HARMLESS = {"webserver", "daemon", "serving"}
+# a person waits half a minute for a lost run to be noticed, and one more for its slot; this suite
+# does not
+SOONER = {
+    "poll_interval_seconds: 30": 2,
+    "free_slots_after_run_end_seconds: 60": 1,
+    "start_timeout_seconds: 180": 45,
+}
+# half the time; test_stack.py has a process for each step
+IN_PROCESS = {"execution": {"config": {"in_process": {}}}}
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +73,9 @@ def stack(postgres, variables, tmp_path_factory):
     settings = stack.places["/opt/dagster"] / "dagster.yaml"
     for line, seconds in SOONER.items():
         assert line in settings.read_text()
-        settings.write_text(settings.read_text().replace(line, f"{line.partition(':')[0]}: {seconds}"))
+        settings.write_text(
+            settings.read_text().replace(line, f"{line.partition(':')[0]}: {seconds}")
+        )
     watch = None
     try:
         stack.up()
@@ -105,7 +125,8 @@ def settle(stack, run_id, seconds=120):
 
 
 def start_as_soon_as_possible(stack, seed):
-    """Dagster's page drops a connection that died under it when it meets it: an error for each, and then no more."""
+    """Dagster's page drops a connection that died under it when it meets it: an error for each, and
+    then no more."""
     deadline = time.monotonic() + 30
     while True:
         try:
@@ -167,4 +188,5 @@ def test_a_database_that_goes_away_for_a_minute(undisturbed, postgres, variables
     postgres.start()
     print(f"the run that lost its database: {settle(stack, run_id)}")
     complete(stack, 80, start_as_soon_as_possible)
-    assert told_by_files(stack.place, variables) == []  # errors about a database like to name its address
+    # errors about a database like to name its address
+    assert told_by_files(stack.place, variables) == []

@@ -16,7 +16,9 @@ def small_disk(tmp_path):
     """A file system of 40 MB, where this process may mount one."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=40m", "tmpfs", folder], capture_output=True)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=40m", "tmpfs", folder], capture_output=True
+    )
     if mounted.returncode:
         pytest.skip("this process may not mount a small file system")
     yield folder

@@ -1,5 +1,6 @@
-"""Chains and trainers killed at random points. After each: the chain completes when it is started again, the champion
-was servable throughout, no partial file was read, no run or version is lost. CHAOS_SEED repeats a draw."""
+"""Chains and trainers killed at random points. After each: the chain completes when it is started
+again, the champion was servable throughout, no partial file was read, no run or version is lost.
+CHAOS_SEED repeats a draw."""
 
 import random
 import time
@@ -15,7 +16,11 @@ ROUNDS = 12  # and eight in test_killed_servers.py, five in test_containers.py
 @pytest.mark.parametrize("number", range(ROUNDS))
 def test_kill_nine_of_a_chain_or_its_trainer(undisturbed, number):
     world, dice = undisturbed, random.Random(SEED + number)
-    seed, victim, wait_s = 100 + number, ("chain", "trainer", "chain")[number % 3], dice.uniform(0.3, 12)
+    seed, victim, wait_s = (
+        100 + number,
+        ("chain", "trainer", "chain")[number % 3],
+        dice.uniform(0.3, 12),
+    )
     print(f"CHAOS_SEED={SEED}, round {number}: {victim} after {wait_s:.2f} s")
     chain = world.chain(seed)
     try:

@@ -1,4 +1,5 @@
-"""MLflow and the service killed at random points of a chain. The promises are those of test_killed_chains.py."""
+"""MLflow and the service killed at random points of a chain. The promises are those of
+test_killed_chains.py."""
 
 import random
 import time

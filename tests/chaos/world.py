@@ -1,4 +1,5 @@
-"""Everything that runs, each part to be killed and started again, and two watchers that never look away."""
+"""Everything that runs, each part to be killed and started again, and two watchers that never look
+away."""
 
 import json
 import multiprocessing
@@ -20,7 +21,13 @@ from safetensors import safe_open
 from chaos.chain_program import forked
 from devopsgpt_pipeline.home import Home
 from devopsgpt_pipeline.local import servers
-from devopsgpt_pipeline.tracking.client import CHAMPION, MODEL_NAME, connect, experiment_id, version_of_alias
+from devopsgpt_pipeline.tracking.client import (
+    CHAMPION,
+    MODEL_NAME,
+    connect,
+    experiment_id,
+    version_of_alias,
+)
 from devopsgpt_pipeline.tracking.versions import checkpoint_sha256, fetch_version
 
 PROGRAM = Path(__file__).with_name("chain_program.py")
@@ -60,7 +67,11 @@ class World:
                 stderr=log,
                 start_new_session=True,
             )
-        until(lambda: answers(server.url + server.health_path), 60, lambda: server.log.read_text()[-1500:])
+        until(
+            lambda: answers(server.url + server.health_path),
+            60,
+            lambda: server.log.read_text()[-1500:],
+        )
 
     def kill(self, name):
         process = self.running.pop(name)
@@ -68,7 +79,8 @@ class World:
         process.wait()
 
     def chain(self, seed, **environment):
-        """Start a walk over the chain: forked from a warm process, or from nothing where its environment differs."""
+        """Start a walk over the chain: forked from a warm process, or from nothing where its
+        environment differs."""
         arguments = [str(self.chain_home), self.url, str(seed)]
         log = self.place / "chain.log"
         if not environment:
@@ -86,7 +98,9 @@ class World:
         """The chain ends well when it is started again, and all of it is there."""
         process = self.chain(seed, **environment)
         try:
-            assert process.wait(CHAIN_DEADLINE_S) == 0, (self.place / "chain.log").read_text()[-3000:]
+            assert process.wait(CHAIN_DEADLINE_S) == 0, (self.place / "chain.log").read_text()[
+                -3000:
+            ]
         finally:
             end(process)
         check_complete(self.url, Home(Path(self.chain_home)), seed, self.place)
@@ -120,7 +134,8 @@ def versions(client):
 
 
 def check_complete(tracking_uri, home, seed, place):
-    """The checkpoint is the newest wish's, it is registered, and the champion's files are what their manifest says."""
+    """The checkpoint is the newest wish's, it is registered, and the champion's files are what
+    their manifest says."""
     assert home.finetuned_facts()["config"]["seed"] == seed
     client = connect(tracking_uri)
     registered = [found.tags["checkpoint_sha256"] for found in versions(client)]
@@ -140,7 +155,11 @@ class Walk:
     def __init__(self, *arguments):
         self._process = self.forks.Process(target=forked, args=arguments)
         self._process.start()
-        self.pid, self.kill, self.poll = self._process.pid, self._process.kill, lambda: self._process.exitcode
+        self.pid, self.kill, self.poll = (
+            self._process.pid,
+            self._process.kill,
+            lambda: self._process.exitcode,
+        )
 
     def wait(self, seconds=None):
         self._process.join(seconds)
@@ -155,7 +174,9 @@ class Watch:
         self.url, self.finetuned, self.headers = service_url, Home(Path(home)).finetuned, headers
         self.stopping, self.excused = threading.Event(), False
         self.troubles, self.asked, self.read = [], 0, 0
-        self.threads = [threading.Thread(target=each, daemon=True) for each in (self._ask, self._read)]
+        self.threads = [
+            threading.Thread(target=each, daemon=True) for each in (self._ask, self._read)
+        ]
         for thread in self.threads:
             thread.start()
 
@@ -165,7 +186,8 @@ class Watch:
             thread.join(30)
 
     def _ask(self):
-        # not by httpx.post, here and in each loop that waits: it reads all certificates each time, 39 ms of a core
+        # not by httpx.post, here and in each loop that waits: it reads all certificates each time,
+        # 39 ms of a core
         address, question = f"{self.url}/api/generate", {"prompt": "The", "max_token_len": 2}
         while not self.stopping.wait(0.5):
             excused = self.excused
@@ -184,7 +206,8 @@ class Watch:
             try:
                 json.loads((folder / "training.json").read_text())
                 json.loads((folder / "config.json").read_text())
-                with safe_open(folder / "model.safetensors", "pt") as weights:  # raises for a file cut short
+                # raises for a file cut short
+                with safe_open(folder / "model.safetensors", "pt") as weights:
                     assert len(list(weights.keys())) > 3
                 self.read += 1
             except Exception as error:
@@ -196,13 +219,16 @@ def trainer_of(chain):
     """The training process of a chain, or None."""
     try:
         children = psutil.Process(chain.pid).children(recursive=True)
-        return next((child for child in children if "devopsgpt_model.train" in child.cmdline()), None)
+        return next(
+            (child for child in children if "devopsgpt_model.train" in child.cmdline()), None
+        )
     except psutil.Error:
         return None
 
 
 def end(process):
-    """Nothing of a chain outlives its test: its own trainer notices within seconds that its parent died."""
+    """Nothing of a chain outlives its test: its own trainer notices within seconds that its parent
+    died."""
     if process.poll() is None:
         process.kill()
         process.wait()

@@ -1,7 +1,9 @@
-"""docker-compose.yml without Docker: its variables filled in, its services as processes on this machine.
+"""docker-compose.yml without Docker: its variables filled in, its services as processes on this
+machine.
 
-A service's command and environment are taken as the file has them. What a container network gives is replaced: a
-service's name by 127.0.0.1, a container's port by a free one, a mounted place by a folder.
+A service's command and environment are taken as the file has them. What a container network gives
+is replaced: a service's name by 127.0.0.1, a container's port by a free one, a mounted place by a
+folder.
 """
 
 import os
@@ -26,7 +28,8 @@ class MissingVariable(ValueError):
 
 
 def interpolate(text, variables):
-    """Fill in ${NAME}, ${NAME:-default} and ${NAME:?message}, as the Compose specification has it."""
+    """Fill in ${NAME}, ${NAME:-default} and ${NAME:?message}, as the Compose specification has
+    it."""
 
     def value(match):
         name, kind, rest = match.groups()
@@ -40,13 +43,18 @@ def interpolate(text, variables):
 
 
 def read_env(path):
-    lines = [line for line in Path(path).read_text().splitlines() if line and not line.startswith("#")]
+    lines = [
+        line for line in Path(path).read_text().splitlines() if line and not line.startswith("#")
+    ]
     return dict(line.split("=", 1) for line in lines)
 
 
 def load(variables, *files):
     """The services and volumes of docker-compose.yml, or of other files."""
-    documents = [yaml.safe_load(interpolate(path.read_text(), variables)) for path in files or (COMPOSE_FILE,)]
+    documents = [
+        yaml.safe_load(interpolate(path.read_text(), variables))
+        for path in files or (COMPOSE_FILE,)
+    ]
     return documents[0] if len(documents) == 1 else documents
 
 
@@ -54,7 +62,11 @@ def start_order(services):
     """Names such that each comes after what it depends on."""
     order = []
     while len(order) < len(services):
-        ready = [n for n in services if n not in order and set(services[n].get("depends_on", {})) <= set(order)]
+        ready = [
+            n
+            for n in services
+            if n not in order and set(services[n].get("depends_on", {})) <= set(order)
+        ]
         assert ready, f"a circle among {set(services) - set(order)}"
         order += ready
     return order
@@ -64,17 +76,28 @@ class Stack:
     """The services that have a command of ours, as child processes with their health checks."""
 
     def __init__(self, services, postgres_port, place):
-        self.services = {name: s for name, s in services.items() if not s.get("profiles") and name != "postgres"}
+        self.services = {
+            name: s for name, s in services.items() if not s.get("profiles") and name != "postgres"
+        }
         ports = {"postgres": 5432, "mlflow": 5000, "code": 4000, "webserver": 3000, "serving": 8000}
-        self.ports = {name: postgres_port if name == "postgres" else servers.free_port() for name in ports}
+        self.ports = {
+            name: postgres_port if name == "postgres" else servers.free_port() for name in ports
+        }
         self.moved = {str(port): str(self.ports[name]) for name, port in ports.items()}
         self.names = ports
         self.place = place
         dagster_home = place / "opt-dagster"
         dagster_home.mkdir()
-        (dagster_home / "dagster.yaml").write_text((REPOSITORY / "deploy/dagster/dagster.yaml").read_text())
+        (dagster_home / "dagster.yaml").write_text(
+            (REPOSITORY / "deploy/dagster/dagster.yaml").read_text()
+        )
         self.places = {"/opt/dagster": dagster_home, "/app": REPOSITORY}
-        for name, mounted in (("data", "/data"), ("cache", "/cache"), ("artifacts", "/artifacts"), ("tmp", "/tmp")):
+        for name, mounted in (
+            ("data", "/data"),
+            ("cache", "/cache"),
+            ("artifacts", "/artifacts"),
+            ("tmp", "/tmp"),
+        ):
             (place / name).mkdir()
             self.places[mounted] = place / name
         self.running = {}
@@ -106,9 +129,17 @@ class Stack:
 
     def environment(self, name):
         declared = self.services[name].get("environment", {})
-        inherited = {"PATH": os.environ["PATH"], "PYTHONPATH": str(REPOSITORY), "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2"}
-        named = {key: "127.0.0.1" if value in self.names else value for key, value in declared.items()}
-        return inherited | {key: self.here(value) for key, value in named.items() if value is not None}
+        inherited = {
+            "PATH": os.environ["PATH"],
+            "PYTHONPATH": str(REPOSITORY),
+            "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+        }
+        named = {
+            key: "127.0.0.1" if value in self.names else value for key, value in declared.items()
+        }
+        return inherited | {
+            key: self.here(value) for key, value in named.items() if value is not None
+        }
 
     def start(self, name):
         with (self.place / f"{name}.log").open("ab") as log:
@@ -127,7 +158,10 @@ class Stack:
         assert test[0] == "CMD"
         return (
             subprocess.run(
-                self.command(test[1:]), env=self.environment(name), cwd=self.place, capture_output=True
+                self.command(test[1:]),
+                env=self.environment(name),
+                cwd=self.place,
+                capture_output=True,
             ).returncode
             == 0
         )
@@ -144,7 +178,8 @@ class Stack:
         for name in start_order(self.services | {"postgres": {}}):
             if name != "postgres":
                 self.start(name)
-                if name != "daemon":  # its check asks for the first heartbeats, which come in half a minute
+                # its check asks for the first heartbeats, which come in half a minute
+                if name != "daemon":
                     self.wait(name)
 
     def kill(self, name):

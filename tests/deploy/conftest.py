@@ -16,13 +16,18 @@ from devopsgpt_pipeline.local import servers
 
 
 def as_postgres():
-    """PostgreSQL refuses to run as root: settings for a child of an ordinary user where we are root."""
+    """PostgreSQL refuses to run as root: settings for a child of an ordinary user where we are
+    root."""
     if os.geteuid() != 0:
         return {}
     import pwd
 
     user = next((name for name in ("postgres", "nobody") if _known(pwd, name)), None)
-    return {"user": user} if user else pytest.skip("PostgreSQL does not run as root, and there is no other user")
+    return (
+        {"user": user}
+        if user
+        else pytest.skip("PostgreSQL does not run as root, and there is no other user")
+    )
 
 
 def _known(pwd, name):
@@ -48,9 +53,20 @@ class Postgres:
         password.write_text(self.variables["POSTGRES_PASSWORD"])
         if who:
             shutil.chown(password, who["user"])
-        self._run("initdb", "-D", self.folder / "data", "-U", "postgres", "-A", "scram-sha-256", f"--pwfile={password}")
+        self._run(
+            "initdb",
+            "-D",
+            self.folder / "data",
+            "-U",
+            "postgres",
+            "-A",
+            "scram-sha-256",
+            f"--pwfile={password}",
+        )
         self.start()
-        environment = os.environ | self.variables | {"PGHOST": "127.0.0.1", "PGPORT": str(self.port)}
+        environment = (
+            os.environ | self.variables | {"PGHOST": "127.0.0.1", "PGPORT": str(self.port)}
+        )
         subprocess.run(
             ["bash", REPOSITORY / "deploy/postgres/create-databases.sh"],
             env=environment | {"PGPASSWORD": self.variables["POSTGRES_PASSWORD"]},
@@ -59,7 +75,9 @@ class Postgres:
         )
 
     def start(self):
-        options = f"-p {self.port} -c listen_addresses=127.0.0.1 -c unix_socket_directories= -c fsync=off"
+        options = (
+            f"-p {self.port} -c listen_addresses=127.0.0.1 -c unix_socket_directories= -c fsync=off"
+        )
         self._run(
             "pg_ctl",
             "-D",
@@ -74,7 +92,9 @@ class Postgres:
 
     def kill(self):
         """All of it at once, as the kernel ends a container: kill -9, no checkpoint, no goodbye."""
-        server = psutil.Process(int((self.folder / "data" / "postmaster.pid").read_text().split()[0]))
+        server = psutil.Process(
+            int((self.folder / "data" / "postmaster.pid").read_text().split()[0])
+        )
         server.suspend()  # or it would begin to recover from the first child's death
         for process in (*server.children(recursive=True), server):
             process.kill()
@@ -84,12 +104,17 @@ class Postgres:
         self._run("pg_ctl", "-D", self.folder / "data", "-w", "-m", mode, "stop")
 
     def url(self, name):
-        return f"postgresql://{name}:{self.variables[f'{name.upper()}_DB_PASSWORD']}@127.0.0.1:{self.port}/{name}"
+        password = self.variables[f"{name.upper()}_DB_PASSWORD"]
+        return f"postgresql://{name}:{password}@127.0.0.1:{self.port}/{name}"
 
     def _run(self, *command):
         # pg_ctl's server keeps the pipes open: its output goes nowhere
         subprocess.run(
-            [str(word) for word in command], check=True, stdout=subprocess.DEVNULL, cwd=self.folder, **as_postgres()
+            [str(word) for word in command],
+            check=True,
+            stdout=subprocess.DEVNULL,
+            cwd=self.folder,
+            **as_postgres(),
         )
 
 
@@ -109,7 +134,8 @@ def variables(env_file):
 def postgres(variables):
     if not shutil.which("initdb"):
         pytest.skip("no PostgreSQL on the PATH (Debian's package postgresql, its bin folder)")
-    with tempfile.TemporaryDirectory(prefix="devopsgpt-postgres-") as folder:  # pytest's folders are for its user only
+    # pytest's folders are for its user only
+    with tempfile.TemporaryDirectory(prefix="devopsgpt-postgres-") as folder:
         server = Postgres(Path(folder), variables)
         server.make()
         yield server

@@ -11,21 +11,33 @@ LAUNCH = """mutation($p: ExecutionParams!) { launchRun(executionParams: $p) {
   __typename ... on LaunchRunSuccess { run { runId } } ... on PythonError { message }
   ... on RunConfigValidationInvalid { errors { message } } } }"""
 STATUS = "query($id: ID!) { runOrError(runId: $id) { ... on Run { status } } }"
-TINY = dict(n_layer=1, n_head=2, n_embd=32, block_size=64, batch_size=4, max_steps=20, warmup_steps=2)
-TINY |= dict(eval_interval=10, log_interval=5, learning_rate=1e-2, device="cpu", dtype="float32", dropout=0.0)
+TINY = dict(
+    n_layer=1, n_head=2, n_embd=32, block_size=64, batch_size=4, max_steps=20, warmup_steps=2
+)
+TINY |= dict(
+    eval_interval=10, log_interval=5, learning_rate=1e-2, device="cpu", dtype="float32", dropout=0.0
+)
 
 
 def ask(stack, query, **variables):
     answer = requests.post(
-        f"{stack.url('webserver')}/graphql", json={"query": query, "variables": variables}, timeout=60
+        f"{stack.url('webserver')}/graphql",
+        json={"query": query, "variables": variables},
+        timeout=60,
     )
     assert "errors" not in answer.json(), answer.text
     return answer.json()["data"]
 
 
 def launch(stack, job, config=None):
-    selector = {"repositoryLocationName": "devopsgpt", "repositoryName": "__repository__", "jobName": job}
-    result = ask(stack, LAUNCH, p={"selector": selector, "runConfigData": config or {}})["launchRun"]
+    selector = {
+        "repositoryLocationName": "devopsgpt",
+        "repositoryName": "__repository__",
+        "jobName": job,
+    }
+    result = ask(stack, LAUNCH, p={"selector": selector, "runConfigData": config or {}})[
+        "launchRun"
+    ]
     assert result["__typename"] == "LaunchRunSuccess", result
     return result["run"]["runId"]
 
@@ -57,10 +69,17 @@ def logs(stack):
 
 def counts(postgres):
     """How many rows each table has that must lose none."""
-    tables = [("dagster", "runs"), ("dagster", "event_logs"), ("mlflow", "runs"), ("mlflow", "model_versions")]
+    tables = [
+        ("dagster", "runs"),
+        ("dagster", "event_logs"),
+        ("mlflow", "runs"),
+        ("mlflow", "model_versions"),
+    ]
     return {
         (database, table): int(
-            run_postgres(["psql", "-At", "-c", f"select count(*) from {table}"], postgres.url(database))
+            run_postgres(
+                ["psql", "-At", "-c", f"select count(*) from {table}"], postgres.url(database)
+            )
         )
         for database, table in tables
     }

@@ -29,7 +29,11 @@ from devopsgpt_pipeline.operations.restore import restore
 
 @pytest.fixture(autouse=True)
 def no_databases_of_the_caller(monkeypatch):
-    for name in ("DAGSTER_POSTGRES_URL", "MLFLOW_BACKEND_STORE_URI", "MLFLOW_ARTIFACTS_DESTINATION"):
+    for name in (
+        "DAGSTER_POSTGRES_URL",
+        "MLFLOW_BACKEND_STORE_URI",
+        "MLFLOW_ARTIFACTS_DESTINATION",
+    ):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -64,7 +68,8 @@ def test_a_home_comes_back_as_it_was_while_others_write_to_it(home, tmp_path):
             while not stop.is_set():
                 number += 1
                 database.execute("INSERT INTO pairs VALUES (?, 0)", (number,))
-                database.execute("INSERT INTO pairs VALUES (0, ?)", (number,))  # both rows, or neither
+                # both rows, or neither
+                database.execute("INSERT INTO pairs VALUES (0, ?)", (number,))
                 database.commit()
 
     thread = threading.Thread(target=write)
@@ -112,7 +117,10 @@ def test_a_damaged_backup_changes_nothing(home, tmp_path, how):
 
 @pytest.mark.parametrize(
     ("name", "problem"),
-    [("../escaped", "outside the destination"), ("home/added", "home/added is not in its manifest")],
+    [
+        ("../escaped", "outside the destination"),
+        ("home/added", "home/added is not in its manifest"),
+    ],
 )
 def test_a_file_that_does_not_belong_into_a_backup_is_refused(home, tmp_path, name, problem):
     file = backup(home, tmp_path)
@@ -147,7 +155,8 @@ def test_what_a_killed_restore_left_is_cleared_but_not_what_another_fills(home, 
     place = Home(tmp_path / "elsewhere")
     place.path.mkdir()
     (tmp_path / ".devopsgpt-restore-beside" / "staged").mkdir(parents=True)
-    command = [sys.executable, "-c", FILLING, str(place.path)]  # as where the home is a mounted volume
+    # as where the home is a mounted volume
+    command = [sys.executable, "-c", FILLING, str(place.path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as filling:
         try:
             assert filling.stdout.readline() == "filling\n"
@@ -187,7 +196,12 @@ def test_the_newest_backups_are_kept_and_others_files_left_alone(home, tmp_path,
     target, old = tmp_path / "target", time.time() - 2 * 86_400
     target.mkdir()
     earlier = [f"devopsgpt-2026010{day}-040000.tar" for day in (1, 2, 3)]
-    for name in (*earlier, ".devopsgpt-20260101-030000.tar.partial", "other.tar", ".devopsgpt-now.tar.partial"):
+    for name in (
+        *earlier,
+        ".devopsgpt-20260101-030000.tar.partial",
+        "other.tar",
+        ".devopsgpt-now.tar.partial",
+    ):
         (target / name).write_text("x")
         if name != ".devopsgpt-now.tar.partial":
             os.utime(target / name, (old, old))
@@ -221,9 +235,13 @@ def test_a_backup_into_its_own_home_is_refused(home):
 def two_databases(postgres, monkeypatch):
     """The databases of the compose file, a table in each, and the environment that names them."""
     monkeypatch.setenv("DAGSTER_POSTGRES_URL", postgres.url("dagster"))
-    monkeypatch.setenv("MLFLOW_BACKEND_STORE_URI", postgres.url("mlflow").replace("://", "+psycopg2://"))
+    monkeypatch.setenv(
+        "MLFLOW_BACKEND_STORE_URI", postgres.url("mlflow").replace("://", "+psycopg2://")
+    )
     for name in ("dagster", "mlflow"):
-        run_postgres(["psql", "-c", f"CREATE TABLE t AS SELECT '{name}' AS name"], postgres.url(name))
+        run_postgres(
+            ["psql", "-c", f"CREATE TABLE t AS SELECT '{name}' AS name"], postgres.url(name)
+        )
     return postgres
 
 
@@ -242,7 +260,12 @@ def test_postgres_comes_back_too(home, tmp_path, two_databases, variables, monke
         run_postgres(["psql", "-c", "DROP TABLE t"], two_databases.url(name))
     restore(file, Home(tmp_path / "elsewhere"))
     for name in ("dagster", "mlflow"):
-        assert run_postgres(["psql", "-At", "-c", "SELECT name FROM t"], two_databases.url(name)).strip() == name
+        assert (
+            run_postgres(
+                ["psql", "-At", "-c", "SELECT name FROM t"], two_databases.url(name)
+            ).strip()
+            == name
+        )
     assert (tmp_path / "new-artifacts" / "weights").read_bytes() == b"w"
     monkeypatch.delenv("DAGSTER_POSTGRES_URL")
     monkeypatch.delenv("MLFLOW_BACKEND_STORE_URI")
@@ -251,7 +274,9 @@ def test_postgres_comes_back_too(home, tmp_path, two_databases, variables, monke
         restore(file, Home(tmp_path / "third"))
 
 
-def test_a_restore_that_a_database_refuses_can_be_repeated(home, tmp_path, two_databases, monkeypatch):
+def test_a_restore_that_a_database_refuses_can_be_repeated(
+    home, tmp_path, two_databases, monkeypatch
+):
     (tmp_path / "artifacts").mkdir()
     (tmp_path / "artifacts" / "weights").write_bytes(b"w")
     monkeypatch.setenv("MLFLOW_ARTIFACTS_DESTINATION", str(tmp_path / "artifacts"))
@@ -259,8 +284,12 @@ def test_a_restore_that_a_database_refuses_can_be_repeated(home, tmp_path, two_d
     monkeypatch.setenv("MLFLOW_ARTIFACTS_DESTINATION", str(tmp_path / "new-artifacts"))
     for name in ("dagster", "mlflow"):
         run_postgres(["psql", "-c", "DROP TABLE t"], two_databases.url(name))
-    run_postgres(["psql", "-c", "CREATE TYPE t AS ENUM ('in the way')"], two_databases.url("mlflow"))
-    with pytest.raises(BackupError, match=r'(?s)type "t" already exists.*Filled before that: the database dagster;'):
+    run_postgres(
+        ["psql", "-c", "CREATE TYPE t AS ENUM ('in the way')"], two_databases.url("mlflow")
+    )
+    with pytest.raises(
+        BackupError, match=r'(?s)type "t" already exists.*Filled before that: the database dagster;'
+    ):
         restore(file, Home(tmp_path / "elsewhere"))
     assert not (tmp_path / "elsewhere").exists()
     assert list((tmp_path / "new-artifacts").iterdir()) == []
@@ -291,7 +320,12 @@ def test_a_restored_home_serves(tmp_path, checkpoint_folder, monkeypatch):
     with servers.running([server]):
         client = connect(server.url)
         run = client.create_run(experiment_id(client)).info.run_id
-        promote_by_hand(client, publish(client, checkpoint_folder, run, {}, "tiny"), "a test", home.promotion_lock)
+        promote_by_hand(
+            client,
+            publish(client, checkpoint_folder, run, {}, "tiny"),
+            "a test",
+            home.promotion_lock,
+        )
         file = backup(home, tmp_path)  # while the server runs
     shutil.rmtree(home.path)
     restored = Home(tmp_path / "elsewhere")
@@ -305,5 +339,7 @@ def test_a_restored_home_serves(tmp_path, checkpoint_folder, monkeypatch):
         while httpx.get(f"{service.url}/api/readyz").status_code != 200:
             assert time.monotonic() < deadline
             time.sleep(0.2)
-        answer = httpx.post(f"{service.url}/api/generate", json={"prompt": "x", "max_token_len": 3}).json()
+        answer = httpx.post(
+            f"{service.url}/api/generate", json={"prompt": "x", "max_token_len": 3}
+        ).json()
     assert answer["version"] == "1"

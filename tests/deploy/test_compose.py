@@ -29,7 +29,11 @@ def test_the_file_follows_the_compose_specification(path, variables):
     document = load(variables, path)
     PyCompose.from_yaml(yaml.safe_dump(document))
     name = next(iter(document["services"]))
-    for wrong in ({"prots": ["80"]}, {"read_only": ["yes"]}, {"deploy": {"resources": {"limit": {}}}}):
+    for wrong in (
+        {"prots": ["80"]},
+        {"read_only": ["yes"]},
+        {"deploy": {"resources": {"limit": {}}}},
+    ):
         spoilt = {"services": {name: document["services"][name] | wrong}}
         with pytest.raises(ValueError, match=r"prots|limit|expected a boolean"):
             PyCompose.from_yaml(yaml.safe_dump(spoilt))
@@ -57,7 +61,9 @@ def test_make_env_writes_different_strong_secrets_for_its_owner_alone(tmp_path):
     )
     path = tmp_path / ".env"
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    values = dict(line.split("=") for line in path.read_text().splitlines() if not line.startswith("#"))
+    values = dict(
+        line.split("=") for line in path.read_text().splitlines() if not line.startswith("#")
+    )
     assert set(values) == set(SECRETS)
     assert len(set(values.values())) == len(SECRETS)
     assert all(len(value) == 64 for value in values.values())
@@ -91,7 +97,8 @@ def test_every_container_is_confined(services):
 
 
 def test_a_capability_comes_back_only_where_a_file_carries_it(services):
-    """The kernel refuses to start the official image's caddy, which carries this one, where it was dropped."""
+    """The kernel refuses to start the official image's caddy, which carries this one, where it was
+    dropped."""
     added = {name: service["cap_add"] for name, service in services.items() if "cap_add" in service}
     assert added == {"proxy": ["NET_BIND_SERVICE"]}
 
@@ -106,7 +113,10 @@ def test_a_volume_of_ours_begins_as_its_users(services):
             assert service["user"] == "10001:10001", name
             assert service["environment"]["HOME"] == "/tmp", name
             # /tmp is in every image, for everybody
-            assert {mount.split(":")[1] for mount in service["volumes"]} <= {*made[0].split(), "/tmp"}, name
+            assert {mount.split(":")[1] for mount in service["volumes"]} <= {
+                *made[0].split(),
+                "/tmp",
+            }, name
 
 
 def test_a_step_copies_large_models_to_the_homes_disk(services, tmp_path, monkeypatch):
@@ -148,7 +158,12 @@ def test_services_start_when_what_they_need_is_healthy(services):
         for needed, how in service.get("depends_on", {}).items():
             assert how == {"condition": "service_healthy"}, (name, needed)
     order = start_order(services)
-    assert order.index("postgres") < order.index("mlflow") < order.index("code") < order.index("webserver")
+    assert (
+        order.index("postgres")
+        < order.index("mlflow")
+        < order.index("code")
+        < order.index("webserver")
+    )
 
 
 def test_the_database_is_reached_from_inside_only(variables):
@@ -194,7 +209,8 @@ def test_the_dockerfile_copies_what_exists_and_is_not_ignored():
 
 @pytest.mark.parametrize("target", ["pipeline", "serving"])
 def test_a_line_of_ours_rebuilds_only_what_is_copied_after_the_dependencies(target):
-    """A layer is built anew when one before it changed: no apt-get and no /venv behind our own files."""
+    """A layer is built anew when one before it changed: no apt-get and no /venv behind our own
+    files."""
     stages = re.split(r"^FROM ", (REPOSITORY / "deploy/Dockerfile").read_text(), flags=re.MULTILINE)
     (running,) = [stage for stage in stages if stage.startswith("base AS running\n")]
     (image,) = [stage for stage in stages if stage.startswith(f"running AS {target}\n")]

@@ -1,10 +1,11 @@
-"""`docker compose up` itself, where an engine and the two images are: chain, kill -9 of each container, chain again.
+"""`docker compose up` itself, where an engine and the two images are: chain, kill -9 of each
+container, chain again.
 
     docker compose build && pytest -m slow tests/deploy/test_docker.py
 
-The other tests of this folder run the same processes without containers; what only containers have is looked at here:
-networks, volumes that begin empty and belong to another user, read-only roots, dropped capabilities, health as Docker
-sees it.
+The other tests of this folder run the same processes without containers; what only containers have
+is looked at here: networks, volumes that begin empty and belong to another user, read-only roots,
+dropped capabilities, health as Docker sees it.
 """
 
 import json
@@ -21,13 +22,24 @@ from deploy.dagster_api import STATUS, ask, run_chain
 from devopsgpt_pipeline.local import servers
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
-PORTS = {"webserver": "DAGSTER_PUBLISHED_PORT", "mlflow": "MLFLOW_PUBLISHED_PORT", "serving": "SERVICE_PUBLISHED_PORT"}
+PORTS = {
+    "webserver": "DAGSTER_PUBLISHED_PORT",
+    "mlflow": "MLFLOW_PUBLISHED_PORT",
+    "serving": "SERVICE_PUBLISHED_PORT",
+}
 PROXY_PORTS = {"proxy": "PROXY_DAGSTER_PORT", "proxy-mlflow": "PROXY_MLFLOW_PORT"}
-TABLES = [("dagster", "runs"), ("dagster", "event_logs"), ("mlflow", "runs"), ("mlflow", "model_versions")]
+TABLES = [
+    ("dagster", "runs"),
+    ("dagster", "event_logs"),
+    ("mlflow", "runs"),
+    ("mlflow", "model_versions"),
+]
 
 
 def here(image):
-    return subprocess.run(["docker", "image", "inspect", image], capture_output=True).returncode == 0
+    return (
+        subprocess.run(["docker", "image", "inspect", image], capture_output=True).returncode == 0
+    )
 
 
 class Containers:
@@ -38,21 +50,32 @@ class Containers:
         self.ports = {name: servers.free_port() for name in PORTS | PROXY_PORTS}
         services = load(variables)["services"]
         with_proxy = here(services["proxy"]["image"])
-        self.names = [name for name, each in services.items() if not each.get("profiles")] + ["proxy"] * with_proxy
+        self.names = [name for name, each in services.items() if not each.get("profiles")] + [
+            "proxy"
+        ] * with_proxy
         profile = ["--profile", "proxy"] if with_proxy else []
         files = ["--file", COMPOSE_FILE, "--env-file", env_file]
         self.command = ["docker", "compose", "--project-name", "devopsgpt-test", *files, *profile]
-        published = {variable: str(self.ports[name]) for name, variable in (PORTS | PROXY_PORTS).items()}
+        published = {
+            variable: str(self.ports[name]) for name, variable in (PORTS | PROXY_PORTS).items()
+        }
         self.environment = os.environ | published | {"CODE_CPUS": "2", "SERVING_CPUS": "2"}
 
     def compose(self, *words, check=True):
-        done = subprocess.run([*self.command, *words], env=self.environment, capture_output=True, text=True)
-        assert done.returncode == 0 or not check, f"{words}: {done.stdout}{done.stderr}{self.logs()}"
+        done = subprocess.run(
+            [*self.command, *words], env=self.environment, capture_output=True, text=True
+        )
+        assert done.returncode == 0 or not check, (
+            f"{words}: {done.stdout}{done.stderr}{self.logs()}"
+        )
         return done.stdout
 
     def logs(self):
         return subprocess.run(
-            [*self.command, "logs", "--no-color"], env=self.environment, capture_output=True, text=True
+            [*self.command, "logs", "--no-color"],
+            env=self.environment,
+            capture_output=True,
+            text=True,
         ).stdout
 
     def url(self, name):
@@ -69,7 +92,15 @@ class Containers:
         query = ["psql", "--username", "postgres", "-At", "-c"]
         return {
             (database, table): int(
-                self.compose("exec", "-T", "postgres", *query, f"select count(*) from {table}", "-d", database)
+                self.compose(
+                    "exec",
+                    "-T",
+                    "postgres",
+                    *query,
+                    f"select count(*) from {table}",
+                    "-d",
+                    database,
+                )
             )
             for database, table in TABLES
         }
@@ -80,7 +111,10 @@ class Containers:
 
 @pytest.fixture
 def containers(env_file, variables, tmp_path):
-    if not shutil.which("docker") or subprocess.run(["docker", "info"], capture_output=True).returncode:
+    if (
+        not shutil.which("docker")
+        or subprocess.run(["docker", "info"], capture_output=True).returncode
+    ):
         pytest.skip("no container engine answers")
     services = load(variables)["services"]
     for image in {services[name]["image"] for name in ("postgres", "code", "serving")}:
@@ -118,7 +152,12 @@ def test_the_chain_in_containers_survives_the_death_of_each(containers, variable
     assert containers.counts()["mlflow", "model_versions"] == 2
     key = {"Authorization": f"Bearer {variables['DEVOPSGPT_API_KEY']}"}
     question = {"prompt": "The backup", "max_token_len": 5}
-    assert httpx.post(f"{containers.url('serving')}/api/generate", json=question, headers=key).status_code == 200
+    assert (
+        httpx.post(
+            f"{containers.url('serving')}/api/generate", json=question, headers=key
+        ).status_code
+        == 200
+    )
     assert httpx.post(f"{containers.url('serving')}/api/generate", json=question).status_code == 401
     look_inside(containers)
     look_through_the_proxy(containers, variables)
@@ -147,11 +186,15 @@ def look_inside(containers):
     for name in containers.names:
         assert containers.compose("exec", "-T", name, "id", "-u").strip() != "0"
         touched = "touch /x 2>/dev/null || echo refused"
-        assert containers.compose("exec", "-T", name, "sh", "-c", touched).strip() == "refused", name
+        assert containers.compose("exec", "-T", name, "sh", "-c", touched).strip() == "refused", (
+            name
+        )
     place = ["python", "-c", "import tempfile; print(tempfile.gettempdir())"]  # it is written to
     for name, folder in (("code", "/data/tmp"), ("mlflow", "/tmp")):
         assert containers.compose("exec", "-T", name, *place).strip() == folder
-    program = "import torch; print(torch.compile(lambda x: (2 * x + 1).sin())(torch.zeros(9)).shape)"
+    program = (
+        "import torch; print(torch.compile(lambda x: (2 * x + 1).sin())(torch.zeros(9)).shape)"
+    )
     cache = "TORCHINDUCTOR_CACHE_DIR=/data/compiled"
     run = ["exec", "-T", "-e", cache, "code", "python", "-W", "ignore", "-c", program]
     assert "9" in containers.compose(*run)
@@ -165,6 +208,10 @@ def look_through_the_proxy(containers, variables):
         return
     for name in PROXY_PORTS:
         address = f"https://localhost:{containers.ports[name]}/"
-        with httpx.Client(verify=False) as client:  # its own certificate; test_proxy.py checks that one
+        # its own certificate; test_proxy.py checks that one
+        with httpx.Client(verify=False) as client:
             assert client.get(address).status_code == 401
-            assert client.get(address, auth=("operator", variables["PROXY_PASSWORD"])).status_code == 200
+            assert (
+                client.get(address, auth=("operator", variables["PROXY_PASSWORD"])).status_code
+                == 200
+            )

@@ -11,7 +11,11 @@ import yaml
 from conftest import REPOSITORY
 from dagster._core.run_coordinator import QueuedRunCoordinator
 from dagster_k8s.container_context import K8sContainerContext
-from dagster_k8s.job import DagsterK8sJobConfig, UserDefinedDagsterK8sConfig, construct_dagster_k8s_job
+from dagster_k8s.job import (
+    DagsterK8sJobConfig,
+    UserDefinedDagsterK8sConfig,
+    construct_dagster_k8s_job,
+)
 from kubernetes.client import ApiClient
 
 from devopsgpt_pipeline.cli import main
@@ -24,21 +28,34 @@ FOLDER = REPOSITORY / "deploy/kubernetes"
 API_VERSION = "1.34"
 LARGE_MODEL_BYTES = 774_030_080 * 4  # gpt2-large in float32
 MANIFESTS = sorted(path for path in FOLDER.glob("*.yaml") if not path.name.endswith("values.yaml"))
-OBJECTS = [(path.name, thing) for path in MANIFESTS for thing in yaml.safe_load_all(path.read_text())]
+OBJECTS = [
+    (path.name, thing) for path in MANIFESTS for thing in yaml.safe_load_all(path.read_text())
+]
 NAMES = [f"{file}-{thing['kind']}" for file, thing in OBJECTS]
-POD = "env envConfigMaps envSecrets labels nodeSelector affinity tolerations annotations podSecurityContext"
-POD += " securityContext resources livenessProbe readinessProbe startupProbe volumes volumeMounts schedulerName image"
-# What the chart's schema (the models in helm/dagster/schema that it is made from) takes at the places that our values
-# use; written down by hand, so that a misspelt value is found where no chart is at hand.
+POD = (
+    "env envConfigMaps envSecrets labels nodeSelector affinity tolerations annotations "
+    "podSecurityContext"
+)
+POD += " securityContext resources livenessProbe readinessProbe startupProbe volumes volumeMounts"
+POD += " schedulerName image"
+# What the chart's schema (the models in helm/dagster/schema that it is made from) takes at the
+# places that our values use; written down by hand, so that a misspelt value is found where no chart
+# is at hand.
 CHART = {
-    "": "additionalInstanceConfig busybox computeLogManager concurrency dagster-user-deployments dagsterDaemon"
-    " dagsterWebserver flower generateCeleryConfigSecret generatePostgresqlPasswordSecret global imagePullSecrets"
-    " ingress migrate postgresql pythonLogs rabbitmq redis retention runLauncher scheduler serviceAccount telemetry",
-    "global": "postgresqlSecretName dagsterHome serviceAccountName celeryConfigSecretName dagsterInstanceConfigMap",
-    "postgresql": "image enabled postgresqlHost postgresqlUsername postgresqlPassword postgresqlDatabase"
+    "": "additionalInstanceConfig busybox computeLogManager concurrency dagster-user-deployments "
+    "dagsterDaemon"
+    " dagsterWebserver flower generateCeleryConfigSecret generatePostgresqlPasswordSecret global "
+    "imagePullSecrets"
+    " ingress migrate postgresql pythonLogs rabbitmq redis retention runLauncher scheduler "
+    "serviceAccount telemetry",
+    "global": "postgresqlSecretName dagsterHome serviceAccountName celeryConfigSecretName "
+    "dagsterInstanceConfigMap",
+    "postgresql": "image enabled postgresqlHost postgresqlUsername postgresqlPassword "
+    "postgresqlDatabase"
     " postgresqlParams postgresqlScheme service",
     "postgresql.service": "port",
-    "dagsterWebserver": POD + " replicaCount nameOverride service workspace deploymentLabels enableReadOnly"
+    "dagsterWebserver": POD
+    + " replicaCount nameOverride service workspace deploymentLabels enableReadOnly"
     " dbStatementTimeout dbPoolRecycle logLevel pathPrefix",
     "dagsterWebserver.image": "repository tag pullPolicy",
     "dagsterDaemon": POD
@@ -47,9 +64,11 @@ CHART = {
     "dagsterDaemon.image": "repository tag pullPolicy",
     "dagsterDaemon.runCoordinator": "enabled type config",
     "dagsterDaemon.runCoordinator.config": "queuedRunCoordinator customRunCoordinator",
-    "dagsterDaemon.runCoordinator.config.queuedRunCoordinator": "maxConcurrentRuns tagConcurrencyLimits"
+    "dagsterDaemon.runCoordinator.config.queuedRunCoordinator": "maxConcurrentRuns "
+    "tagConcurrencyLimits"
     " dequeueIntervalSeconds dequeueNumWorkers dequeueUseThreads blockOpConcurrencyLimitedRuns",
-    "dagsterDaemon.runMonitoring": "enabled startTimeoutSeconds cancelTimeoutSeconds maxResumeRunAttempts"
+    "dagsterDaemon.runMonitoring": "enabled startTimeoutSeconds cancelTimeoutSeconds "
+    "maxResumeRunAttempts"
     " pollIntervalSeconds freeSlotsAfterRunEndSeconds",
     "dagsterDaemon.runRetries": "enabled maxRetries",
     "dagster-user-deployments": "enabled enableSubchart imagePullSecrets deployments",
@@ -59,10 +78,13 @@ CHART = {
     "dagster-user-deployments.deployments.includeConfigInLaunchedRuns": "enabled",
     "runLauncher": "type config",
     "runLauncher.config": "celeryK8sRunLauncher k8sRunLauncher customRunLauncher",
-    "runLauncher.config.k8sRunLauncher": "image imagePullPolicy jobNamespace loadInclusterConfig kubeconfigFile"
-    " envConfigMaps envSecrets envVars volumes volumeMounts labels failPodOnRunFailure resources schedulerName"
+    "runLauncher.config.k8sRunLauncher": "image imagePullPolicy jobNamespace loadInclusterConfig "
+    "kubeconfigFile"
+    " envConfigMaps envSecrets envVars volumes volumeMounts labels failPodOnRunFailure resources "
+    "schedulerName"
     " securityContext runK8sConfig",
-    "runLauncher.config.k8sRunLauncher.runK8sConfig": "containerConfig podSpecConfig podTemplateSpecMetadata"
+    "runLauncher.config.k8sRunLauncher.runK8sConfig": "containerConfig podSpecConfig "
+    "podTemplateSpecMetadata"
     " jobSpecConfig jobMetadata",
     "retention": "enabled sensor schedule autoMaterialize",
     "retention.sensor": "purgeAfterDays",
@@ -73,8 +95,13 @@ CHART = {
 
 
 def unknown_values(values, place=""):
-    """Values below a place that the chart does not have. What CHART does not name is Kubernetes' own, or free."""
-    found = [] if place not in CHART else [f"{place}.{key}" for key in values if key not in CHART[place].split()]
+    """Values below a place that the chart does not have. What CHART does not name is Kubernetes'
+    own, or free."""
+    found = (
+        []
+        if place not in CHART
+        else [f"{place}.{key}" for key in values if key not in CHART[place].split()]
+    )
     for key, value in values.items():
         for part in value if isinstance(value, list) else [value]:
             if isinstance(part, dict):
@@ -83,9 +110,12 @@ def unknown_values(values, place=""):
 
 
 def code_server(values):
-    """The code server's pod, and what the chart's template helpers/_helpers.tpl passes on of it to runs."""
+    """The code server's pod, and what the chart's template helpers/_helpers.tpl passes on of it to
+    runs."""
     (deployment,) = values["dagster-user-deployments"]["deployments"]
-    container = {key: deployment[key] for key in ("env", "volumeMounts", "securityContext", "resources")}
+    container = {
+        key: deployment[key] for key in ("env", "volumeMounts", "securityContext", "resources")
+    }
     container |= {"name": "dagster", "image": "x:1"}
     pod = {
         "containers": [container],
@@ -117,7 +147,9 @@ def run_pod(values):
 def training_pod(processes=0):
     from devopsgpt_pipeline.training.kubernetes_launcher import KubernetesLauncher
 
-    launcher = KubernetesLauncher(image="docker.io/devopsgpt-pipeline:0.1.0", home_path="/data", processes=processes)
+    launcher = KubernetesLauncher(
+        image="docker.io/devopsgpt-pipeline:0.1.0", home_path="/data", processes=processes
+    )
     return launcher.pod_spec(Path("/data/training/x/train.json"), "auto")
 
 
@@ -176,7 +208,9 @@ def test_the_services_replicas_are_scaled():
 
 def test_every_manifest_is_in_the_instructions():
     text = (REPOSITORY / "docs/operations.md").read_text()
-    assert [path.name for path in FOLDER.iterdir() if f"deploy/kubernetes/{path.name}" not in text] == []
+    assert [
+        path.name for path in FOLDER.iterdir() if f"deploy/kubernetes/{path.name}" not in text
+    ] == []
 
 
 def test_vllm_finds_its_start_script_and_a_name_of_its_user():
@@ -185,7 +219,9 @@ def test_vllm_finds_its_start_script_and_a_name_of_its_user():
     assert {"name": "USER", "value": "devopsgpt"} in vllm["env"]
     (script,) = [volume["configMap"]["name"] for volume in pod["volumes"] if "configMap" in volume]
     (mount,) = [each["mountPath"] for each in vllm["volumeMounts"] if each["name"] == "follow"]
-    command = f"kubectl create configmap {script} --namespace devopsgpt --from-file=deploy/vllm/follow.sh"
+    command = (
+        f"kubectl create configmap {script} --namespace devopsgpt --from-file=deploy/vllm/follow.sh"
+    )
     assert command in (REPOSITORY / "docs/operations.md").read_text()
     assert vllm["command"][1] == f"{mount}/follow.sh"
 
@@ -193,7 +229,9 @@ def test_vllm_finds_its_start_script_and_a_name_of_its_user():
 def test_the_autoscaler_follows_a_metric_that_the_service_exports():
     (scaler,) = [thing for _, thing in OBJECTS if thing["kind"] == "HorizontalPodAutoscaler"]
     wanted = scaler["spec"]["metrics"][0]["pods"]["metric"]["name"]
-    adapter = yaml.safe_load((REPOSITORY / "deploy/observability/prometheus-adapter.yaml").read_text())
+    adapter = yaml.safe_load(
+        (REPOSITORY / "deploy/observability/prometheus-adapter.yaml").read_text()
+    )
     series = adapter["rules"]["custom"][0]["seriesQuery"].split("{")[0]
     assert series.replace(":", "_") == wanted
     assert series.partition(":")[2] in (REPOSITORY / "devopsgpt_serving/metrics.py").read_text()
@@ -219,7 +257,11 @@ def test_grace_is_longer_than_draining():
 def test_the_services_settings_exist():
     known = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields}
     for _, pod in pods():
-        named = {each["name"] for each in pod["containers"][0].get("env", []) if each["name"].startswith(PREFIX)}
+        named = {
+            each["name"]
+            for each in pod["containers"][0].get("env", [])
+            if each["name"].startswith(PREFIX)
+        }
         assert named <= known
 
 
@@ -247,7 +289,8 @@ def test_dagster_takes_the_settings_that_the_chart_makes_of_the_values(tmp_path)
             "free_slots_after_run_end_seconds": monitoring["freeSlotsAfterRunEndSeconds"],
         },
         "retention": {
-            name: {"purge_after_days": values["retention"][name]["purgeAfterDays"]} for name in ("schedule", "sensor")
+            name: {"purge_after_days": values["retention"][name]["purgeAfterDays"]}
+            for name in ("schedule", "sensor")
         },
         "telemetry": values["telemetry"],
     } | values["additionalInstanceConfig"]
@@ -280,7 +323,9 @@ def test_the_code_servers_pod_and_its_runs_fit_the_schema(spoil):
 
 def test_a_run_has_room_for_a_large_model():
     """The code server's resources are merged over the run launcher's."""
-    resources = run_pod(yaml.safe_load((FOLDER / "dagster-values.yaml").read_text()))["containers"][0]["resources"]
+    resources = run_pod(yaml.safe_load((FOLDER / "dagster-values.yaml").read_text()))["containers"][
+        0
+    ]["resources"]
     assert resources["limits"] == {"cpu": "4", "memory": "8Gi"}
     assert resources["requests"]["ephemeral-storage"] == "8Gi"
 
@@ -289,8 +334,13 @@ def test_every_pod_with_the_home_may_write_it_and_is_confined():
     values = yaml.safe_load((FOLDER / "dagster-values.yaml").read_text())
     claim = {"claimName": "devopsgpt-home"}
     found = [*(pod for _, pod in pods()), code_server(values)[0], run_pod(values), training_pod()]
-    homes = [pod for pod in found if claim in [volume.get("persistentVolumeClaim") for volume in pod["volumes"]]]
-    assert len(homes) == 5  # the code server's, a run's, a training's, a training's by hand, a backup's
+    homes = [
+        pod
+        for pod in found
+        if claim in [volume.get("persistentVolumeClaim") for volume in pod["volumes"]]
+    ]
+    # the code server's, a run's, a training's, a training's by hand, a backup's
+    assert len(homes) == 5
     for pod in homes:
         assert pod["securityContext"]["fsGroup"] == 10001
         for container in pod["containers"]:
@@ -330,14 +380,22 @@ def test_a_trainings_pod_fits_the_schema_and_is_confined_as_the_job_by_hand_is(p
 
 def test_the_launcher_may_do_what_a_pod_needs_and_no_more():
     role, binding = [thing for file, thing in OBJECTS if file == "training-role.yaml"]
-    granted = {(name, verb) for rule in role["rules"] for name in rule["resources"] for verb in rule["verbs"]}
+    granted = {
+        (name, verb)
+        for rule in role["rules"]
+        for name in rule["resources"]
+        for verb in rule["verbs"]
+    }
     wanted = {("pods", verb) for verb in ("create", "get", "list", "watch", "delete")}
     assert granted == wanted | {("pods/log", "get"), ("pods/status", "get"), ("events", "list")}
     assert {group for rule in role["rules"] for group in rule["apiGroups"]} == {""}
-    assert role["kind"] == binding["roleRef"]["kind"] == "Role"  # of one namespace, not of the cluster
+    # of one namespace, not of the cluster
+    assert role["kind"] == binding["roleRef"]["kind"] == "Role"
     assert binding["roleRef"]["name"] == role["metadata"]["name"]
     values = yaml.safe_load((FOLDER / "dagster-values.yaml").read_text())
-    assert [each["name"] for each in binding["subjects"]] == [values["global"]["serviceAccountName"]]
+    assert [each["name"] for each in binding["subjects"]] == [
+        values["global"]["serviceAccountName"]
+    ]
 
 
 def test_the_nightly_backup_holds_the_home_and_both_databases():
@@ -350,16 +408,25 @@ def test_the_nightly_backup_holds_the_home_and_both_databases():
     mounts = {each["name"]: each["mountPath"] for each in container["volumeMounts"]}
     assert mounts["backups"] == str(asked["target"])
     assert {"name": "DEVOPSGPT_HOME", "value": mounts["home"]} in container["env"]
-    urls = {each["name"]: each["value"] for each in container["env"] if each["name"] in POSTGRES.values()}
-    keys = [each["valueFrom"]["secretKeyRef"]["key"] for each in container["env"] if "valueFrom" in each]
+    urls = {
+        each["name"]: each["value"]
+        for each in container["env"]
+        if each["name"] in POSTGRES.values()
+    }
+    keys = [
+        each["valueFrom"]["secretKeyRef"]["key"] for each in container["env"] if "valueFrom" in each
+    ]
     assert set(keys) < set(SECRETS)
     for name, variable in POSTGRES.items():
         assert f"//{name}:$({name.upper()}_DB_PASSWORD)@postgres:5432/{name}" in urls[variable]
-    assert keys == [f"{name.upper()}_DB_PASSWORD" for name in POSTGRES]  # set before the URLs that hold them
+    # set before the URLs that hold them
+    assert keys == [f"{name.upper()}_DB_PASSWORD" for name in POSTGRES]
 
 
 def test_no_manifest_holds_a_secret():
     for _, pod in pods():
-        secret = [each for each in pod["containers"][0]["env"] if re.search("PASSWORD|KEY", each["name"])]
+        secret = [
+            each for each in pod["containers"][0]["env"] if re.search("PASSWORD|KEY", each["name"])
+        ]
         assert [each["name"] for each in secret if "value" in each] == []
     assert not [thing for _, thing in OBJECTS if thing["kind"] == "Secret"]

@@ -23,7 +23,9 @@ def exported(tmp_path_factory):
     service = build_service(Settings(cache_dir=tmp_path_factory.mktemp("cache")))
     families = list(text_string_to_metric_families(service.metrics.exposition().decode()))
     names = {sample.name for family in families for sample in family.samples}
-    labelled = {f"{family.name}_total" if family.type == "counter" else family.name for family in families}
+    labelled = {
+        f"{family.name}_total" if family.type == "counter" else family.name for family in families
+    }
     return names | labelled
 
 
@@ -52,7 +54,9 @@ def test_every_metric_of_the_dashboard_is_exported(exported):
 
 
 def test_every_alert_has_its_page_in_the_runbook():
-    headings = {heading.strip().lower() for heading in re.findall(r"^## (.+)$", RUNBOOK, re.MULTILINE)}
+    headings = {
+        heading.strip().lower() for heading in re.findall(r"^## (.+)$", RUNBOOK, re.MULTILINE)
+    }
     for rule in alerts():
         assert rule["annotations"]["runbook"] == f"docs/runbook.md#{rule['alert'].lower()}"
         assert rule["alert"].lower() in headings
@@ -76,7 +80,11 @@ def test_what_the_runbook_types_exists():
 
 @pytest.mark.parametrize(
     "command",
-    [["check", "rules", "alerts.yaml"], ["check", "config", "prometheus.yaml"], ["test", "rules", "alerts.test.yaml"]],
+    [
+        ["check", "rules", "alerts.yaml"],
+        ["check", "config", "prometheus.yaml"],
+        ["test", "rules", "alerts.test.yaml"],
+    ],
 )
 def test_promtool_agrees(command):
     if not shutil.which("promtool"):
@@ -86,17 +94,28 @@ def test_promtool_agrees(command):
 
 
 def discovered(file, targets, place):
-    """Labels of each target that a file's job keeps, by promtool. targets: address, and the labels that were found
+    """Labels of each target that a file's job keeps, by promtool. targets: address, and the labels
+    that were found
 
-    What finds them is taken out: it is not here to be asked, and Debian's promtool knows no Kubernetes.
+    What finds them is taken out: it is not here to be asked, and Debian's promtool knows no
+    Kubernetes.
     """
     if not shutil.which("promtool"):
         pytest.skip("promtool is not here (Debian's package prometheus)")
     job = yaml.safe_load((FOLDER / file).read_text())["scrape_configs"][0]
     job = {name: value for name, value in job.items() if not name.endswith("_sd_configs")}
-    job["static_configs"] = [{"targets": [address], "labels": labels} for address, labels in targets]
+    job["static_configs"] = [
+        {"targets": [address], "labels": labels} for address, labels in targets
+    ]
     (place / file).write_text(yaml.safe_dump({"scrape_configs": [job]}))
-    command = ["promtool", "check", "service-discovery", "--timeout=2s", str(place / file), job["job_name"]]
+    command = [
+        "promtool",
+        "check",
+        "service-discovery",
+        "--timeout=2s",
+        str(place / file),
+        job["job_name"],
+    ]
     answer = subprocess.run(command, capture_output=True, text=True)
     assert answer.returncode == 0, answer.stdout + answer.stderr
     return [found["labels"] for found in json.loads(answer.stdout) if found["labels"]]
@@ -109,13 +128,23 @@ def test_in_a_cluster_the_pods_that_serve_are_scraped_under_the_name_that_alerts
             pod = thing.get("spec", {}).get("template", {})
             name = pod.get("metadata", {}).get("labels", {}).get("app.kubernetes.io/name", "")
             containers = pod.get("spec", {}).get("containers", [])
-            # one that declares no port (vLLM beside the service) is found, too, as an address without one
+            # one that declares no port (vLLM beside the service) is found, too, as an address
+            # without one
             for port in (
-                port for each in containers for port in each.get("ports", [{"name": "", "containerPort": 80}])
+                port
+                for each in containers
+                for port in each.get("ports", [{"name": "", "containerPort": 80}])
             ):
                 for phase in ("Running", "Failed"):
-                    labels = {"namespace": "devopsgpt", "pod_name": f"{name}-{phase}", "pod_phase": phase}
-                    labels |= {"pod_label_app_kubernetes_io_name": name, "pod_container_port_name": port["name"]}
+                    labels = {
+                        "namespace": "devopsgpt",
+                        "pod_name": f"{name}-{phase}",
+                        "pod_phase": phase,
+                    }
+                    labels |= {
+                        "pod_label_app_kubernetes_io_name": name,
+                        "pod_container_port_name": port["name"],
+                    }
                     address = f"10.0.0.{len(targets)}:{port['containerPort']}"
                     targets.append((address, {meta + key: value for key, value in labels.items()}))
     assert len(targets) >= 6  # MLflow, and both ways to serve

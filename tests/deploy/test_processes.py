@@ -26,7 +26,9 @@ with servers.running([server]) as children:
 
 def members(group):
     """Processes of a group, those that only wait to be collected left out."""
-    answer = subprocess.run(["ps", "-eo", "pgid=,stat=,pid="], capture_output=True, text=True, check=True).stdout
+    answer = subprocess.run(
+        ["ps", "-eo", "pgid=,stat=,pid="], capture_output=True, text=True, check=True
+    ).stdout
     rows = [line.split() for line in answer.splitlines()]
     return [row[2] for row in rows if row[0] == str(group) and not row[1].startswith("Z")]
 

@@ -1,4 +1,5 @@
-"""The proxy before Dagster's and MLflow's pages: Caddy itself, with the compose file's Caddyfile and start script."""
+"""The proxy before Dagster's and MLflow's pages: Caddy itself, with the compose file's Caddyfile
+and start script."""
 
 import os
 import shutil
@@ -56,7 +57,11 @@ def proxy(pages, tmp_path):
         "skip_install_trust", "skip_install_trust\n\tauto_https disable_redirects"
     )  # port 80 is not ours
     (tmp_path / "Caddyfile").write_text(text)
-    script = (FOLDER / "start.sh").read_text().replace("/etc/caddy/Caddyfile", str(tmp_path / "Caddyfile"))
+    script = (
+        (FOLDER / "start.sh")
+        .read_text()
+        .replace("/etc/caddy/Caddyfile", str(tmp_path / "Caddyfile"))
+    )
     listed = tmp_path / "bin" / "caddy"  # as a process list would show it
     listed.parent.mkdir()
     listed.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/arguments\nexec {caddy} "$@"\n')
@@ -84,12 +89,15 @@ def proxy(pages, tmp_path):
 def test_nobody_passes_the_proxy_without_the_password(proxy, tmp_path):
     authority = next(tmp_path.rglob("pki/authorities/local/root.crt"))
     trusted = ssl.create_default_context(cafile=str(authority))
-    with httpx.Client(verify=trusted, timeout=30) as client:  # a hash takes a second of a processor of its own
+    # a hash takes a second of a processor of its own
+    with httpx.Client(verify=trusted, timeout=30) as client:
         for page in proxy:
             assert client.get(page).status_code == 401
             assert client.get(page, auth=("operator", "wrong")).status_code == 401
             assert client.get(page, auth=("root", PASSWORD)).status_code == 401
-            answer = client.get(page, auth=("operator", PASSWORD), headers={"Origin": "https://elsewhere"})
+            answer = client.get(
+                page, auth=("operator", PASSWORD), headers={"Origin": "https://elsewhere"}
+            )
             assert answer.status_code == 200
             assert "max-age" in answer.headers["Strict-Transport-Security"]
         assert answer.text == "mlflow:5000 None"  # MLflow refuses other names and origins
@@ -101,5 +109,10 @@ def test_nobody_passes_the_proxy_without_the_password(proxy, tmp_path):
 
 def test_the_proxy_is_the_version_that_the_compose_file_runs():
     caddy = shutil.which("caddy", path=str(Path(sys.executable).parent))
-    version = subprocess.run([caddy, "version"], capture_output=True, text=True, check=True).stdout.split()[0]
-    assert f"image: caddy:{version.removeprefix('v')}-alpine" in (REPOSITORY / "docker-compose.yml").read_text()
+    version = subprocess.run(
+        [caddy, "version"], capture_output=True, text=True, check=True
+    ).stdout.split()[0]
+    assert (
+        f"image: caddy:{version.removeprefix('v')}-alpine"
+        in (REPOSITORY / "docker-compose.yml").read_text()
+    )

@@ -126,7 +126,10 @@ def test_what_a_killed_step_left_in_the_temporary_folder_goes(home):
     (home.temporary / "old.db").write_text("x")
     for path in (home.temporary / "old", home.temporary / "old.db"):
         age(path, 2)
-    assert set(forget_temporary(home, days=1)) == {home.temporary / "old", home.temporary / "old.db"}
+    assert set(forget_temporary(home, days=1)) == {
+        home.temporary / "old",
+        home.temporary / "old.db",
+    }
     assert [path.name for path in home.temporary.iterdir()] == ["young"]
 
 
@@ -146,8 +149,14 @@ def fetched(home, commit, name=None, days=15):
 
 def test_commits_of_the_hub_go_once_nothing_names_them_and_nothing_began_with_them(home):
     old, young = fetched(home, "a" * 40), fetched(home, "b" * 40, days=13)
-    newest, pinned = fetched(home, "c" * 40, "owner/name"), fetched(home, "d" * 40, f"owner/name@{'d' * 40}")
-    starts = {place: fetched(home, letter * 40) for place, letter in (("finetuned", "e"), ("under way", "f"))}
+    newest, pinned = (
+        fetched(home, "c" * 40, "owner/name"),
+        fetched(home, "d" * 40, f"owner/name@{'d' * 40}"),
+    )
+    starts = {
+        place: fetched(home, letter * 40)
+        for place, letter in (("finetuned", "e"), ("under way", "f"))
+    }
     with whole_folder(home.finetuned) as folder:
         write_json(folder / "training.json", {"init_checkpoint": str(starts["finetuned"])})
     (home.training / "job").mkdir(parents=True)
@@ -162,14 +171,20 @@ def test_commits_of_the_hub_go_once_nothing_names_them_and_nothing_began_with_th
 
 
 def test_encoded_shards_that_nobody_went_on_with_go_and_those_brought_by_hand_stay(home):
-    places = {name: home.downloads / "openwebtext" / name for name in ("0123456789ab", "under way", BY_HAND)}
+    places = {
+        name: home.downloads / "openwebtext" / name
+        for name in ("0123456789ab", "under way", BY_HAND)
+    }
     for place in places.values():
         (place / "data").mkdir(parents=True)
         (place / "data" / "00000.parquet").write_bytes(b"x")
         age(place, 15)
     (places["under way"] / "data" / "00001.bin.tmp").write_bytes(b"x")
     assert forget_folders(home, days=14) == [places["0123456789ab"]]
-    assert sorted(path.name for path in (home.downloads / "openwebtext").iterdir()) == [BY_HAND, "under way"]
+    assert sorted(path.name for path in (home.downloads / "openwebtext").iterdir()) == [
+        BY_HAND,
+        "under way",
+    ]
 
 
 def test_a_long_log_is_cut_and_its_writer_goes_on(home):

@@ -1,4 +1,5 @@
-"""A secret that is planted wherever one is taken shows up nowhere: logs, metadata, parameters, artifacts, errors."""
+"""A secret that is planted wherever one is taken shows up nowhere: logs, metadata, parameters,
+artifacts, errors."""
 
 import os
 import secrets
@@ -43,7 +44,9 @@ def test_a_planted_secret_is_in_nothing_that_a_chain_and_its_service_write(tmp_p
         plain, world.url = world.url, address
         chain = world.chain(seed=0)
         assert chain.wait(150) == 0, (tmp_path / "chain.log").read_text()[-3000:]
-        until(lambda: httpx.get(f"{world.servers['service'].url}/api/readyz").status_code == 200, 30)
+        until(
+            lambda: httpx.get(f"{world.servers['service'].url}/api/readyz").status_code == 200, 30
+        )
         for key, status in ((SECRET, 200), ("wrong", 401)):
             answer = httpx.post(
                 f"{world.servers['service'].url}/api/generate",
@@ -53,7 +56,12 @@ def test_a_planted_secret_is_in_nothing_that_a_chain_and_its_service_write(tmp_p
             assert answer.status_code == status
             assert SECRET not in answer.text
         world.kill("mlflow")  # errors that name the registry
-        until(lambda: not httpx.get(f"{world.servers['service'].url}/api/readyz").json()["registry_up"], 30)
+        until(
+            lambda: (
+                not httpx.get(f"{world.servers['service'].url}/api/readyz").json()["registry_up"]
+            ),
+            30,
+        )
         assert SECRET not in httpx.get(f"{world.servers['service'].url}/api/readyz").text
         failed = world.chain(seed=1)
         assert failed.wait(150) != 0
@@ -79,8 +87,14 @@ def test_an_address_with_a_password_is_told_without_it():
 @pytest.mark.parametrize(
     ("command", "wrong"),
     [
-        (["-m", "devopsgpt_serving"], {"DEVOPSGPT_SERVING_API_KEYS": SECRET, "DEVOPSGPT_SERVING_PORT": "many"}),
-        (["-m", "devopsgpt_serving"], {"DEVOPSGPT_SERVING_VLLM_API_KEY": SECRET, "DEVOPSGPT_SERVING_HOST": "0.0.0.0"}),
+        (
+            ["-m", "devopsgpt_serving"],
+            {"DEVOPSGPT_SERVING_API_KEYS": SECRET, "DEVOPSGPT_SERVING_PORT": "many"},
+        ),
+        (
+            ["-m", "devopsgpt_serving"],
+            {"DEVOPSGPT_SERVING_VLLM_API_KEY": SECRET, "DEVOPSGPT_SERVING_HOST": "0.0.0.0"},
+        ),
         (
             ["-m", "devopsgpt_pipeline.cli", "backup", "/nonexistent/b.tar"],
             {"DAGSTER_POSTGRES_URL": f"postgresql://dagster:{SECRET}@127.0.0.1:9/dagster"},
@@ -90,7 +104,9 @@ def test_an_address_with_a_password_is_told_without_it():
 def test_an_error_at_the_start_names_no_secret(command, wrong, tmp_path):
     (tmp_path / "dagster").mkdir()
     environment = os.environ | {"DEVOPSGPT_HOME": str(tmp_path)} | wrong
-    answer = subprocess.run([sys.executable, *command], env=environment, capture_output=True, text=True)
+    answer = subprocess.run(
+        [sys.executable, *command], env=environment, capture_output=True, text=True
+    )
     assert answer.returncode == 1
     assert answer.stderr
     assert SECRET not in answer.stdout + answer.stderr

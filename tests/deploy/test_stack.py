@@ -1,4 +1,5 @@
-"""The compose file's own processes on a real PostgreSQL: chain, restart of each, chain again, nothing lost."""
+"""The compose file's own processes on a real PostgreSQL: chain, restart of each, chain again,
+nothing lost."""
 
 import time
 
@@ -58,7 +59,10 @@ def test_the_chain_survives_a_restart_of_every_process(stack, postgres, variable
     assert counts(postgres)["mlflow", "model_versions"] == 2
     key = {"Authorization": f"Bearer {variables['DEVOPSGPT_API_KEY']}"}
     question = {"prompt": "The backup", "max_token_len": 5}
-    assert httpx.post(f"{stack.url('serving')}/api/generate", json=question, headers=key).status_code == 200
+    assert (
+        httpx.post(f"{stack.url('serving')}/api/generate", json=question, headers=key).status_code
+        == 200
+    )
     assert httpx.post(f"{stack.url('serving')}/api/generate", json=question).status_code == 401
     assert told_by_files(stack.place, variables) == []
     for name in ("dagster", "mlflow"):  # events, metadata, parameters, tags

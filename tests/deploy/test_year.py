@@ -1,7 +1,9 @@
-"""Two years of rescrapes by a clock that is moved: with retention the second adds nothing, without it each kind grows.
+"""Two years of rescrapes by a clock that is moved: with retention the second adds nothing, without
+it each kind grows.
 
-In the second year everything that is kept for a time, the longest of which is a year for earlier pages, has been
-thrown away once. What MLflow notes of each training is kept for good, and has a stated size instead.
+In the second year everything that is kept for a time, the longest of which is a year for earlier
+pages, has been thrown away once. What MLflow notes of each training is kept for good, and has a
+stated size instead.
 """
 
 import json
@@ -19,9 +21,11 @@ from devopsgpt_pipeline.local import servers
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(570)]
 PROGRAM = Path(__file__).with_name("year_program.py")
-KEEP, NAMED = 2, 3  # versions, and those that champion, challenger and previous may name beside them
+# versions, and those that champion, challenger and previous may name beside them
+KEEP, NAMED = 2, 3
 YEAR_DAYS = 365
-# docs/operations.md has these: what is kept of each training for good, and all of this home beside versions and notes
+# docs/operations.md has these: what is kept of each training for good, and all of this home beside
+# versions and notes
 NOTED_BYTES = 150_000  # MLflow's rows and charts
 CHECKED_BYTES = 40_000  # Dagster's rows of asset checks, which it cannot delete
 STATED_BYTES = 11_000_000
@@ -32,7 +36,9 @@ def two_years(place, retention):
     """returns: what is kept after each rescrape"""
     home, clock = Home(place / "home").prepare(), Clock(place)
     server = servers.mlflow_server(home, servers.free_port())
-    environment = os.environ | clock.environment | {"PYTHONPATH": f"{REPOSITORY}:{REPOSITORY / 'tests'}"}
+    environment = (
+        os.environ | clock.environment | {"PYTHONPATH": f"{REPOSITORY}:{REPOSITORY / 'tests'}"}
+    )
     with servers.running([server]):
         command = [sys.executable, PROGRAM, home.path, server.url, str(KEEP), retention]
         answer = subprocess.run(command, env=environment, capture_output=True, text=True)
@@ -46,7 +52,8 @@ def two_years(place, retention):
 
 
 def what_grows(rows):
-    """Kinds of which the second year kept more than the first; of versions, more than their number allows."""
+    """Kinds of which the second year kept more than the first; of versions, more than their number
+    allows."""
     first = [row for row in rows if row["day"] <= YEAR_DAYS]
     second = [row for row in rows if row["day"] > YEAR_DAYS]
     limits = {kind: 1.05 * max(row[kind] for row in first) for kind in KINDS}

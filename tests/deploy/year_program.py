@@ -1,8 +1,9 @@
-"""Two years of rescrapes by a clock that is moved: python year_program.py HOME TRACKING_URI KEEP on|off.
+"""Two years of rescrapes by a clock that is moved: python year_program.py HOME TRACKING_URI KEEP
+on|off.
 
-Each time a chapter has changed, so that all is made anew; a training and a dataset's download were interrupted for
-good; a model of the hub has a new commit; a server was talkative. Prints a JSON line after each: the day, trainings,
-and bytes on the disk by what is kept. off: no retention.
+Each time a chapter has changed, so that all is made anew; a training and a dataset's download were
+interrupted for good; a model of the hub has a new commit; a server was talkative. Prints a JSON
+line after each: the day, trainings, and bytes on the disk by what is kept. off: no retention.
 """
 
 import json
@@ -59,7 +60,9 @@ def live(place, tracking_uri, keep, retained, site):
 
     if not retained:
         ChapterArchive.__init__.__defaults__ = (10 * SPAN_DAYS,)  # earlier pages go without the job
-    settings = dg.RunConfig({"forget_what_is_old": Retention(versions=keep, log_bytes=LOG_BYTES)}).to_config_dict()
+    settings = dg.RunConfig(
+        {"forget_what_is_old": Retention(versions=keep, log_bytes=LOG_BYTES)}
+    ).to_config_dict()
     client = connect(tracking_uri)
     with ChainProgress() as progress, dg.DagsterInstance.get() as instance:
         session = Session(defs, instance, progress)
@@ -71,7 +74,9 @@ def live(place, tracking_uri, keep, retained, site):
             session.update()
             leave_behind(home, number)
             if retained:
-                chain.materialize(defs.resolve_job_def("retention"), instance, progress, run_config=settings)
+                chain.materialize(
+                    defs.resolve_job_def("retention"), instance, progress, run_config=settings
+                )
             models = sum(on_disk(folder) for folder in (home.mlflow / "artifacts").glob("*/models"))
             facts = {
                 "day": day,
@@ -90,24 +95,32 @@ def live(place, tracking_uri, keep, retained, site):
 
 def change(site, day):
     """The chapter of every day: another long text, and so a page that goes into the history."""
-    paragraphs = (sentence(f"mark {part} of day {day}", 10) for part in range(CHAPTER_SENTENCES // 10))
-    site.chapters[0].inside = '<h1 class="heading">On the ferry</h1>' + "".join(f"<p>{text}</p>" for text in paragraphs)
+    paragraphs = (
+        sentence(f"mark {part} of day {day}", 10) for part in range(CHAPTER_SENTENCES // 10)
+    )
+    site.chapters[0].inside = '<h1 class="heading">On the ferry</h1>' + "".join(
+        f"<p>{text}</p>" for text in paragraphs
+    )
 
 
 def leave_behind(home, number):
     """What nobody goes on with, as old as the moved clock says, and a server's talk.
 
-    A training's state, a dataset's shard, and the commit that a name stands for until the next time.
+    A training's state, a dataset's shard, and the commit that a name stands for until the next
+    time.
     """
     left(home.training / f"interrupted-{number}", "state.safetensors", STATE_BYTES)
     left(home.downloads / "openwebtext" / f"{number:012d}", "00000.bin", DOWNLOAD_BYTES)
     left(home.hub / "owner--name" / f"{number:040d}", "model.safetensors", DOWNLOAD_BYTES)
     (home.hub / "resolved").mkdir(exist_ok=True)
-    write_json(home.hub / "resolved" / "owner--name.json", {"repository": "owner/name", "commit": f"{number:040d}"})
+    write_json(
+        home.hub / "resolved" / "owner--name.json",
+        {"repository": "owner/name", "commit": f"{number:040d}"},
+    )
     with (home.logs / "service.log").open("ab") as log:
         log.write(
-            b"a line of a hundred characters, as a server writes them all day long, one after the other......\n"
-            * (TALK_BYTES // 97)
+            b"a line of a hundred characters, as a server writes them all day long, one after the "
+            b"other......\n" * (TALK_BYTES // 97)
         )
 
 

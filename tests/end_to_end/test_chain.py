@@ -1,4 +1,5 @@
-"""The graph in process, on an ephemeral Dagster instance, with a tiny model and a real MLflow server."""
+"""The graph in process, on an ephemeral Dagster instance, with a tiny model and a real MLflow
+server."""
 
 import dataclasses
 import json
@@ -22,11 +23,18 @@ from devopsgpt_pipeline.sources.books import books_of_profile
 from devopsgpt_pipeline.tracking.client import CHALLENGER, CHAMPION, MODEL_NAME, version_of_alias
 
 TINY = TrainingConfig(
-    **dict(n_layer=1, n_head=2, n_embd=32, block_size=64, batch_size=4, max_steps=20, warmup_steps=2),
+    **dict(
+        n_layer=1, n_head=2, n_embd=32, block_size=64, batch_size=4, max_steps=20, warmup_steps=2
+    ),
     **dict(eval_interval=10, log_interval=5, learning_rate=1e-2, device="cpu", dtype="float32"),
 )
 CHAIN = [
-    *("chapters_night_shift", "chapters_steady_service", "clean_text_night_shift", "clean_text_steady_service"),
+    *(
+        "chapters_night_shift",
+        "chapters_steady_service",
+        "clean_text_night_shift",
+        "clean_text_steady_service",
+    ),
     *("token_bins_sre", "finetuned_checkpoint", "evaluation", "registered_model", "champion"),
     "leaderboard",
 ]
@@ -41,7 +49,9 @@ class Chain:
         self.events = []
 
     def observe(self):
-        chain.materialize(self.definitions.resolve_job_def("observe_books"), self.instance, self.events.append)
+        chain.materialize(
+            self.definitions.resolve_job_def("observe_books"), self.instance, self.events.append
+        )
 
     def stale(self):
         return [key.to_user_string() for key in chain.out_of_date(self.job, self.instance)]
@@ -68,7 +78,11 @@ def finished(mlflow_server, tmp_path_factory):
     home = Home(tmp_path_factory.mktemp("home")).prepare()
     with dg.DagsterInstance.ephemeral() as instance:
         definitions = build_definitions(
-            PROFILES["sample"], books_of_profile("sample"), home, mlflow_server.url, mlflow_server.url
+            PROFILES["sample"],
+            books_of_profile("sample"),
+            home,
+            mlflow_server.url,
+            mlflow_server.url,
         )
         whole = Chain(home, definitions, instance)
         whole.observe()
@@ -83,7 +97,9 @@ def test_definitions_load(finished):
 
 def test_every_asset_has_group_description_kinds_owners_and_code_version(finished):
     for spec in finished.definitions.resolve_all_asset_specs():
-        assert spec.group_name in ("sources", "datasets", "training", "evaluation", "registry"), spec.key
+        assert spec.group_name in ("sources", "datasets", "training", "evaluation", "registry"), (
+            spec.key
+        )
         assert spec.description, spec.key
         assert spec.kinds, spec.key
         assert spec.owners, spec.key
@@ -118,12 +134,16 @@ def test_the_library_is_as_large_as_promised(finished):
 
 def test_training_shows_a_loss_curve_and_a_link(finished):
     metadata = finished.metadata("finetuned_checkpoint")
-    assert metadata["loss_curve"].value.startswith("![train_loss and val_loss against the step](data:image/png;base64,")
+    assert metadata["loss_curve"].value.startswith(
+        "![train_loss and val_loss against the step](data:image/png;base64,"
+    )
     assert "/#/experiments/" in metadata["mlflow_run"].value
 
 
 def test_training_reports_live_to_dagster(finished):
-    observed = finished.instance.fetch_observations(dg.AssetKey("finetuned_checkpoint"), limit=50).records
+    observed = finished.instance.fetch_observations(
+        dg.AssetKey("finetuned_checkpoint"), limit=50
+    ).records
     assert {record.asset_observation.metadata["step"].value for record in observed} >= {0, 10, 20}
 
 
@@ -137,7 +157,10 @@ def test_mlflow_shows_the_run(finished, mlflow_server):
     for name in ("train_loss", "val_loss", "learning_rate", "tokens_per_second"):
         assert len(client.get_metric_history(run.info.run_id, name)) >= 3, name
     assert run.data.metrics["bits_per_byte/sre"] < run.data.metrics["start_bits_per_byte/sre"]
-    assert {file.path for file in client.list_artifacts(run.info.run_id)} >= {"loss_curve.png", "samples.md"}
+    assert {file.path for file in client.list_artifacts(run.info.run_id)} >= {
+        "loss_curve.png",
+        "samples.md",
+    }
     assert run.inputs.dataset_inputs[0].dataset.name == "sre"
     assert len(run.outputs.model_outputs) == 1
 
@@ -145,8 +168,17 @@ def test_mlflow_shows_the_run(finished, mlflow_server):
 def test_the_version_is_tagged_with_its_lineage(finished, mlflow_server):
     from devopsgpt_pipeline.tracking.client import connect
 
-    version = connect(mlflow_server.url).get_model_version(MODEL_NAME, str(finished.blob("champion", "version")))
-    wanted = ("val_loss", "data_version", "dagster_run_id", "mlflow_run_id", "git_commit", "checkpoint_sha256")
+    version = connect(mlflow_server.url).get_model_version(
+        MODEL_NAME, str(finished.blob("champion", "version"))
+    )
+    wanted = (
+        "val_loss",
+        "data_version",
+        "dagster_run_id",
+        "mlflow_run_id",
+        "git_commit",
+        "checkpoint_sha256",
+    )
     assert set(wanted) <= set(version.tags)
 
 
@@ -154,9 +186,12 @@ def test_the_version_records_its_chapters_and_the_runs_of_each_step(finished, ml
     from devopsgpt_pipeline.registry.ancestry import lineage_of
     from devopsgpt_pipeline.tracking.client import connect
 
-    made_of = lineage_of(connect(mlflow_server.url), str(finished.blob("champion", "version"))).made_of
+    made_of = lineage_of(
+        connect(mlflow_server.url), str(finished.blob("champion", "version"))
+    ).made_of
     assert len(made_of["chapters"]) == sum(
-        finished.blob(f"chapters_{book}", "dagster/row_count") for book in ("night_shift", "steady_service")
+        finished.blob(f"chapters_{book}", "dagster/row_count")
+        for book in ("night_shift", "steady_service")
     )
     assert all(len(one["content_sha256"]) == 64 and one["url"] for one in made_of["chapters"])
     assert {book["licence"] for book in made_of["books"]} == {"MIT"}
@@ -173,11 +208,15 @@ def test_the_version_carries_a_card_with_the_evaluations_numbers(finished, mlflo
     from devopsgpt_pipeline.tracking.client import connect
     from devopsgpt_pipeline.tracking.versions import fetch_document
 
-    text = fetch_document(connect(mlflow_server.url), str(finished.blob("champion", "version")), "README.md")
+    text = fetch_document(
+        connect(mlflow_server.url), str(finished.blob("champion", "version")), "README.md"
+    )
     card, measured = ModelCard(text), Comparison.read(finished.home.evaluation)
     assert card.data.license == "mit"
     assert card.data.datasets == ["night-shift", "steady-service"]
-    results = {(one.dataset_type, one.metric_type): one.metric_value for one in card.data.eval_results}
+    results = {
+        (one.dataset_type, one.metric_type): one.metric_value for one in card.data.eval_results
+    }
     assert results["sre", "bits_per_byte"] == pytest.approx(measured.finetuned["bits_per_byte"])
     assert results["sre", "memorization"] == measured.memorization
 
@@ -189,17 +228,28 @@ def test_the_launchpad_shows_every_training_setting_with_its_unit(finished):
     assert all(field.description for field in config.values())
     assert config["learning_rate"].default_value == PROFILES["sample"].training.learning_rate
     resources = finished.job.run_config_schema.config_type.fields["resources"].config_type.fields
-    assert resources["launcher"].config_type.fields["config"].config_type.fields["processes"].default_value == 0
+    assert (
+        resources["launcher"]
+        .config_type.fields["config"]
+        .config_type.fields["processes"]
+        .default_value
+        == 0
+    )
 
 
 @pytest.fixture
 def copied(finished, tmp_path, mlflow_server):
-    """The finished home, copied, for tests that change it; a registry of its own would cost five seconds."""
+    """The finished home, copied, for tests that change it; a registry of its own would cost five
+    seconds."""
     home = Home(tmp_path / "home")
     shutil.copytree(finished.home.path, home.path, symlinks=True)
     with dg.DagsterInstance.ephemeral() as instance:
         definitions = build_definitions(
-            PROFILES["sample"], books_of_profile("sample"), home, mlflow_server.url, mlflow_server.url
+            PROFILES["sample"],
+            books_of_profile("sample"),
+            home,
+            mlflow_server.url,
+            mlflow_server.url,
         )
         yield Chain(home, definitions, instance)
 
@@ -293,19 +343,28 @@ def test_a_leak_between_the_splits_is_found_unless_it_is_named_as_quoted(copied,
 def test_training_with_mlflow_down_is_told_and_loses_nothing(copied):
     before = os.readlink(copied.home.finetuned)
     definitions = build_definitions(
-        PROFILES["sample"], books_of_profile("sample"), copied.home, "http://127.0.0.1:9", "http://127.0.0.1:9"
+        PROFILES["sample"],
+        books_of_profile("sample"),
+        copied.home,
+        "http://127.0.0.1:9",
+        "http://127.0.0.1:9",
     )
     offline = Chain(copied.home, definitions, copied.instance)
-    with pytest.raises(chain.ChainError, match=r"no MLflow server answers at http://127.0.0.1:9; start one"):
+    with pytest.raises(
+        chain.ChainError, match=r"no MLflow server answers at http://127.0.0.1:9; start one"
+    ):
         offline.materialize(["finetuned_checkpoint"])
     assert os.readlink(copied.home.finetuned) == before
 
 
 def test_a_training_error_is_told_in_the_trainers_own_words(copied):
-    with pytest.raises(chain.ChainError, match=r"trainer ended with status 1.*more than block_size tokens, got"):
+    with pytest.raises(
+        chain.ChainError, match=r"trainer ended with status 1.*more than block_size tokens, got"
+    ):
         copied.materialize(["finetuned_checkpoint"], block_size=10_000_000)
     with pytest.raises(
-        chain.ChainError, match="init_from must be a checkpoint folder, a model on the Hugging Face hub"
+        chain.ChainError,
+        match="init_from must be a checkpoint folder, a model on the Hugging Face hub",
     ):
         copied.materialize(["finetuned_checkpoint"], init_from="./gpt5")
 
@@ -314,7 +373,11 @@ def test_a_setting_out_of_range_in_the_launchpad_is_told(copied):
     run_config = {"ops": {"finetuned_checkpoint": {"config": {"block_size": 0}}}}
     with pytest.raises(chain.ChainError, match="block_size must be at least 1, got 0"):
         chain.materialize(
-            copied.job, copied.instance, copied.events.append, [dg.AssetKey("finetuned_checkpoint")], run_config
+            copied.job,
+            copied.instance,
+            copied.events.append,
+            [dg.AssetKey("finetuned_checkpoint")],
+            run_config,
         )
 
 
@@ -326,8 +389,11 @@ def test_finetuning_the_champion_starts_from_its_loss(copied):
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_the_sre_profile_finetunes_pretrained_weights(mlflow_server, tmp_path, gpt2_tokenizer, monkeypatch):
-    """The chain of the profile `sre` on the sample books, from a small checkpoint in place of OpenAI's."""
+def test_the_sre_profile_finetunes_pretrained_weights(
+    mlflow_server, tmp_path, gpt2_tokenizer, monkeypatch
+):
+    """The chain of the profile `sre` on the sample books, from a small checkpoint in place of
+    OpenAI's."""
     from devopsgpt_model.checkpoint import save_checkpoint
     from devopsgpt_model.config import GPTConfig
     from devopsgpt_model.gpt import GPT
@@ -345,15 +411,21 @@ def test_the_sre_profile_finetunes_pretrained_weights(mlflow_server, tmp_path, g
         pretrained = definitions.resolve_job_def("fetch_pretrained_gpt2")
         chain.materialize(pretrained, instance, whole.events.append, partition="gpt2")
         settings = dict(block_size=64, grad_accum_steps=2, max_steps=4, learning_rate=1e-2)
-        whole.materialize(CHAIN, config=dataclasses.replace(PROFILES["sre"].training, device="cpu", **settings))
+        whole.materialize(
+            CHAIN, config=dataclasses.replace(PROFILES["sre"].training, device="cpu", **settings)
+        )
         assert whole.stale() == []
         assert load_checkpoint(home.finetuned).tokenizer.name == "gpt2"
         assert whole.blob("evaluation", "gain_bits_per_byte") > 0
 
-        # Tiny shakespeare from the same weights: trained and evaluated on it, judged on the books all the same.
+        # Tiny shakespeare from the same weights: trained and evaluated on it, judged on the books
+        # all the same.
         text = shared_file("tinyshakespeare.txt").read_bytes()
         (home.text / "tinyshakespeare.txt").write_bytes(text)
-        datasets, shakespeare = definitions.resolve_job_def("datasets"), [dg.AssetKey("token_bins_shakespeare")]
+        datasets, shakespeare = (
+            definitions.resolve_job_def("datasets"),
+            [dg.AssetKey("token_bins_shakespeare")],
+        )
         chain.materialize(datasets, instance, whole.events.append, shakespeare)
         assert whole.blob("token_bins_shakespeare", "train_tokens") == 301_966
         tiny = dataclasses.replace(PROFILES["sre"].training, device="cpu", **settings)
@@ -363,7 +435,9 @@ def test_the_sre_profile_finetunes_pretrained_weights(mlflow_server, tmp_path, g
 
 
 def test_a_killed_run_gives_its_slot_back(finished, tmp_path):
-    ended = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
+    ended = subprocess.run(
+        [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True
+    )
     pids = {"killed": ended.stdout.strip(), "alive": str(os.getpid())}
     with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
         runs = {
@@ -378,15 +452,21 @@ def test_a_killed_run_gives_its_slot_back(finished, tmp_path):
         assert storage.get_concurrency_info("gpu").claimed_slots
         assert chain.end_abandoned_runs(instance) == [runs["killed"].run_id]
         assert storage.get_concurrency_info("gpu").claimed_slots == []
-        statuses = [instance.get_run_by_id(runs[name].run_id).status for name in ("killed", "alive")]
+        statuses = [
+            instance.get_run_by_id(runs[name].run_id).status for name in ("killed", "alive")
+        ]
         assert statuses == [dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.STARTED]
 
 
 def test_automation_follows_a_changed_book_and_nothing_else(finished):
     def requested(cursor=None):
-        result = dg.evaluate_automation_conditions(finished.definitions, finished.instance, cursor=cursor)
+        result = dg.evaluate_automation_conditions(
+            finished.definitions, finished.instance, cursor=cursor
+        )
         keys = {c.key.to_user_string() for c in finished.job.asset_layer.asset_graph.asset_nodes}
-        return {key for key in keys if result.get_num_requested(dg.AssetKey.from_user_string(key))}, result.cursor
+        return {
+            key for key in keys if result.get_num_requested(dg.AssetKey.from_user_string(key))
+        }, result.cursor
 
     _, cursor = requested()
     quiet, cursor = requested(cursor)

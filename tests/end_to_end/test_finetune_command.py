@@ -13,14 +13,30 @@ from devopsgpt_pipeline.tracking.client import CHAMPION, MODEL_NAME, connect, ex
 from devopsgpt_pipeline.tracking.runs import PARENT_TAG
 
 TINY = [
-    *("n_layer=1", "n_head=2", "n_embd=32", "block_size=64", "batch_size=4", "max_steps=20", "warmup_steps=2"),
+    *(
+        "n_layer=1",
+        "n_head=2",
+        "n_embd=32",
+        "block_size=64",
+        "batch_size=4",
+        "max_steps=20",
+        "warmup_steps=2",
+    ),
     *("eval_interval=10", "log_interval=5", "device=cpu", "dtype=float32"),
 ]
 
 
 def finetune(home, *options):
     settings = [word for setting in TINY for word in ("--set", setting)]
-    command = [sys.executable, "-m", "devopsgpt_pipeline.cli", "finetune", "sample", *settings, *options]
+    command = [
+        sys.executable,
+        "-m",
+        "devopsgpt_pipeline.cli",
+        "finetune",
+        "sample",
+        *settings,
+        *options,
+    ]
     environment = {**os.environ, "DEVOPSGPT_HOME": str(home.path), "DEVOPSGPT_PROFILE": "sample"}
     answer = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=200)
     assert answer.returncode == 0, answer.stdout + answer.stderr

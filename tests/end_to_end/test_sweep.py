@@ -23,10 +23,19 @@ from devopsgpt_pipeline.tracking.client import connect, experiment_id
 from devopsgpt_pipeline.tracking.runs import PARENT_TAG
 
 TINY = [
-    *("n_layer=1", "n_head=2", "n_embd=32", "block_size=32", "batch_size=4", "max_steps=20", "warmup_steps=2"),
+    *(
+        "n_layer=1",
+        "n_head=2",
+        "n_embd=32",
+        "block_size=32",
+        "batch_size=4",
+        "max_steps=20",
+        "warmup_steps=2",
+    ),
     *("eval_interval=10", "log_interval=5", "device=cpu", "dtype=float32", "grad_clip=0"),
 ]
-# What `devopsgpt finetune --sweep` does around its trials, without the books: a process to be killed.
+# What `devopsgpt finetune --sweep` does around its trials, without the books: a process to be
+# killed.
 PROGRAM = """
 import sys
 from pathlib import Path
@@ -44,7 +53,8 @@ trials = grid("sample", [*TINY, "max_steps=200"], ["seed=1,2"])
 with dg.DagsterInstance.get() as instance, ChainProgress() as progress:
     chain.end_abandoned_runs(instance)
     sweep = Sweep(home, connect(sys.argv[2]), "sample", trials, "sre")
-    outcomes = sweep.run(definitions_for(home, sys.argv[2]).resolve_job_def("sweep_trial"), instance, progress)
+    job = definitions_for(home, sys.argv[2]).resolve_job_def("sweep_trial")
+    outcomes = sweep.run(job, instance, progress)
     print(sweep.parent, [outcome.trial.name for outcome in outcomes])
 """
 
@@ -81,7 +91,11 @@ def test_a_grid_is_every_combination_on_top_of_the_preset():
         *("learning_rate=1e-4 max_steps=100", "learning_rate=1e-4 max_steps=200"),
         *("learning_rate=3e-4 max_steps=100", "learning_rate=3e-4 max_steps=200"),
     ]
-    assert (trials[3].config.learning_rate, trials[3].config.max_steps, trials[3].config.seed) == (3e-4, 200, 3)
+    assert (trials[3].config.learning_rate, trials[3].config.max_steps, trials[3].config.seed) == (
+        3e-4,
+        200,
+        3,
+    )
 
 
 @pytest.mark.parametrize(
@@ -91,7 +105,10 @@ def test_a_grid_is_every_combination_on_top_of_the_preset():
         (["max_steps=1,many"], "max_steps must be int, got 'many'"),
         (["max_steps=1,0"], "max_steps must be at least 1, got 0"),
         (["seed=1", "seed=2"], "--sweep seed is given twice; put all its values into one"),
-        (["learning_rate=1e-4,0.0001"], "twice: learning_rate=1e-4, and learning_rate=0.0001; leave one out"),
+        (
+            ["learning_rate=1e-4,0.0001"],
+            "twice: learning_rate=1e-4, and learning_rate=0.0001; leave one out",
+        ),
     ],
 )
 def test_a_grid_that_cannot_be_is_told_before_anything_starts(axes, told):
@@ -115,27 +132,50 @@ def test_the_best_child_is_taken_and_a_failed_one_loses_nothing(home, mlflow_ser
         ]
         assert "the loss is not finite" in outcomes[2].row()["val_loss"]
 
-        # MLflow's comparison: children of one parent in one experiment, with their settings and a number each
+        # MLflow's comparison: children of one parent in one experiment, with their settings and a
+        # number each
         parent = client.get_run(sweep.parent)
-        assert (parent.info.status, parent.data.tags["best_trial"]) == ("FINISHED", "learning_rate=1e-2")
-        children = client.search_runs([experiment_id(client)], f"tags.`{PARENT_TAG}` = '{sweep.parent}'")
+        assert (parent.info.status, parent.data.tags["best_trial"]) == (
+            "FINISHED",
+            "learning_rate=1e-2",
+        )
+        children = client.search_runs(
+            [experiment_id(client)], f"tags.`{PARENT_TAG}` = '{sweep.parent}'"
+        )
         assert {child.data.tags[TRIAL_TAG]: child.info.status for child in children} == {
-            **{"learning_rate=1e-5": "FINISHED", "learning_rate=1e30": "FAILED", "learning_rate=1e-2": "FINISHED"}
+            **{
+                "learning_rate=1e-5": "FINISHED",
+                "learning_rate=1e30": "FAILED",
+                "learning_rate=1e-2": "FINISHED",
+            }
         }
-        assert {child.data.params["learning_rate"] for child in children} == {"1e-05", "1e+30", "0.01"}
+        assert {child.data.params["learning_rate"] for child in children} == {
+            "1e-05",
+            "1e+30",
+            "0.01",
+        }
         best = client.get_run(parent.data.tags["best_run"])
-        assert best.data.metrics["best_val_loss"] == parent.data.metrics["best_val_loss"] == outcomes[0].val_loss
+        assert (
+            best.data.metrics["best_val_loss"]
+            == parent.data.metrics["best_val_loss"]
+            == outcomes[0].val_loss
+        )
         assert len(client.get_metric_history(best.info.run_id, "val_loss")) == 3
 
         # the best one becomes the checkpoint as it is, in its own MLflow run
-        run_config = {"ops": {"finetuned_checkpoint": {"config": sweep.settings(outcomes[0].trial)}}}
+        run_config = {
+            "ops": {"finetuned_checkpoint": {"config": sweep.settings(outcomes[0].trial)}}
+        }
         keys = [dg.AssetKey("finetuned_checkpoint")]
-        chain.materialize(definitions.resolve_job_def("whole_chain"), instance, told, keys, run_config)
+        chain.materialize(
+            definitions.resolve_job_def("whole_chain"), instance, told, keys, run_config
+        )
     facts = home.finetuned_facts()
     assert (facts["mlflow_run_id"], facts["val_loss"]) == (best.info.run_id, outcomes[0].val_loss)
     assert len(client.get_metric_history(best.info.run_id, "val_loss")) == 3
     assert [path.name for path in home.training.iterdir() if (path / "train.json").exists()] == []
-    assert Sweep(home, client, "sample", trials, "sre").parent != sweep.parent  # a finished sweep starts anew
+    # a finished sweep starts anew
+    assert Sweep(home, client, "sample", trials, "sre").parent != sweep.parent
 
 
 @pytest.mark.slow
@@ -144,10 +184,19 @@ def test_a_killed_sweep_goes_on_under_the_same_parent(home, mlflow_server):
     client = connect(mlflow_server.url)
     environment = os.environ | {"DAGSTER_HOME": str(home.dagster)}
     (home.dagster / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
-    command = [sys.executable, "-c", PROGRAM, str(home.path), mlflow_server.url, os.path.dirname(__file__)]
+    command = [
+        sys.executable,
+        "-c",
+        PROGRAM,
+        str(home.path),
+        mlflow_server.url,
+        os.path.dirname(__file__),
+    ]
 
     def start():
-        return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        return subprocess.Popen(
+            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
 
     with start() as killed:
         for line in killed.stdout:

@@ -1,4 +1,5 @@
-"""Terminate in Dagster's UI, and a worker that is killed: a real `dagster dev`, asked over GraphQL as its UI asks."""
+"""Terminate in Dagster's UI, and a worker that is killed: a real `dagster dev`, asked over GraphQL
+as its UI asks."""
 
 import json
 import time
@@ -17,10 +18,28 @@ from devopsgpt_pipeline.tracking.client import connect
 
 STEPS = 1500
 SETTINGS = {
-    **dict(n_layer=2, n_head=2, n_embd=64, block_size=32, batch_size=8, max_steps=STEPS, warmup_steps=5, seed=11),
-    **dict(eval_interval=500, log_interval=20, device="cpu", dtype="float32", compile="off", dataset="sre"),
+    **dict(
+        n_layer=2,
+        n_head=2,
+        n_embd=64,
+        block_size=32,
+        batch_size=8,
+        max_steps=STEPS,
+        warmup_steps=5,
+        seed=11,
+    ),
+    **dict(
+        eval_interval=500,
+        log_interval=20,
+        device="cpu",
+        dtype="float32",
+        compile="off",
+        dataset="sre",
+    ),
 }
-LOCATION = "{ repositoriesOrError { ... on RepositoryConnection { nodes { name location { name } } } } }"
+LOCATION = (
+    "{ repositoriesOrError { ... on RepositoryConnection { nodes { name location { name } } } } }"
+)
 LAUNCH = """mutation ($p: ExecutionParams!) { launchRun(executionParams: $p) {
   __typename ... on LaunchRunSuccess { run { runId } } ... on PythonError { message } } }"""
 TERMINATE = """mutation ($id: String!) { terminateRun(runId: $id) { __typename } }"""
@@ -36,18 +55,26 @@ class Ui:
         self.url = url
         (repository,) = self.ask(LOCATION)["repositoriesOrError"]["nodes"]
         self.selector = {
-            **{"repositoryName": repository["name"], "repositoryLocationName": repository["location"]["name"]},
+            **{
+                "repositoryName": repository["name"],
+                "repositoryLocationName": repository["location"]["name"],
+            },
             **{"jobName": "whole_chain", "assetSelection": [{"path": ["finetuned_checkpoint"]}]},
         }
 
     def ask(self, query, **variables):
-        answer = requests.post(f"{self.url}/graphql", json={"query": query, "variables": variables}, timeout=60).json()
+        answer = requests.post(
+            f"{self.url}/graphql", json={"query": query, "variables": variables}, timeout=60
+        ).json()
         assert "errors" not in answer, answer
         return answer["data"]
 
     def launch(self):
         config = {"ops": {"finetuned_checkpoint": {"config": SETTINGS}}}
-        answer = self.ask(LAUNCH, p={"selector": self.selector, "runConfigData": json.dumps(config), "mode": "default"})
+        answer = self.ask(
+            LAUNCH,
+            p={"selector": self.selector, "runConfigData": json.dumps(config), "mode": "default"},
+        )
         assert answer["launchRun"]["__typename"] == "LaunchRunSuccess", answer
         return answer["launchRun"]["run"]["runId"]
 
@@ -60,7 +87,9 @@ class Ui:
         return {entry["label"] for each in observations for entry in each["metadataEntries"]}
 
     def wait_for(self, run_id, status, seconds):
-        until(lambda: self.ask(STATUS, id=run_id)["runOrError"]["status"] == status, seconds, status)
+        until(
+            lambda: self.ask(STATUS, id=run_id)["runOrError"]["status"] == status, seconds, status
+        )
 
 
 def until(condition, seconds, what):
@@ -81,7 +110,9 @@ def trainer_in(home):
     """The trainer's process, None where there is none."""
     for process in psutil.process_iter(["cmdline"]):
         words = process.info["cmdline"] or []
-        if "devopsgpt_model.train" in words and any(word.startswith(str(home.training)) for word in words):
+        if "devopsgpt_model.train" in words and any(
+            word.startswith(str(home.training)) for word in words
+        ):
             return process
     return None
 
@@ -92,7 +123,12 @@ def home(tmp_path, mlflow_server, monkeypatch):
     text = "a steady service answers; a slow service makes its users wait. " * 60
     documents = {"train": [("t", text)], "val": [("v", "a slow answer makes a service wait. " * 8)]}
     write_token_bins(home.tokens / "sre", "sre", Tokenizer.plain_bytes(), documents)
-    for name in ("DEVOPSGPT_HOME", "DAGSTER_HOME", "MLFLOW_TRACKING_URI", "DEVOPSGPT_MLFLOW_UI_URL"):
+    for name in (
+        "DEVOPSGPT_HOME",
+        "DAGSTER_HOME",
+        "MLFLOW_TRACKING_URI",
+        "DEVOPSGPT_MLFLOW_UI_URL",
+    ):
         monkeypatch.setenv(name, "")  # put back after the test
     for name in ("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "OMP_WAIT_POLICY"):
         monkeypatch.setenv(name, "false" if "BAR" in name else "passive")

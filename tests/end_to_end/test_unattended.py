@@ -1,4 +1,5 @@
-"""From an edited chapter to the service's answer with no hand on it: all of `devopsgpt up`, for real."""
+"""From an edited chapter to the service's answer with no hand on it: all of `devopsgpt up`, for
+real."""
 
 import os
 import re
@@ -16,7 +17,10 @@ from pipeline.sources.book_site import Server, small_site
 from devopsgpt_pipeline.local.servers import free_port
 
 DEADLINE_S = 420.0
-SMALL = "n_layer=1 n_head=2 n_embd=32 block_size=64 batch_size=8 warmup_steps=2 learning_rate=0.01 eval_interval=20"
+SMALL = (
+    "n_layer=1 n_head=2 n_embd=32 block_size=64 batch_size=8 warmup_steps=2 learning_rate=0.01 "
+    "eval_interval=20"
+)
 FOLLOWS = [  # what an edit of the local book leads to, in order
     *("chapters_local_book", "clean_text_local_book", "token_bins_sre"),
     *("finetuned_checkpoint", "evaluation", "registered_model", "champion"),
@@ -50,13 +54,16 @@ class Up:
 
     def answered_by(self):
         answer = requests.post(
-            f"{self.service}/api/generate", json={"prompt": "The lamp", "max_token_len": 5}, timeout=30
+            f"{self.service}/api/generate",
+            json={"prompt": "The lamp", "max_token_len": 5},
+            timeout=30,
         )
         answer.raise_for_status()
         return int(answer.json()["version"])
 
     def made(self, since):
-        """Assets that were materialized after a time, in order. The leaderboard follows any measurement: left out."""
+        """Assets that were materialized after a time, in order. The leaderboard follows any
+        measurement: left out."""
         events = []
         for key in set(self.instance.all_asset_keys()) - {dg.AssetKey("leaderboard")}:
             for record in self.instance.fetch_materializations(
@@ -68,7 +75,10 @@ class Up:
     def observations(self, since):
         """Finished runs of the schedule that began after a time."""
         wanted = dg.RunsFilter(job_name="observe_books", statuses=[dg.DagsterRunStatus.SUCCESS])
-        return sum(record.create_timestamp.timestamp() > since for record in self.instance.get_run_records(wanted))
+        return sum(
+            record.create_timestamp.timestamp() > since
+            for record in self.instance.get_run_records(wanted)
+        )
 
     def failed_runs(self):
         return self.instance.get_run_records(dg.RunsFilter(statuses=[dg.DagsterRunStatus.FAILURE]))
@@ -101,7 +111,9 @@ def wait_until(condition, what):
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_an_edited_chapter_reaches_the_service_and_a_deploy_of_the_site_does_not(sites, tmp_path, monkeypatch):
+def test_an_edited_chapter_reaches_the_service_and_a_deploy_of_the_site_does_not(
+    sites, tmp_path, monkeypatch
+):
     (sites, folder), home = sites, tmp_path / "home"
     environment = os.environ | {
         "DEVOPSGPT_HOME": str(home),
@@ -111,14 +123,18 @@ def test_an_edited_chapter_reaches_the_service_and_a_deploy_of_the_site_does_not
     }
     # By hand, once, and with so little training that the next one is better.
     first = environment | {"DEVOPSGPT_TRAINING": f"sample {SMALL} max_steps=4"}
-    told = subprocess.run([*DEVOPSGPT, "run"], env=first, capture_output=True, text=True, timeout=300)
+    told = subprocess.run(
+        [*DEVOPSGPT, "run"], env=first, capture_output=True, text=True, timeout=300
+    )
     assert told.returncode == 0, told.stdout + told.stderr
     assert "answered by devopsgpt version 1" in told.stdout
     monkeypatch.setenv("DAGSTER_HOME", str(home / "dagster"))
 
     with up(environment | {"DEVOPSGPT_TRAINING": f"sample {SMALL} max_steps=120"}) as service:
         started = time.time()
-        wait_until(lambda: service.observations(started) >= 1, "the schedule has looked at the books")
+        wait_until(
+            lambda: service.observations(started) >= 1, "the schedule has looked at the books"
+        )
         assert service.made(started) == []
         assert service.answered_by() == 1
 
@@ -126,7 +142,9 @@ def test_an_edited_chapter_reaches_the_service_and_a_deploy_of_the_site_does_not
             site.log.clear()
         edited = time.time()
         chapter = sites["local-book"].chapter("on-the-lamp")
-        chapter.inside = re.sub("seen 2 times", "seen twice, and once more in the fog", chapter.inside)
+        chapter.inside = re.sub(
+            "seen 2 times", "seen twice, and once more in the fog", chapter.inside
+        )
         wait_until(lambda: "champion" in service.made(edited), "a new champion was decided on")
         assert service.made(edited) == FOLLOWS
         wait_until(lambda: service.answered_by() == 2, "the service answers with version 2")
@@ -137,8 +155,11 @@ def test_an_edited_chapter_reaches_the_service_and_a_deploy_of_the_site_does_not
         deployed = time.time()
         for site in sites.values():
             site.deploy = "2222222"
-        wait_until(lambda: service.observations(deployed) >= 2, "the schedule has looked twice more")
-        assert 200 in sites["local-book"].statuses()[-20:]  # the pages' bytes are new, and were fetched
+        wait_until(
+            lambda: service.observations(deployed) >= 2, "the schedule has looked twice more"
+        )
+        # the pages' bytes are new, and were fetched
+        assert 200 in sites["local-book"].statuses()[-20:]
         time.sleep(25)  # two ticks of the sensor
         assert service.made(deployed) == []
         assert service.answered_by() == 2

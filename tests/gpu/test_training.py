@@ -1,4 +1,5 @@
-"""What only a GPU can show of training; needs nothing but devopsgpt_model. `python -m pytest -m gpu tests/gpu`"""
+"""What only a GPU can show of training; needs nothing but devopsgpt_model. `python -m pytest -m gpu
+tests/gpu`"""
 
 import dataclasses
 import warnings
@@ -26,26 +27,41 @@ pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no CUDA GPU"),
 ]
 CONFIG = TrainingConfig(
-    n_layer=2, n_head=2, n_embd=32, block_size=32, batch_size=4, grad_accum_steps=2, max_steps=20, eval_interval=10
+    n_layer=2,
+    n_head=2,
+    n_embd=32,
+    block_size=32,
+    batch_size=4,
+    grad_accum_steps=2,
+    max_steps=20,
+    eval_interval=10,
 )
 
 
 @pytest.mark.parametrize("compiled", ["off", "on"])
 def test_a_step_and_a_save_never_wait_for_the_gpu(compiled):
     device = torch.device("cuda")
-    model = GPT(GPTConfig(vocab_size=257, block_size=32, n_layer=2, n_head=2, n_embd=64, dropout=0.1)).to(device)
+    model = GPT(
+        GPTConfig(vocab_size=257, block_size=32, n_layer=2, n_head=2, n_embd=64, dropout=0.1)
+    ).to(device)
     config = dataclasses.replace(CONFIG, compile=compiled)
     step = TrainingStep(model, config, device, torch.bfloat16, Ranks())
     data = ShuffledWindows(np.arange(2000, dtype=np.uint16) % 257, 32, 4, seed=1)
     with Saver(device) as saver:
         for number in range(2):  # the first ones compile, and get their memory
             step(number, data)
-            saver.save(((name, each.detach()) for name, each in model.named_parameters()), lambda copy: None)
+            saver.save(
+                ((name, each.detach()) for name, each in model.named_parameters()),
+                lambda copy: None,
+            )
         torch.cuda.set_sync_debug_mode("error")
         try:
             for number in range(2, 5):
                 step(number, data)
-                saver.save(((name, each.detach()) for name, each in model.named_parameters()), lambda copy: None)
+                saver.save(
+                    ((name, each.detach()) for name, each in model.named_parameters()),
+                    lambda copy: None,
+                )
         finally:
             torch.cuda.set_sync_debug_mode("default")
 
@@ -60,12 +76,17 @@ def test_what_is_saved_from_a_gpu_is_the_moment_of_the_save():
 
 
 def test_a_run_on_a_gpu_learns_what_one_on_a_cpu_learns(tmp_path):
-    documents = {"train": [("t", "a slow service makes its users wait. " * 90)], "val": [("v", "users wait. " * 20)]}
+    documents = {
+        "train": [("t", "a slow service makes its users wait. " * 90)],
+        "val": [("v", "users wait. " * 20)],
+    }
     write_token_bins(tmp_path / "bins", "toy", Tokenizer.plain_bytes(), documents)
 
     def learn(device):
         config = dataclasses.replace(CONFIG, device=device, dropout=0.0)
-        return train(TrainingJob(config=config, bins=tmp_path / "bins", out=tmp_path / device))["val_loss"]
+        return train(TrainingJob(config=config, bins=tmp_path / "bins", out=tmp_path / device))[
+            "val_loss"
+        ]
 
     assert learn("cuda") == pytest.approx(learn("cpu"), rel=0.02)
 
@@ -105,7 +126,11 @@ def test_a_compiled_pass_of_every_size_has_the_loss_and_gradients_of_an_eager_on
 
 
 def test_an_evaluation_waits_for_the_gpu_once():
-    model = GPT(GPTConfig(vocab_size=257, block_size=32, n_layer=2, n_head=2, n_embd=64)).init_weights(1).cuda()
+    model = (
+        GPT(GPTConfig(vocab_size=257, block_size=32, n_layer=2, n_head=2, n_embd=64))
+        .init_weights(1)
+        .cuda()
+    )
     tokens = np.arange(20_000, dtype=np.uint16) % 257
     summed_loss(model, tokens)  # the first one gets its memory
     torch.cuda.set_sync_debug_mode("warn")

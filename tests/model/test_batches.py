@@ -37,13 +37,20 @@ def test_too_few_tokens_are_refused():
 
 @pytest.mark.parametrize("length", [2, 10, 11, 12, 55, 101])
 def test_a_full_pass_predicts_every_token_but_the_first_once(length):
-    targets = torch.cat([t.flatten() for _, t in full_pass(np.arange(length, dtype=np.uint16), 10, 3, IGNORED)])
+    targets = torch.cat(
+        [t.flatten() for _, t in full_pass(np.arange(length, dtype=np.uint16), 10, 3, IGNORED)]
+    )
     assert targets[targets != IGNORED].tolist() == list(range(1, length))
 
 
 def test_every_third_window_is_every_third_of_the_pass():
     tokens = np.arange(95, dtype=np.uint16)
     whole = torch.cat([targets for _, targets in full_pass(tokens, 10, 4, IGNORED)])
-    thirds = [torch.cat(each) for each in zip(*full_pass(tokens, 10, 2, IGNORED, every=3), strict=True)]
+    thirds = [
+        torch.cat(each) for each in zip(*full_pass(tokens, 10, 2, IGNORED, every=3), strict=True)
+    ]
     assert torch.equal(thirds[1], whole[::3])
-    assert torch.equal(thirds[0][:, 1:][thirds[1][:, 1:] != IGNORED], thirds[1][:, :-1][thirds[1][:, 1:] != IGNORED])
+    assert torch.equal(
+        thirds[0][:, 1:][thirds[1][:, 1:] != IGNORED],
+        thirds[1][:, :-1][thirds[1][:, 1:] != IGNORED],
+    )

@@ -40,8 +40,12 @@ def test_a_checkpoint_comes_back_as_it_was(folder, tiny_gpt):
 @pytest.mark.parametrize("kind", ["bytes", "bpe", "gpt2"])
 def test_transformers_loads_it_with_the_same_logits(kind, request, tmp_path):
     transformers = pytest.importorskip("transformers")
-    tokenizer = Tokenizer.plain_bytes() if kind == "bytes" else request.getfixturevalue(f"{kind}_tokenizer")
-    config = GPTConfig(vocab_size=tokenizer.vocab_size, block_size=32, n_layer=2, n_head=4, n_embd=64)
+    tokenizer = (
+        Tokenizer.plain_bytes() if kind == "bytes" else request.getfixturevalue(f"{kind}_tokenizer")
+    )
+    config = GPTConfig(
+        vocab_size=tokenizer.vocab_size, block_size=32, n_layer=2, n_head=4, n_embd=64
+    )
     model = GPT(config).init_weights(seed=3).eval()
     save_checkpoint(tmp_path / "c", model, tokenizer, {})
     theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "c").eval()
@@ -53,7 +57,10 @@ def test_transformers_loads_it_with_the_same_logits(kind, request, tmp_path):
 
 
 def test_a_hub_checkpoint_without_prefix_and_with_masks_loads(folder, tiny_gpt):
-    tensors = {k.removeprefix("transformer."): v for k, v in load_file(folder / "model.safetensors").items()}
+    tensors = {
+        k.removeprefix("transformer."): v
+        for k, v in load_file(folder / "model.safetensors").items()
+    }
     tensors["h.0.attn.bias"] = torch.ones(1, 1, 64, 64)
     tensors["lm_head.weight"] = tensors["wte.weight"].clone()
     save_file(tensors, folder / "model.safetensors")
@@ -63,7 +70,9 @@ def test_a_hub_checkpoint_without_prefix_and_with_masks_loads(folder, tiny_gpt):
 
 def test_config_and_tensors_that_disagree_are_refused(folder):
     edit(folder / "config.json", n_positions=65)
-    with pytest.raises(CheckpointError, match=r"wpe.weight should have shape \(65, 32\).*has \(64, 32\)"):
+    with pytest.raises(
+        CheckpointError, match=r"wpe.weight should have shape \(65, 32\).*has \(64, 32\)"
+    ):
         load_checkpoint(folder)
 
 

@@ -12,11 +12,22 @@ def test_every_setting_has_a_docstring():
 
 
 def test_the_seeds_presets_are_there():
-    assert {"finetune_sre", "finetune_sre_small", "finetune_shakespeare", "train_sre_cpu", "sample"} == set(PRESETS)
+    assert {
+        "finetune_sre",
+        "finetune_sre_small",
+        "finetune_shakespeare",
+        "train_sre_cpu",
+        "sample",
+    } == set(PRESETS)
 
 
 SEEDS = {  # as the seed repository's configuration files have them
-    "finetune_sre": {"init_from": "gpt2-large", "max_steps": 500, "learning_rate": 2e-5, "eval_interval": 5},
+    "finetune_sre": {
+        "init_from": "gpt2-large",
+        "max_steps": 500,
+        "learning_rate": 2e-5,
+        "eval_interval": 5,
+    },
     "finetune_sre_small": {"init_from": "gpt2", "max_steps": 100, "learning_rate": 3e-5},
     "finetune_shakespeare": {"init_from": "gpt2-xl", "max_steps": 20, "learning_rate": 3e-5},
     "train_sre_cpu": {"n_layer": 4, "n_head": 4, "n_embd": 128, "block_size": 256, "batch_size": 12}
@@ -35,7 +46,9 @@ def test_a_preset_has_the_seeds_settings(name):
 
 
 def test_an_unknown_preset_is_told_with_the_known_ones():
-    with pytest.raises(ValueError, match=r"unknown preset 'finetune'; the presets are sample, finetune_sre"):
+    with pytest.raises(
+        ValueError, match=r"unknown preset 'finetune'; the presets are sample, finetune_sre"
+    ):
         preset("finetune")
 
 

@@ -8,7 +8,12 @@ CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
 @pytest.mark.parametrize(
     ("capabilities", "format"),
-    [({"avx512_bf16": True}, torch.bfloat16), ({"amx_bf16": True}, torch.bfloat16), ({"avx2": True}, None), ({}, None)],
+    [
+        ({"avx512_bf16": True}, torch.bfloat16),
+        ({"amx_bf16": True}, torch.bfloat16),
+        ({"avx2": True}, None),
+        ({}, None),
+    ],
 )
 def test_auto_multiplies_in_bfloat16_where_a_processor_does(monkeypatch, capabilities, format):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
@@ -19,7 +24,11 @@ def test_auto_multiplies_in_bfloat16_where_a_processor_does(monkeypatch, capabil
 
 @pytest.mark.parametrize("able", [True, False])
 def test_auto_asks_a_gpu_for_what_it_does_itself(monkeypatch, able):
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: able and not including_emulation)
+    monkeypatch.setattr(
+        torch.cuda,
+        "is_bf16_supported",
+        lambda including_emulation: able and not including_emulation,
+    )
     assert (choose_autocast("auto", CUDA) == torch.bfloat16) == able
 
 

@@ -45,7 +45,11 @@ def test_bins_in_another_vocabulary_are_encoded_anew(tiny_gpt, bpe_tokenizer, tm
     write_token_bins(tmp_path / "bytes", "toy", Tokenizer.plain_bytes(), documents)
     other = evaluate_split(tiny_gpt, Tokenizer.plain_bytes(), tmp_path / "bpe")
     own = evaluate(tiny_gpt, Tokenizer.plain_bytes(), read_tokens(tmp_path / "bytes", "val"))
-    assert (other.loss, other.tokens, other.bits_per_byte) == (own.loss, own.tokens, own.bits_per_byte)
+    assert (other.loss, other.tokens, other.bits_per_byte) == (
+        own.loss,
+        own.tokens,
+        own.bits_per_byte,
+    )
 
 
 def test_one_token_is_too_few(tiny_gpt):

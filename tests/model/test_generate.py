@@ -25,7 +25,10 @@ def test_generation_ends_where_the_context_does(tiny_gpt):
 
 
 def test_a_seed_decides_the_text(tiny_gpt):
-    texts = [generate_text(tiny_gpt, Tokenizer.plain_bytes(), "on call", 20, seed=seed) for seed in (1, 1, 2)]
+    texts = [
+        generate_text(tiny_gpt, Tokenizer.plain_bytes(), "on call", 20, seed=seed)
+        for seed in (1, 1, 2)
+    ]
     assert texts[0] == texts[1] != texts[2]
 
 
@@ -42,7 +45,9 @@ def test_settings_out_of_range_are_refused(tiny_gpt, settings, message):
         list(stream_ids(tiny_gpt, [1], 1, eot_id=256, **settings))
 
 
-@pytest.mark.parametrize(("prompt", "message"), [([], "at least one token"), ([1] * 64, "at most 63 tokens, got 64")])
+@pytest.mark.parametrize(
+    ("prompt", "message"), [([], "at least one token"), ([1] * 64, "at most 63 tokens, got 64")]
+)
 def test_prompts_that_do_not_fit_are_refused(tiny_gpt, prompt, message):
     with pytest.raises(ValueError, match=message):
         list(stream_ids(tiny_gpt, prompt, 1, eot_id=256))

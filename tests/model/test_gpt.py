@@ -28,7 +28,10 @@ def test_rows_of_different_lengths_decode_together_as_they_do_alone(tiny_gpt):
             tiny_gpt.extend(prompt, cache.rows(row, row + 1), torch.zeros(1, dtype=torch.int64))
         token = torch.tensor([[3], [4]])
         together = tiny_gpt.extend(token, cache, torch.tensor([5, 17]))
-        alone = [tiny_gpt(torch.cat([p, t[None]], 1))[0][0, -1] for p, t in zip(prompts, token, strict=True)]
+        alone = [
+            tiny_gpt(torch.cat([p, t[None]], 1))[0][0, -1]
+            for p, t in zip(prompts, token, strict=True)
+        ]
     torch.testing.assert_close(together, torch.stack(alone), atol=1e-5, rtol=1e-5)
 
 
@@ -58,7 +61,9 @@ def test_a_sequence_longer_than_the_context_is_refused(tiny_gpt):
     with pytest.raises(ValueError, match="at most 64 tokens"):
         tiny_gpt(torch.zeros(1, 65, dtype=torch.int64))
     with pytest.raises(ValueError, match="at most 64 tokens"):
-        tiny_gpt.extend(torch.zeros(1, 4, dtype=torch.int64), tiny_gpt.new_cache(1), torch.tensor([61]))
+        tiny_gpt.extend(
+            torch.zeros(1, 4, dtype=torch.int64), tiny_gpt.new_cache(1), torch.tensor([61])
+        )
 
 
 @pytest.mark.parametrize(
@@ -90,7 +95,9 @@ def test_bad_shapes_are_refused():
 def test_attention_of_a_training_step_is_the_fused_kernel_with_dropout_too():
     config = GPTConfig(vocab_size=257, block_size=32, n_layer=2, n_head=2, n_embd=32, dropout=0.1)
     model, idx = GPT(config).init_weights(1).train(), torch.zeros(2, 32, dtype=torch.int64)
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], acc_events=True) as profiled:
+    with torch.profiler.profile(
+        activities=[torch.profiler.ProfilerActivity.CPU], acc_events=True
+    ) as profiled:
         model.loss(idx, idx).backward()
     calls = {each.key: each.count for each in profiled.key_averages()}
     fused = "aten::_scaled_dot_product_flash_attention_for_cpu"

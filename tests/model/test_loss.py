@@ -4,7 +4,14 @@ from torch.nn import functional as F
 
 from devopsgpt_model.config import GPTConfig
 from devopsgpt_model.gpt import GPT
-from devopsgpt_model.loss import IGNORED, PIECE, ROWS, loss_and_gradient_, next_token_loss, token_losses
+from devopsgpt_model.loss import (
+    IGNORED,
+    PIECE,
+    ROWS,
+    loss_and_gradient_,
+    next_token_loss,
+    token_losses,
+)
 
 
 @pytest.fixture
@@ -38,14 +45,18 @@ def test_loss_and_gradients_are_those_of_the_plain_form(tiny_gpt, batch, autocas
 def test_a_target_too_unlikely_for_a_float32_has_its_loss(dtype):
     logits = torch.zeros(ROWS + 1, 4, dtype=dtype)
     logits[-1, 0] = 256.0
-    loss = loss_and_gradient_(logits, torch.ones(ROWS + 1, dtype=torch.int64), torch.eye(ROWS + 1)[-1], 4)
+    loss = loss_and_gradient_(
+        logits, torch.ones(ROWS + 1, dtype=torch.int64), torch.eye(ROWS + 1)[-1], 4
+    )
     assert loss.item() == 256.0
     assert logits[-1].tolist() == [1.0, -1.0, 0.0, 0.0]
     assert not logits[:-1].any()
 
 
 def test_rows_of_padding_get_no_gradient(batch):
-    model = GPT(GPTConfig(vocab_size=257, block_size=64, n_layer=1, n_head=2, n_embd=32)).init_weights(1)
+    model = GPT(
+        GPTConfig(vocab_size=257, block_size=64, n_layer=1, n_head=2, n_embd=32)
+    ).init_weights(1)
     model.loss(*batch).backward()
     assert model.wte.weight.shape[0] > 257
     assert not model.wte.weight.grad[257:].any()
@@ -73,7 +84,9 @@ def test_losses_token_by_token_are_those_of_whole_logits(tiny_gpt, batch):
     with torch.no_grad():
         logits, mean = tiny_gpt(*batch)
         losses = tiny_gpt.loss(*batch, token_losses)
-    expected = F.cross_entropy(logits.flatten(0, 1), batch[1].flatten(), ignore_index=IGNORED, reduction="none")
+    expected = F.cross_entropy(
+        logits.flatten(0, 1), batch[1].flatten(), ignore_index=IGNORED, reduction="none"
+    )
     torch.testing.assert_close(losses, expected, atol=1e-5, rtol=0)
     assert losses[batch[1].flatten() == IGNORED].eq(0).all()
     assert losses.sum() / (batch[1] != IGNORED).sum() == pytest.approx(mean.item(), abs=1e-5)

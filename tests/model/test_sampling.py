@@ -44,13 +44,22 @@ def nucleus(logits, top_p):
 @pytest.mark.parametrize("top_p", [0.001, 0.1, 0.5, 0.9, 0.999])
 def test_top_p_draws_what_sorting_would_as_often(top_p, top_k):
     logits = torch.randn(1000, generator=torch.Generator().manual_seed(3)) * 2
-    kept = logits.where(logits >= logits.sort(descending=True).values[(top_k or 1000) - 1], -torch.inf)
-    tokens = torch.tensor(sample_tokens(logits.expand(20_000, -1), [Draw(stream_of(1), 1.0, top_k, top_p)] * 20_000))
+    kept = logits.where(
+        logits >= logits.sort(descending=True).values[(top_k or 1000) - 1], -torch.inf
+    )
+    tokens = torch.tensor(
+        sample_tokens(logits.expand(20_000, -1), [Draw(stream_of(1), 1.0, top_k, top_p)] * 20_000)
+    )
     check(torch.bincount(tokens, minlength=1000), nucleus(kept, top_p))
 
 
 def test_tokens_as_likely_as_the_one_that_crosses_top_p_stay():
-    assert set(sample_tokens(torch.zeros(200, 4), [Draw(stream_of(1), 1.0, 0, 0.5)] * 200)) == {0, 1, 2, 3}
+    assert set(sample_tokens(torch.zeros(200, 4), [Draw(stream_of(1), 1.0, 0, 0.5)] * 200)) == {
+        0,
+        1,
+        2,
+        3,
+    }
 
 
 def test_extreme_settings_still_draw_the_most_likely_token():
@@ -59,7 +68,8 @@ def test_extreme_settings_still_draw_the_most_likely_token():
 
 
 def check(counts, probabilities):
-    """Chi-squared for each degree of freedom, tokens that are expected less than five times left out."""
+    """Chi-squared for each degree of freedom, tokens that are expected less than five times left
+    out."""
     expected = probabilities * counts.sum()
     assert not counts[probabilities == 0].any()
     often = expected >= 5
@@ -73,7 +83,9 @@ def test_a_wide_vocabulary_is_drawn_from_as_its_probabilities_say():
     """More than a block, the last one not full."""
     logits = torch.randn(1, 2 * BLOCK + 50, generator=torch.Generator().manual_seed(1)) * 1.5
     logits[0, ::3] = -torch.inf
-    tokens = torch.tensor(sample_tokens(logits.expand(40_000, -1), [Draw(stream_of(1), 1.0)] * 40_000))
+    tokens = torch.tensor(
+        sample_tokens(logits.expand(40_000, -1), [Draw(stream_of(1), 1.0)] * 40_000)
+    )
     check(torch.bincount(tokens, minlength=logits.size(1)), torch.softmax(logits[0], 0))
 
 
@@ -84,7 +96,9 @@ def test_no_point_lies_in_a_weight_of_zero(point):
     assert weights[0, at] > 0
 
 
-@pytest.mark.parametrize("settings", [{}, {"top_p": 0.9}, {"top_k": 40}, {"top_k": 300, "top_p": 0.9}])
+@pytest.mark.parametrize(
+    "settings", [{}, {"top_p": 0.9}, {"top_k": 40}, {"top_k": 300, "top_p": 0.9}]
+)
 @pytest.mark.parametrize("wrong", [math.nan, math.inf])
 @pytest.mark.parametrize("width", [257, 300])
 def test_logits_that_are_no_numbers_give_a_token_of_the_vocabulary(width, wrong, settings):
@@ -108,8 +122,20 @@ def test_a_draw_too_many_is_told():
 
 
 def test_a_row_is_drawn_alike_alone_and_among_others():
-    logits = torch.randn(24, 50257, generator=torch.Generator().manual_seed(2)) * torch.logspace(-1, 1, 24)[:, None]
-    ways = [(0.0,), (1.0,), (0.5,), (1.0, 5), (1.0, 5, 0.5), (0.7, 40, 0.9), (1.0, 0, 0.5), (0.8, 0, 0.99)]
+    logits = (
+        torch.randn(24, 50257, generator=torch.Generator().manual_seed(2))
+        * torch.logspace(-1, 1, 24)[:, None]
+    )
+    ways = [
+        (0.0,),
+        (1.0,),
+        (0.5,),
+        (1.0, 5),
+        (1.0, 5, 0.5),
+        (0.7, 40, 0.9),
+        (1.0, 0, 0.5),
+        (0.8, 0, 0.99),
+    ]
 
     def draws():
         return [Draw(stream_of(row), *ways[row % len(ways)]) for row in range(len(logits))]

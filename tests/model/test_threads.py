@@ -1,4 +1,5 @@
-"""How many threads compute in a container: its quota is read from a tree of files like the kernel's."""
+"""How many threads compute in a container: its quota is read from a tree of files like the
+kernel's."""
 
 import os
 import threading
@@ -16,7 +17,8 @@ V1_GROUPS = GROUPS + "cpu,cpuacct/"
 
 @pytest.fixture
 def machine(tmp_path, monkeypatch):
-    """A way to lay out a machine of 32 processors. Arguments: /proc/self/cgroup, other files under their paths"""
+    """A way to lay out a machine of 32 processors. Arguments: /proc/self/cgroup, other files under
+    their paths"""
     monkeypatch.setattr(threads, "ROOT", tmp_path)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(32)))
 
@@ -38,18 +40,30 @@ def _torch_as_before():
 @pytest.mark.parametrize(
     ("cgroup", "files", "cpus"),
     [
-        pytest.param(V2, {GROUPS + "pod/container/cpu.max": "400000 100000\n"}, 4, id="v2: its own group"),
+        pytest.param(
+            V2, {GROUPS + "pod/container/cpu.max": "400000 100000\n"}, 4, id="v2: its own group"
+        ),
         pytest.param(V2, {GROUPS + "pod/cpu.max": "200000 100000\n"}, 2, id="v2: a group above"),
-        pytest.param(V2, {GROUPS + "cpu.max": "400000 100000\n"}, 4, id="v2: a container sees its group as the root"),
         pytest.param(
             V2,
-            {GROUPS + "pod/container/cpu.max": "max 100000\n", GROUPS + "pod/cpu.max": "300000 100000\n"},
+            {GROUPS + "cpu.max": "400000 100000\n"},
+            4,
+            id="v2: a container sees its group as the root",
+        ),
+        pytest.param(
+            V2,
+            {
+                GROUPS + "pod/container/cpu.max": "max 100000\n",
+                GROUPS + "pod/cpu.max": "300000 100000\n",
+            },
             3,
             id="v2: the least of all",
         ),
         pytest.param(V2, {GROUPS + "cpu.max": "150000 100000\n"}, 2, id="v2: one and a half"),
         pytest.param(V2, {GROUPS + "cpu.max": "5000 100000\n"}, 1, id="v2: a twentieth"),
-        pytest.param(V2, {GROUPS + "cpu.max": "9900000 100000\n"}, 32, id="v2: more than there are"),
+        pytest.param(
+            V2, {GROUPS + "cpu.max": "9900000 100000\n"}, 32, id="v2: more than there are"
+        ),
         pytest.param(V2, {GROUPS + "cpu.max": "max 100000\n"}, 32, id="v2: no limit"),
         pytest.param(
             V1,
@@ -62,7 +76,10 @@ def _torch_as_before():
         ),
         pytest.param(
             V1,
-            {V1_GROUPS + "cpu.cfs_quota_us": "100000\n", V1_GROUPS + "cpu.cfs_period_us": "50000\n"},
+            {
+                V1_GROUPS + "cpu.cfs_quota_us": "100000\n",
+                V1_GROUPS + "cpu.cfs_period_us": "50000\n",
+            },
             2,
             id="v1: the root",
         ),
@@ -72,7 +89,12 @@ def _torch_as_before():
             32,
             id="v1: no limit",
         ),
-        pytest.param(V1, {GROUPS + "devices/pod/cpu.max": "100000 100000\n"}, 32, id="another controller's group"),
+        pytest.param(
+            V1,
+            {GROUPS + "devices/pod/cpu.max": "100000 100000\n"},
+            32,
+            id="another controller's group",
+        ),
         pytest.param("", {}, 32, id="no control groups"),
     ],
 )

@@ -37,7 +37,9 @@ def test_the_data_version_follows_the_content(bins, tmp_path):
 def test_a_truncated_bin_is_refused(bins):
     path = bins / "train.bin"
     path.write_bytes(path.read_bytes()[:-2])
-    with pytest.raises(TokenBinsError, match=r"should have 36 bytes .* has 34; materialize token_bins again"):
+    with pytest.raises(
+        TokenBinsError, match=r"should have 36 bytes .* has 34; materialize token_bins again"
+    ):
         read_tokens(bins, "train")
 
 

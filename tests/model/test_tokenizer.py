@@ -116,6 +116,9 @@ def test_a_vocabulary_without_every_byte_is_refused():
 
 def test_saved_files_are_plain_json(bpe_tokenizer, tmp_path):
     bpe_tokenizer.save(tmp_path, block_size=64)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["tokenizer.json", "tokenizer_config.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "tokenizer.json",
+        "tokenizer_config.json",
+    ]
     for path in tmp_path.iterdir():
         json.loads(path.read_text())

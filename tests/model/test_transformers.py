@@ -1,4 +1,5 @@
-"""Ours and transformers' GPT2LMHeadModel on the same weights: the same logits, the same gradients."""
+"""Ours and transformers' GPT2LMHeadModel on the same weights: the same logits, the same
+gradients."""
 
 import pytest
 import torch
@@ -22,7 +23,9 @@ def narrow(size, head_dim=8):
 def both(config):
     """Their network with random weights, biases and norms included, and ours filled from it."""
     torch.manual_seed(5)
-    theirs = GPT2LMHeadModel(GPT2Config(**hugging_face_config(config, eot_id=0), attn_implementation="eager")).eval()
+    theirs = GPT2LMHeadModel(
+        GPT2Config(**hugging_face_config(config, eot_id=0), attn_implementation="eager")
+    ).eval()
     with torch.no_grad():
         for parameter in theirs.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.02)
@@ -46,10 +49,14 @@ def compare(config, tokens):
 
 def gradient_errors(ours, theirs):
     """Of each parameter, the norm of the difference over the norm of their gradient."""
-    wanted = {name.removeprefix(PREFIX): parameter.grad for name, parameter in theirs.named_parameters()}
+    wanted = {
+        name.removeprefix(PREFIX): parameter.grad for name, parameter in theirs.named_parameters()
+    }
     errors = {}
     for name, parameter in ours.named_parameters():
-        gradient = parameter.grad[: ours.config.vocab_size] if name == "wte.weight" else parameter.grad
+        gradient = (
+            parameter.grad[: ours.config.vocab_size] if name == "wte.weight" else parameter.grad
+        )
         expected = wanted[name].t() if name.endswith(CONV1D) else wanted[name]
         errors[name] = float((gradient - expected).norm() / expected.norm())
     return errors
@@ -62,7 +69,8 @@ def test_logits_and_gradients_are_those_of_transformers(size):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("size", ["gpt2", "gpt2-medium"])  # the larger two take more memory than a laptop has
+# the larger two take more memory than a laptop has
+@pytest.mark.parametrize("size", ["gpt2", "gpt2-medium"])
 def test_logits_and_gradients_at_full_width_are_those_of_transformers(size):
     errors = compare(GPT2_SIZES[size], tokens=128)
     assert max(errors.values()) < GRADIENT_TOLERANCE, max(errors, key=errors.get)

@@ -75,7 +75,10 @@ def lock(tmp_path):
 @pytest.fixture
 def versions(registry, checkpoint_folder, run_id):
     """Two complete versions, the first one the champion."""
-    one, two = (publish(registry, checkpoint_folder, run_id, {"val_loss": "1.5"}, "a test") for _ in range(2))
+    one, two = (
+        publish(registry, checkpoint_folder, run_id, {"val_loss": "1.5"}, "a test")
+        for _ in range(2)
+    )
     registry.set_registered_model_alias(MODEL_NAME, CHAMPION, one)
     return one, two
 
@@ -83,7 +86,12 @@ def versions(registry, checkpoint_folder, run_id):
 @pytest.fixture
 def yardstick(tmp_path):
     """The token bins that a gate judges on."""
-    write_token_bins(tmp_path / "bins", "sre", Tokenizer.plain_bytes(), {"train": [("a", TEXT)], "val": [("b", TEXT)]})
+    write_token_bins(
+        tmp_path / "bins",
+        "sre",
+        Tokenizer.plain_bytes(),
+        {"train": [("a", TEXT)], "val": [("b", TEXT)]},
+    )
     return tmp_path / "bins"
 
 

@@ -51,7 +51,9 @@ def facts_of(attributes):
 def span_of(span, service):
     times = span.start_time_unix_nano, span.end_time_unix_nano
     facts, failed = facts_of(span.attributes), span.status.code == Status.STATUS_CODE_ERROR
-    return Span(span.name, span.span_id, span.parent_span_id, span.trace_id, *times, facts, service, failed)
+    return Span(
+        span.name, span.span_id, span.parent_span_id, span.trace_id, *times, facts, service, failed
+    )
 
 
 @contextmanager
@@ -63,7 +65,9 @@ def collecting():
         def do_POST(self):
             assert self.path == "/v1/traces"
             body = self.rfile.read(int(self.headers["Content-Length"]))
-            collector.take(gzip.decompress(body) if self.headers.get("Content-Encoding") == "gzip" else body)
+            collector.take(
+                gzip.decompress(body) if self.headers.get("Content-Encoding") == "gzip" else body
+            )
             self.send_response(200)
             self.send_header("Content-Type", "application/x-protobuf")
             self.end_headers()

@@ -1,4 +1,5 @@
-"""Fixtures of the service's tests: versions in a real registry, a service on a real port, trouble on demand."""
+"""Fixtures of the service's tests: versions in a real registry, a service on a real port, trouble
+on demand."""
 
 import hashlib
 import json
@@ -38,7 +39,8 @@ def _little_patience(_environment_ends_with_the_module):
 def make_model(seed=1, block_size=BLOCK_SIZE, endless=True, n_embd=32):
     config = GPTConfig(vocab_size=257, block_size=block_size, n_layer=2, n_head=2, n_embd=n_embd)
     model = GPT(config).init_weights(seed).eval()
-    with torch.no_grad():  # answers of random weights would end at random: keep end-of-text from being drawn
+    # answers of random weights would end at random: keep end-of-text from being drawn
+    with torch.no_grad():
         model.ln_f.bias[0] = 10.0
         model.wte.weight[256] = 0.0
         model.wte.weight[256, 0] = -3.0 if endless else 3.0
@@ -54,17 +56,26 @@ class Shelf:
         self.client = MlflowClient(tracking_uri=url, registry_uri=url)
         self.client.create_registered_model(self.name)
         experiment = self.client.get_experiment_by_name("serving-tests")
-        self.experiment = experiment.experiment_id if experiment else self.client.create_experiment("serving-tests")
+        self.experiment = (
+            experiment.experiment_id
+            if experiment
+            else self.client.create_experiment("serving-tests")
+        )
 
     def publish(self, model=None, seed=1, champion=True, spoil=None, documents=None):
-        """A new version by the contract. documents: texts beside the weights; spoil: a function that damages the
-        staged folder, after the manifest
+        """A new version by the contract. documents: texts beside the weights; spoil: a function
+        that damages the staged folder, after the manifest
         """
         run = self.client.create_run(self.experiment).info.run_id
         logged = self.client.create_logged_model(self.experiment, name=self.name, source_run_id=run)
         with tempfile.TemporaryDirectory() as place:
             staging = Path(place)
-            save_checkpoint(staging / "checkpoint", model or make_model(seed), Tokenizer.plain_bytes(), {"seed": seed})
+            save_checkpoint(
+                staging / "checkpoint",
+                model or make_model(seed),
+                Tokenizer.plain_bytes(),
+                {"seed": seed},
+            )
             (staging / "checkpoint").resolve().rename(staging / "model")
             (staging / "checkpoint").unlink()
             for name, text in (documents or {}).items():
@@ -76,7 +87,11 @@ class Shelf:
         self.client.finalize_logged_model(logged.model_id, "READY")
         tags = {"val_loss": "1.5", "git_commit": "abc", "mlflow_run_id": run}
         version = self.client.create_model_version(
-            self.name, source=f"models:/{logged.model_id}", run_id=run, tags=tags, model_id=logged.model_id
+            self.name,
+            source=f"models:/{logged.model_id}",
+            run_id=run,
+            tags=tags,
+            model_id=logged.model_id,
         ).version
         if champion:
             self.promote(version)
@@ -115,7 +130,9 @@ class RunningService:
         return self.http.get("/api/readyz").json()
 
     def complete(self, prompt, **fields):
-        return self.http.post("/v1/completions", json={"model": self.name, "prompt": prompt} | fields)
+        return self.http.post(
+            "/v1/completions", json={"model": self.name, "prompt": prompt} | fields
+        )
 
     def generate(self, prompt, **fields):
         return self.http.post("/api/generate", json={"prompt": prompt} | fields)
@@ -144,7 +161,9 @@ def serving(tmp_path, **settings):
         port=0,
     )
     app = create_app(Settings(**(defaults | settings)))
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, timeout_graceful_shutdown=5))
+    server = uvicorn.Server(
+        uvicorn.Config(app, port=0, log_config=None, timeout_graceful_shutdown=5)
+    )
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     until(lambda: server.started)
@@ -176,7 +195,9 @@ def common_shelf(mlflow_server):
 def service(common_shelf, tmp_path_factory):
     """A service that no test disturbs."""
     place = tmp_path_factory.mktemp("service")
-    with serving(place, tracking_uri=common_shelf.url, model_name=common_shelf.name, max_batch_size=4) as running:
+    with serving(
+        place, tracking_uri=common_shelf.url, model_name=common_shelf.name, max_batch_size=4
+    ) as running:
         running.wait_for("1")
         yield running
 

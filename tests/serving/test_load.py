@@ -34,7 +34,12 @@ def expected_texts():
     """What each version must answer to each caller; version n has the weights of seed n."""
     return {
         (version, prompt, seed): generate_text(
-            make_model(int(version)), Tokenizer.plain_bytes(), prompt, MAX_TOKENS, temperature=1.0, seed=seed
+            make_model(int(version)),
+            Tokenizer.plain_bytes(),
+            prompt,
+            MAX_TOKENS,
+            temperature=1.0,
+            seed=seed,
         )
         for version in "12"
         for prompt in (f"caller {number}" for number in range(5))
@@ -45,12 +50,20 @@ def expected_texts():
 async def one_answer(client, url, model, number):
     """(status, version, prompt, seed, text) of one request, streamed or not by turns."""
     prompt, seed, stream = f"caller {number % 5}", number % 7, number % 2 == 0
-    body = {"model": model, "prompt": prompt, "seed": seed, "max_tokens": MAX_TOKENS, "stream": stream}
+    body = {
+        "model": model,
+        "prompt": prompt,
+        "seed": seed,
+        "max_tokens": MAX_TOKENS,
+        "stream": stream,
+    }
     answer = await client.post(f"{url}/v1/completions", json=body)
     if answer.status_code != 200:
         return answer.status_code, None, prompt, seed, answer.text
     if stream:
-        events = [json.loads(line[6:]) for line in answer.text.split("\n\n") if line.startswith("data: {")]
+        events = [
+            json.loads(line[6:]) for line in answer.text.split("\n\n") if line.startswith("data: {")
+        ]
         assert answer.text.endswith("data: [DONE]\n\n")
         text = "".join(event["choices"][0]["text"] for event in events)
     else:
@@ -127,10 +140,16 @@ def run_load(shelf, tmp_path, clients, seconds, moves, **settings):
     for seed in (1, 2):
         shelf.publish(seed=seed, champion=seed == 1)
     seen = Seen()
-    with process(tmp_path, tracking_uri=shelf.url, model_name=shelf.name, **settings) as (running, url, log):
+    with process(tmp_path, tracking_uri=shelf.url, model_name=shelf.name, **settings) as (
+        running,
+        url,
+        log,
+    ):
         until(lambda: status(f"{url}/api/readyz") == 200, say=log.read_text)
         with health_probe(url, seconds, seen):
-            asyncio.run(load_while_the_alias_moves(shelf, url, clients, seconds, moves, seen, running.pid))
+            asyncio.run(
+                load_while_the_alias_moves(shelf, url, clients, seconds, moves, seen, running.pid)
+            )
     assert seen.wrong == []
     assert seen.versions == ({"1", "2"} if moves else {"1"})
     return seen
@@ -146,13 +165,25 @@ def test_answers_are_whole_and_from_one_version_while_the_alias_moves(shelf, tmp
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize("moves", [0, 5])
 def test_a_minute_of_twice_what_fits(shelf, tmp_path, capsys, moves):
-    seen = run_load(shelf, tmp_path, clients=64, seconds=60, moves=moves, max_queue=24, max_batch_size=8, max_prompts=4)
+    seen = run_load(
+        shelf,
+        tmp_path,
+        clients=64,
+        seconds=60,
+        moves=moves,
+        max_queue=24,
+        max_batch_size=8,
+        max_prompts=4,
+    )
     slowest = statistics.quantiles(seen.health_s, n=100)[98]
-    settled, last = (seen.memory[at] / 1e6 for at in (min(moves, 2), -1))  # both versions were loaded once
+    # both versions were loaded once
+    settled, last = (seen.memory[at] / 1e6 for at in (min(moves, 2), -1))
     with capsys.disabled():
         print(
-            f"\nalias moved {moves} times: {seen.answers} answers, {seen.refused} refused, healthz p99 "
-            f"{slowest * 1000:.0f} ms of {len(seen.health_s)}, memory {settled:.0f} -> {last:.0f} MB"
+            f"\nalias moved {moves} times: {seen.answers} answers, {seen.refused} refused, healthz "
+            "p99 "
+            f"{slowest * 1000:.0f} ms of {len(seen.health_s)}, memory {settled:.0f} -> {last:.0f} "
+            "MB"
         )
     assert seen.refused > 0
     assert last < settled * 1.05

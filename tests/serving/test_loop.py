@@ -1,4 +1,5 @@
-"""What the event loop does not do: wait for arithmetic; and what the service's log does not hold: a user's text."""
+"""What the event loop does not do: wait for arithmetic; and what the service's log does not hold: a
+user's text."""
 
 import logging
 import threading
@@ -24,7 +25,9 @@ def test_the_service_answers_while_a_prompt_is_encoded(service, monkeypatch, pat
     monkeypatch.setattr(Tokenizer, "encode", slow)
     answers = []
     body = body | ({"model": service.name} if path.startswith("/v1") else {})
-    asking = threading.Thread(target=lambda: answers.append(service.http.post(path, json=body).status_code))
+    asking = threading.Thread(
+        target=lambda: answers.append(service.http.post(path, json=body).status_code)
+    )
     asking.start()
     try:
         assert encoding.wait(20)
@@ -42,16 +45,29 @@ def test_no_text_of_a_user_is_logged_whatever_becomes_of_it(service, caplog):
         ("/api/generate", {"json": {"prompt": "", "stop": "a secret"}}, 422),
         ("/api/generate", {"json": {"prompt": "a secret", "top_p": "a secret"}}, 422),
         ("/api/generate", {"json": {"prompt": "a secret " * 100}}, 400),
-        ("/v1/completions", {"json": {"model": service.name, "prompt": ["a secret"], "stream": True}}, 200),
+        (
+            "/v1/completions",
+            {"json": {"model": service.name, "prompt": ["a secret"], "stream": True}},
+            200,
+        ),
         ("/v1/completions", {"json": {"model": "a secret", "prompt": "a secret"}}, 404),
-        ("/v1/completions", {"content": b'{"prompt": "a secret', "headers": {"Content-Type": "application/json"}}, 422),
+        (
+            "/v1/completions",
+            {"content": b'{"prompt": "a secret', "headers": {"Content-Type": "application/json"}},
+            422,
+        ),
     ]
     with caplog.at_level(logging.DEBUG):
         for number, (path, asked, status) in enumerate(requests):
-            asked = asked | {"headers": asked.get("headers", {}) | {"X-Request-ID": f"request-{number}"}}
+            asked = asked | {
+                "headers": asked.get("headers", {}) | {"X-Request-ID": f"request-{number}"}
+            }
             assert service.http.post(path, **asked).status_code == status, asked
-        until(lambda: logged_ids(caplog) >= {f"request-{number}" for number in range(len(requests))})
-    # httpx is this test's own client; uvicorn's access log is off where the service is started as a command
+        until(
+            lambda: logged_ids(caplog) >= {f"request-{number}" for number in range(len(requests))}
+        )
+    # httpx is this test's own client; uvicorn's access log is off where the service is started as a
+    # command
     ours = [each for each in caplog.records if not each.name.startswith(("http", "uvicorn.access"))]
     assert not [each for each in ours if "secret" in repr(each.__dict__)]
 

@@ -29,7 +29,12 @@ def free_port():
 def process(tmp_path, under=(), **settings):
     """under: a command that runs the service's"""
     port = free_port()
-    defaults = {"port": port, "cache_dir": tmp_path / "cache", "poll_interval_s": 0.1, "shutdown_delay_s": 0.3}
+    defaults = {
+        "port": port,
+        "cache_dir": tmp_path / "cache",
+        "poll_interval_s": 0.1,
+        "shutdown_delay_s": 0.3,
+    }
     named = defaults | {"precision": "float32"} | settings
     environment = {f"DEVOPSGPT_SERVING_{name.upper()}": str(value) for name, value in named.items()}
     command = [*under, sys.executable, "-W", "error", "-m", "devopsgpt_serving"]
@@ -44,7 +49,8 @@ def process(tmp_path, under=(), **settings):
 
 def status(url):
     try:
-        return requests.get(url, timeout=2).status_code  # asked over and over: httpx.get reads certificates each time
+        # asked over and over: httpx.get reads certificates each time
+        return requests.get(url, timeout=2).status_code
     except requests.RequestException:
         return None
 
@@ -65,7 +71,13 @@ def test_it_drains_on_sigterm(common_shelf, tmp_path):
     calm = dict(max_batch_size=1, shutdown_delay_s=2, poll_interval_s=60)
     with process(tmp_path, **where, **calm) as (running, url, log):
         until(lambda: status(f"{url}/api/readyz") == 200, say=log.read_text)
-        body = {"model": common_shelf.name, "prompt": "x", "max_tokens": 120, "n": 8, "stream": True}
+        body = {
+            "model": common_shelf.name,
+            "prompt": "x",
+            "max_tokens": 120,
+            "n": 8,
+            "stream": True,
+        }
         body |= {"stream_options": {"include_usage": True}}
         with httpx.stream("POST", f"{url}/v1/completions", json=body, timeout=30) as answer:
             lines = answer.iter_lines()
@@ -73,11 +85,18 @@ def test_it_drains_on_sigterm(common_shelf, tmp_path):
             running.send_signal(signal.SIGTERM)
             until(lambda: status(f"{url}/api/readyz") == 503, seconds=1)
             assert status(f"{url}/api/healthz") == 200
-            assert httpx.post(f"{url}/api/generate", json={"prompt": "x"}).json()["error"]["code"] == "draining"
+            assert (
+                httpx.post(f"{url}/api/generate", json={"prompt": "x"}).json()["error"]["code"]
+                == "draining"
+            )
             assert_whole([first, *lines], answers=8, tokens=8 * 120)
         assert running.wait(10) == 0
         logged = [json.loads(line) for line in log.read_text().splitlines()]
-        requests = [line for line in logged if line["message"] == "request" and line["path"] == "/v1/completions"]
+        requests = [
+            line
+            for line in logged
+            if line["message"] == "request" and line["path"] == "/v1/completions"
+        ]
         assert requests[0]["version"] == "1"
         assert requests[0]["request_id"]
 
@@ -99,7 +118,13 @@ def test_a_stream_that_does_not_end_is_cut_off_in_time(common_shelf, tmp_path):
     where = dict(tracking_uri=common_shelf.url, model_name=common_shelf.name, max_batch_size=1)
     with process(tmp_path, **where, drain_s=1) as (running, url, log):
         until(lambda: status(f"{url}/api/readyz") == 200, say=log.read_text)
-        body = {"model": common_shelf.name, "prompt": "x", "max_tokens": 120, "n": 8, "stream": True}
+        body = {
+            "model": common_shelf.name,
+            "prompt": "x",
+            "max_tokens": 120,
+            "n": 8,
+            "stream": True,
+        }
         with ExitStack() as open_streams:
             for _ in range(8):  # some 7,000 tokens, one at a time
                 stream = httpx.stream("POST", f"{url}/v1/completions", json=body, timeout=30)
@@ -107,7 +132,8 @@ def test_a_stream_that_does_not_end_is_cut_off_in_time(common_shelf, tmp_path):
             began = time.monotonic()
             running.send_signal(signal.SIGTERM)
             assert running.wait(20) == 0
-            assert 1 < time.monotonic() - began < 8  # and not the 15 s that the answers would have taken
+            # and not the 15 s that the answers would have taken
+            assert 1 < time.monotonic() - began < 8
 
 
 def test_a_download_does_not_hold_up_the_end(common_shelf, tmp_path, proxy, monkeypatch):
@@ -129,7 +155,9 @@ def test_a_download_does_not_hold_up_the_end(common_shelf, tmp_path, proxy, monk
 
 
 def answer_of(url):
-    answer = httpx.post(f"{url}/api/generate", json={"prompt": "hello", "seed": 1, "max_token_len": 20}, timeout=10)
+    answer = httpx.post(
+        f"{url}/api/generate", json={"prompt": "hello", "seed": 1, "max_token_len": 20}, timeout=10
+    )
     return answer.status_code, answer.json()
 
 
@@ -142,7 +170,11 @@ def version_at(url):
 
 def halves(cache, whole):
     """Weights that were cut off on their way."""
-    return [path for path in cache.glob(".download-*/model/*safetensors*") if 0 < path.stat().st_size < whole]
+    return [
+        path
+        for path in cache.glob(".download-*/model/*safetensors*")
+        if 0 < path.stat().st_size < whole
+    ]
 
 
 def test_kill_9_during_a_download_leaves_the_last_good_version(shelf, tmp_path, proxy, monkeypatch):
@@ -183,19 +215,27 @@ def test_kill_9_during_a_download_leaves_the_last_good_version(shelf, tmp_path, 
 def test_a_disk_that_fills_up_during_a_download_leaves_the_last_good_version(shelf, tmp_path):
     where = dict(tracking_uri=shelf.url, model_name=shelf.name)
     shelf.publish(seed=1)
-    small_files = ["bash", "-c", 'ulimit -f 1000; exec "$@"', "-"]  # KiB; the system refuses to write more
+    # KiB; the system refuses to write more
+    small_files = ["bash", "-c", 'ulimit -f 1000; exec "$@"', "-"]
     with process(tmp_path, small_files, **where) as (_, url, log):
         until(lambda: version_at(url) == "1", say=log.read_text)
         expected = answer_of(url)
         shelf.publish(make_model(2, n_embd=384))
-        until(lambda: "File too large" in (httpx.get(f"{url}/api/readyz").json()["problem"] or ""), say=log.read_text)
+        until(
+            lambda: "File too large" in (httpx.get(f"{url}/api/readyz").json()["problem"] or ""),
+            say=log.read_text,
+        )
         assert answer_of(url) == expected
         until(lambda: list((tmp_path / "cache").glob(".download-*")) == [])
 
 
 def test_it_lives_without_a_registry(tmp_path):
     began = time.monotonic()
-    with process(tmp_path, tracking_uri="http://127.0.0.1:9", model_name="nothing") as (running, url, log):
+    with process(tmp_path, tracking_uri="http://127.0.0.1:9", model_name="nothing") as (
+        running,
+        url,
+        log,
+    ):
         until(lambda: status(f"{url}/api/healthz") == 200, say=log.read_text)
         assert time.monotonic() - began < 15
         assert status(f"{url}/api/readyz") == 503

@@ -34,7 +34,10 @@ def traced(collector, shelf, tmp_path):
 def spans_below(collector, request_id, count):
     """The request's span and those below it, once they have arrived."""
     mine = {"devopsgpt.request_id": request_id}
-    until(lambda: sum(mine.items() <= span.facts.items() for span in collector.spans) == count, seconds=5)
+    until(
+        lambda: sum(mine.items() <= span.facts.items() for span in collector.spans) == count,
+        seconds=5,
+    )
     found = [span for span in collector.spans if mine.items() <= span.facts.items()]
     (top,) = [span for span in found if span.name.startswith("POST")]
     return top, [span for span in found if span is not top]
@@ -51,16 +54,25 @@ def test_a_request_is_a_span_with_its_stages_below(traced, collector, stream):
     assert (top.trace.hex(), top.parent.hex()) == ("a" * 32, "b" * 16)
     assert top.facts["http.response.status_code"] == 200
     assert {span.facts["devopsgpt.model_version"] for span in (top, *below)} == {"1"}
-    assert sorted(span.name for span in below) == ["decode"] * 2 + ["prefill"] * 2 + ["queue_wait"] * 2
+    assert (
+        sorted(span.name for span in below) == ["decode"] * 2 + ["prefill"] * 2 + ["queue_wait"] * 2
+    )
     assert {span.parent for span in below} == {top.id}
-    assert all(before <= top.began_ns <= span.began_ns <= span.ended_ns <= time.time_ns() for span in below)
+    assert all(
+        before <= top.began_ns <= span.began_ns <= span.ended_ns <= time.time_ns() for span in below
+    )
     decode = [span for span in below if span.name == "decode"]
-    assert all((one.facts["completion_tokens"], one.facts["finish_reason"]) == (5, "length") for one in decode)
+    assert all(
+        (one.facts["completion_tokens"], one.facts["finish_reason"]) == (5, "length")
+        for one in decode
+    )
     assert all(one.facts["prompt_tokens"] == 8 for one in below if one.name == "prefill")
     slow_down(traced, 0)
     traced.service.engine.current.runner.error = RuntimeError("out of memory")
     broken = {"devopsgpt.request_id": f"broken-{stream}", "error.type": "engine_failure"}
-    answer = traced.http.post("/v1/completions", json=body, headers={"X-Request-ID": f"broken-{stream}"})
+    answer = traced.http.post(
+        "/v1/completions", json=body, headers={"X-Request-ID": f"broken-{stream}"}
+    )
     assert answer.status_code == (200 if stream else 500)
     until(lambda: collector.named("POST /v1/completions", **broken))
     assert [span.failed for span in collector.named("POST /v1/completions")] == [False, True]
@@ -68,17 +80,31 @@ def test_a_request_is_a_span_with_its_stages_below(traced, collector, stream):
 
 def test_no_text_of_a_user_reaches_the_collector(traced, collector):
     traced.http.post("/api/generate", params={"prompt": "a secret"}, headers={"X-Request-ID": "a"})
-    traced.http.post("/api/generate", json={"prompt": "", "stop": "a secret"}, headers={"X-Request-ID": "b"})
+    traced.http.post(
+        "/api/generate", json={"prompt": "", "stop": "a secret"}, headers={"X-Request-ID": "b"}
+    )
     traced.http.get("/v1/models/secret", headers={"X-Request-ID": "c"})
-    until(lambda: len({"a", "b", "c"} & {span.facts.get("devopsgpt.request_id") for span in collector.spans}) == 3)
-    assert collector.named("POST /api/generate", **{"error.type": "empty_prompt", "http.response.status_code": 422})
+    until(
+        lambda: (
+            len(
+                {"a", "b", "c"}
+                & {span.facts.get("devopsgpt.request_id") for span in collector.spans}
+            )
+            == 3
+        )
+    )
+    assert collector.named(
+        "POST /api/generate", **{"error.type": "empty_prompt", "http.response.status_code": 422}
+    )
     assert collector.named("GET /v1/models/{model}", **{"error.type": "model_not_found"})
     assert not any(b"secret" in body for body in collector.bodies)
 
 
 def test_following_the_registry_is_traced(traced, collector, shelf):
     until(lambda: collector.named("model.swap"))
-    (swap,), (load,), (fetch,) = (collector.named(name) for name in ("model.swap", "model.load", "registry.fetch"))
+    (swap,), (load,), (fetch,) = (
+        collector.named(name) for name in ("model.swap", "model.load", "registry.fetch")
+    )
     assert swap.facts == load.facts == fetch.facts == {"devopsgpt.model_version": "1"}
     until(lambda: swap.parent in {span.id for span in collector.named("registry.poll")})
     (poll,) = [span for span in collector.named("registry.poll") if span.id == swap.parent]
@@ -110,7 +136,9 @@ def hanging_collector():
 
 
 @pytest.mark.parametrize("dead", ["refusing", "hanging"])
-def test_a_dead_collector_costs_nobody_time(common_shelf, tmp_path, monkeypatch, hanging_collector, dead):
+def test_a_dead_collector_costs_nobody_time(
+    common_shelf, tmp_path, monkeypatch, hanging_collector, dead
+):
     monkeypatch.setenv(ENDPOINT, hanging_collector if dead == "hanging" else "http://127.0.0.1:9")
     monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "10")
     monkeypatch.setenv("OTEL_BSP_MAX_QUEUE_SIZE", "8")
@@ -130,8 +158,12 @@ def test_a_dead_collector_costs_nobody_time(common_shelf, tmp_path, monkeypatch,
 def imported_by(code):
     """What of OpenTelemetry that can send; its API, which only declares, comes with FastAPI."""
     sending = ("opentelemetry.sdk", "opentelemetry.exporter")
-    program = f"{code}\nimport sys\nprint([name for name in sys.modules if name.startswith({sending})])"
-    answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    program = (
+        f"{code}\nimport sys\nprint([name for name in sys.modules if name.startswith({sending})])"
+    )
+    answer = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
     assert answer.returncode == 0, answer.stderr
     return answer.stdout.splitlines()[-1]
 

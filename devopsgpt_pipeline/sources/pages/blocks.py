@@ -1,4 +1,5 @@
-"""An element of a page to its blocks: headings, paragraphs, items, rows and listings, each once and in order.
+"""An element of a page to its blocks: headings, paragraphs, items, rows and listings, each once and
+in order.
 
 Knows HTML's elements and no book. Linear in the page, and without recursion however deep it nests.
 """
@@ -18,7 +19,8 @@ BLOCKS = (
     | LISTS
     | CELLS
     | names(
-        "address article aside blockquote body caption center dd details div dl dt fieldset figcaption figure footer "
+        "address article aside blockquote body caption center dd details div dl dt fieldset "
+        "figcaption figure footer "
         "header hr legend li main p pre listing section summary table tbody tfoot thead tr xmp"
     )
 )
@@ -31,7 +33,8 @@ KINDS = {
     "figcaption": "caption",
 } | dict.fromkeys(HEADINGS, "heading")
 NEVER_TEXT = names(
-    "script style noscript template head title svg iframe object embed nav button select textarea input canvas audio "
+    "script style noscript template head title svg iframe object embed nav button select textarea "
+    "input canvas audio "
     "video map datalist"
 )
 SPACES = re.compile(r"[ \t\n\r\f]+")
@@ -81,9 +84,11 @@ class _Item:
 class _Row:
     cells: list[str] = field(default_factory=list)
     layout: bool = False
-    """A cell with a heading in it: the table places columns, and its blocks stand for themselves."""
+    """A cell with a heading in it: the table places columns, and its blocks stand for
+    themselves."""
     left: bool = False
-    """What the open cell held so far is a row already, since a listing or a table stands inside it."""
+    """What the open cell held so far is a row already, since a listing or a table stands inside
+    it."""
 
 
 class BlockReader:
@@ -198,7 +203,8 @@ class BlockReader:
             buffer[start:] = [inside.translate(SUPERSCRIPT if above else SUBSCRIPT)]
 
     def _boundary(self, ends_listing: bool = False) -> None:
-        """A block begins or ends here: what was collected is one block, a cell's part, or a listing's line."""
+        """A block begins or ends here: what was collected is one block, a cell's part, or a
+        listing's line."""
         output = self.outputs[-1]
         if self.listings and not (ends_listing and self.listings == 1):
             if output.buffer and not output.buffer[-1].endswith("\n"):
@@ -209,7 +215,12 @@ class BlockReader:
             self._flush()
 
     def _in_cell(self) -> bool:
-        return bool(self.rows) and not self.rows[-1].layout and not self.listings and self.outputs[-1] is self.body
+        return (
+            bool(self.rows)
+            and not self.rows[-1].layout
+            and not self.listings
+            and self.outputs[-1] is self.body
+        )
 
     def _leave_cell(self) -> None:
         if self._in_cell():
@@ -254,7 +265,11 @@ class BlockReader:
             blocks.append(Block(kind, text.replace("\n", " "), item.depth, item.marker))
             item.marker = ""
         else:
-            blocks.append(Block(kind, text if kind in ("paragraph", "definition") else text.replace("\n", " ")))
+            blocks.append(
+                Block(
+                    kind, text if kind in ("paragraph", "definition") else text.replace("\n", " ")
+                )
+            )
 
     def _add_listing(self, text: str) -> None:
         lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
@@ -263,7 +278,9 @@ class BlockReader:
         while lines and not lines[-1].strip():
             lines.pop()
         if lines:
-            self.outputs[-1].blocks.append(Block("listing", "\n".join(line.rstrip() for line in lines)))
+            self.outputs[-1].blocks.append(
+                Block("listing", "\n".join(line.rstrip() for line in lines))
+            )
 
 
 SPACES_NOT_BREAKS = re.compile(r"[ \t\f\r]+")

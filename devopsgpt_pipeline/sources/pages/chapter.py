@@ -1,8 +1,8 @@
 """What a chapter says: the blocks of its content element, in reading order.
 
-Everything that asks whether a chapter changed, how long it is or what it says reads these blocks: the data
-version, the guards, the table of changes, the clean text. Scripts, styles, attributes, navigation and footer are
-not in them.
+Everything that asks whether a chapter changed, how long it is or what it says reads these blocks:
+the data version, the guards, the table of changes, the clean text. Scripts, styles, attributes,
+navigation and footer are not in them.
 """
 
 import hashlib
@@ -40,11 +40,14 @@ class Content:
     @property
     def prose(self) -> str:
         """The text outside listings, one block a line."""
-        return "\n".join(block.text for block in (*self.blocks, *self.notes) if block.kind != "listing")
+        return "\n".join(
+            block.text for block in (*self.blocks, *self.notes) if block.kind != "listing"
+        )
 
 
 def read_content(body: bytes, book: Book, charset: str | None = None) -> Content | None:
-    """A page's content; None where no content selector matches, or where what matches holds no text.
+    """A page's content; None where no content selector matches, or where what matches holds no
+    text.
 
     raises: Undecodable
     """
@@ -69,7 +72,11 @@ def _content_elements(tree: etree._Element, book: Book) -> list[etree._Element]:
         if found:
             inside = set(found)
             # an element's ancestors are at most page.MAX_DEPTH
-            return [element for element in found if not any(above in inside for above in element.iterancestors())]
+            return [
+                element
+                for element in found
+                if not any(above in inside for above in element.iterancestors())
+            ]
     return []
 
 

@@ -1,4 +1,5 @@
-"""The contents page: which chapters a book has, in which order, and which entries are not chapters to learn from."""
+"""The contents page: which chapters a book has, in which order, and which entries are not chapters
+to learn from."""
 
 import re
 from dataclasses import dataclass
@@ -55,7 +56,8 @@ def read_contents(body: bytes, book: Book, charset: str | None = None) -> Conten
     links = [] if tree is None else select(tree, book.links)
     if len(links) > MAX_LINKS:
         raise ContentsUnreadable(
-            f"{book.contents_url}: a contents page may have {MAX_LINKS:,} links, {book.links!r} found {len(links):,}; "
+            f"{book.contents_url}: a contents page may have {MAX_LINKS:,} links, {book.links!r} "
+            f"found {len(links):,}; "
             "make select.links in the book's TOML file narrower"
         )
     chapters: list[ChapterLink] = []
@@ -73,8 +75,10 @@ def read_contents(body: bytes, book: Book, charset: str | None = None) -> Conten
         chapters.append(ChapterLink(len(chapters) + 1, slug, title, url))
     if not chapters:
         raise ContentsUnreadable(
-            f"{book.contents_url}: the contents page must link to chapters, {book.links!r} found {len(links)} links "
-            "and no chapter; look at the page, and mend select.links in the book's TOML file if it was redesigned"
+            f"{book.contents_url}: the contents page must link to chapters, {book.links!r} found "
+            f"{len(links)} links "
+            "and no chapter; look at the page, and mend select.links in the book's TOML file if it "
+            "was redesigned"
         )
     return Contents(tuple(chapters), tuple(left_out))
 
@@ -100,7 +104,8 @@ def _reason_to_leave_out(title: str, url: str, book: Book, slugs: dict[str, str]
 
 
 def resolve(base: str, href: str) -> str:
-    """An absolute address without fragment; "" where href is not an address. Line breaks in an href are dropped."""
+    """An absolute address without fragment; "" where href is not an address. Line breaks in an href
+    are dropped."""
     scheme, _, rest = base.partition("://")
     try:
         # urljoin knows relative links for a fixed list of schemes, and sample:// is not in it

@@ -1,7 +1,7 @@
 """The embedded library as a site: a transport for requests that answers sample:// addresses.
 
-A session with this adapter meets what the web shows it: robots.txt, ETag, Last-Modified, 304, 404. The code above
-is the web's.
+A session with this adapter meets what the web shows it: robots.txt, ETag, Last-Modified, 304, 404.
+The code above is the web's.
 """
 
 from collections.abc import Mapping
@@ -31,7 +31,8 @@ ROBOTS = f"User-agent: *\nCrawl-delay: {CRAWL_DELAY_S}\nDisallow: /drafts/\n"
 
 
 class SampleSite(BaseAdapter):
-    """Mount it at sample://. library: a folder of sample books; deploy: the build that the pages' links name."""
+    """Mount it at sample://. library: a folder of sample books; deploy: the build that the pages'
+    links name."""
 
     def __init__(self, library: Path = PACKAGED, deploy: str = DEPLOY) -> None:
         super().__init__()
@@ -46,7 +47,9 @@ class SampleSite(BaseAdapter):
             return _response(request, 200, ROBOTS, {"Content-Type": "text/plain; charset=utf-8"})
         found = self._page(address.path) if address.hostname == HOST else None
         if found is None:
-            return _response(request, 404, "<h1>Not found</h1>", {"Content-Type": "text/html; charset=utf-8"})
+            return _response(
+                request, 404, "<h1>Not found</h1>", {"Content-Type": "text/html; charset=utf-8"}
+            )
         page, book = found
         headers = {
             "Content-Type": "text/html; charset=utf-8",
@@ -80,13 +83,17 @@ def _unchanged(asked: Mapping[str, str], have: Mapping[str, str]) -> bool:
         return have["ETag"] in [tag.strip() for tag in asked["If-None-Match"].split(",")]
     if "If-Modified-Since" in asked:
         try:
-            return parsedate_to_datetime(have["Last-Modified"]) <= parsedate_to_datetime(asked["If-Modified-Since"])
+            return parsedate_to_datetime(have["Last-Modified"]) <= parsedate_to_datetime(
+                asked["If-Modified-Since"]
+            )
         except (TypeError, ValueError):
             return False
     return False
 
 
-def _response(request: PreparedRequest, status: int, text: str, headers: Mapping[str, str]) -> Response:
+def _response(
+    request: PreparedRequest, status: int, text: str, headers: Mapping[str, str]
+) -> Response:
     body = text.encode() if request.method == "GET" else b""
     response = Response()
     response.status_code = status

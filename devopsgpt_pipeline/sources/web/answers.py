@@ -1,4 +1,5 @@
-"""What the parts of an HTTP answer mean: redirects, Retry-After, content types. Knows no connection."""
+"""What the parts of an HTTP answer mean: redirects, Retry-After, content types. Knows no
+connection."""
 
 import time
 from collections.abc import Mapping
@@ -22,14 +23,16 @@ def redirected(at: str, headers: Headers, asked: str) -> str:
     if not target or here.hostname != there.hostname or not same_port:
         raise FetchRefused(
             asked,
-            f"redirected to {target or 'nowhere'}, and only redirects on the same host are followed; "
+            f"redirected to {target or 'nowhere'}, and only redirects on the same host are "
+            "followed; "
             "if the book has moved, change contents_url in its TOML file",
         )
     return target
 
 
 def retry_after_s(headers: Headers) -> float | None:
-    """Retry-After in seconds, from a number or a date; None where there is none that can be read."""
+    """Retry-After in seconds, from a number or a date; None where there is none that can be
+    read."""
     value = headers.get("Retry-After", "").strip()
     if value.isdecimal():
         return float(value)

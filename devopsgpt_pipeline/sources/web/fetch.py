@@ -1,6 +1,8 @@
-"""One page from the web, politely: robots.txt, a pause between requests, limits on everything, honest errors.
+"""One page from the web, politely: robots.txt, a pause between requests, limits on everything,
+honest errors.
 
-Stands between the books and the archive. Knows no book and writes no page; what it refuses or fails to get, it raises.
+Stands between the books and the archive. Knows no book and writes no page; what it refuses or fails
+to get, it raises.
 """
 
 import time
@@ -93,10 +95,13 @@ class Fetcher:
                 "Accept-Encoding": "gzip, deflate",
             }
         )
-        self._session.auth = lambda request: request  # or requests sends what ~/.netrc has for the host
+        # or requests sends what ~/.netrc has for the host
+        self._session.auth = lambda request: request
         self._session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
         for scheme in ("https://", "http://"):
-            self._session.mount(scheme, HTTPAdapter(pool_connections=1, pool_maxsize=1, max_retries=0))
+            self._session.mount(
+                scheme, HTTPAdapter(pool_connections=1, pool_maxsize=1, max_retries=0)
+            )
         self._session.mount("sample://", library or SampleSite())
 
     def __enter__(self) -> "Fetcher":
@@ -112,33 +117,42 @@ class Fetcher:
         last_modified: str | None = None,
         delay_s: float | None = None,
     ) -> Page | NotModified:
-        """One page, or NotModified where the site still has the one that etag and last_modified belong to.
+        """One page, or NotModified where the site still has the one that etag and last_modified
+        belong to.
 
-        delay_s: least pause before the request in place of the settings'; robots.txt may ask for more
-        raises: FetchRefused for what our rules or the site's forbid, FetchFailed for what did not work
+        delay_s: least pause before the request in place of the settings'; robots.txt may ask for
+        more
+        raises: FetchRefused for what our rules or the site's forbid, FetchFailed for what did not
+        work
         """
         sent = {"If-None-Match": etag, "If-Modified-Since": last_modified}
         conditional = {name: value for name, value in sent.items() if value}
         at = url
         for _ in range(MAX_REDIRECTS + 1):
             self._allow(at)
-            answer = self._ask(at, conditional, self.delay_for(at, delay_s), self.settings.max_page_bytes)
+            answer = self._ask(
+                at, conditional, self.delay_for(at, delay_s), self.settings.max_page_bytes
+            )
             if answer.status not in REDIRECTS:
                 return self._page(at, answer, conditional)
             at = redirected(at, answer.headers, url)
-        raise FetchFailed(url, f"more than {MAX_REDIRECTS} redirects, the last to {at}; is it a loop?")
+        raise FetchFailed(
+            url, f"more than {MAX_REDIRECTS} redirects, the last to {at}; is it a loop?"
+        )
 
     def delay_for(self, url: str, delay_s: float | None = None) -> float:
         """Seconds to pause between two requests to the address's host.
 
-        raises: FetchRefused for a Crawl-delay above the settings' limit, or where robots.txt cannot be had
+        raises: FetchRefused for a Crawl-delay above the settings' limit, or where robots.txt cannot
+        be had
         """
         asked = self._rules(url).crawl_delay_s
         if asked is not None and asked > self.settings.max_crawl_delay_s:
             limit = self.settings.max_crawl_delay_s
             raise FetchRefused(
                 url,
-                f"robots.txt asks for {asked:g} s between requests, the limit is {limit:g} s; raise max_crawl_delay_s",
+                f"robots.txt asks for {asked:g} s between requests, the limit is {limit:g} s; "
+                "raise max_crawl_delay_s",
             )
         if delay_s is not None:
             return max(delay_s, asked or 0.0)
@@ -149,10 +163,15 @@ class Fetcher:
         schemes = ("https", "sample", *(("http",) if self.settings.allow_http else ()))
         if address.scheme not in schemes or not address.hostname:
             raise FetchRefused(
-                url, "only https addresses are fetched, and http where the book's contents_url says http"
+                url,
+                "only https addresses are fetched, "
+                "and http where the book's contents_url says http",
             )
         if not self._rules(url).allows(url):
-            raise FetchRefused(url, f"robots.txt forbids it to {AGENT}; leave the chapter out in the book's TOML file")
+            raise FetchRefused(
+                url,
+                f"robots.txt forbids it to {AGENT}; leave the chapter out in the book's TOML file",
+            )
 
     def _rules(self, url: str) -> RobotsRules:
         address = urlsplit(url)
@@ -164,7 +183,8 @@ class Fetcher:
         return rules
 
     def _fetch_rules(self, url: str) -> RobotsRules:
-        """RFC 9309: a 4xx means that there are no rules, anything else that cannot be read means hands off."""
+        """RFC 9309: a 4xx means that there are no rules, anything else that cannot be read means
+        hands off."""
         at = url
         try:
             for _ in range(MAX_REDIRECTS + 1):
@@ -181,7 +201,9 @@ class Fetcher:
             raise FetchRefused(
                 url, f"robots.txt cannot be read ({error.reason}), so nothing is fetched; try later"
             ) from error
-        raise FetchRefused(url, f"robots.txt redirects more than {MAX_REDIRECTS} times, so nothing is fetched")
+        raise FetchRefused(
+            url, f"robots.txt redirects more than {MAX_REDIRECTS} times, so nothing is fetched"
+        )
 
     def _ask(self, url: str, headers: dict[str, str], delay_s: float, limit: int) -> _Answer:
         """One answer, after as many tries as the settings allow."""
@@ -197,10 +219,14 @@ class Fetcher:
             except CONNECTION_FAULTS as error:
                 reason, status, fault = f"the connection failed ({fault_words(error)})", None, error
             if wait_s > self.settings.max_retry_after_s:
-                raise FetchFailed(url, f"{reason}, and it asks to wait {wait_s:.0f} s; scrape again later", status)
+                raise FetchFailed(
+                    url, f"{reason}, and it asks to wait {wait_s:.0f} s; scrape again later", status
+                )
             if attempt < self.settings.retries:
                 time.sleep(wait_s)
-        raise FetchFailed(url, f"{reason}, after {self.settings.retries + 1} tries", status) from fault
+        raise FetchFailed(
+            url, f"{reason}, after {self.settings.retries + 1} tries", status
+        ) from fault
 
     def _ask_once(self, url: str, headers: dict[str, str], delay_s: float, limit: int) -> _Answer:
         settings = self.settings
@@ -212,14 +238,21 @@ class Fetcher:
                 with self._session.get(
                     url, headers=headers, stream=True, allow_redirects=False, timeout=timeout
                 ) as response:
-                    body = b"" if response.status_code != HTTPStatus.OK else self._read(response, url, started, limit)
+                    body = (
+                        b""
+                        if response.status_code != HTTPStatus.OK
+                        else self._read(response, url, started, limit)
+                    )
                     return _Answer(response.status_code, response.headers, body)
-            except requests.exceptions.SSLError as error:  # a certificate is not better at the next try
+            # a certificate is not better at the next try
+            except requests.exceptions.SSLError as error:
                 raise FetchFailed(url, f"no trusted connection ({fault_words(error)})") from error
             except CONNECTION_FAULTS:
                 raise
             except requests.RequestException as error:
-                raise FetchFailed(url, f"the answer cannot be read ({fault_words(error)})") from error
+                raise FetchFailed(
+                    url, f"the answer cannot be read ({fault_words(error)})"
+                ) from error
 
     def _read(self, response: requests.Response, url: str, started: float, limit: int) -> bytes:
         body = bytearray()
@@ -227,9 +260,15 @@ class Fetcher:
             body += chunk
             self.body_bytes += len(chunk)
             if len(body) > limit:
-                raise FetchFailed(url, f"larger than the limit of {limit:,} bytes after decompression; is it a page?")
+                raise FetchFailed(
+                    url,
+                    f"larger than the limit of {limit:,} bytes after decompression; is it a page?",
+                )
             if time.monotonic() - started > self.settings.page_timeout_s:
-                raise FetchFailed(url, f"not finished after {self.settings.page_timeout_s:g} s; raise page_timeout_s")
+                raise FetchFailed(
+                    url,
+                    f"not finished after {self.settings.page_timeout_s:g} s; raise page_timeout_s",
+                )
         return bytes(body)
 
     def _page(self, url: str, answer: _Answer, conditional: dict[str, str]) -> Page | NotModified:
@@ -240,9 +279,13 @@ class Fetcher:
         if not answer.body.strip():
             raise FetchFailed(url, "an empty page with status 200", answer.status)
         kind, _, parameters = answer.headers.get("Content-Type", "").partition(";")
-        if kind.strip().lower() not in PAGE_TYPES and (kind or not answer.body.lstrip().startswith(b"<")):
+        if kind.strip().lower() not in PAGE_TYPES and (
+            kind or not answer.body.lstrip().startswith(b"<")
+        ):
             raise FetchFailed(
-                url, f"content type must be {' or '.join(PAGE_TYPES)}, got {kind or 'none'!r}", answer.status
+                url,
+                f"content type must be {' or '.join(PAGE_TYPES)}, got {kind or 'none'!r}",
+                answer.status,
             )
         charset = charset_of(parameters)
         try:
@@ -250,4 +293,11 @@ class Fetcher:
         except Undecodable as error:
             raise FetchFailed(url, str(error), answer.status) from error
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        return Page(url, answer.body, charset, answer.headers.get("ETag"), answer.headers.get("Last-Modified"), now)
+        return Page(
+            url,
+            answer.body,
+            charset,
+            answer.headers.get("ETag"),
+            answer.headers.get("Last-Modified"),
+            now,
+        )

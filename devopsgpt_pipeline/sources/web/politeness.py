@@ -20,7 +20,8 @@ class HostBusy(RuntimeError):
 
 
 class Pace:
-    """Whose turn it is at each host. folder: shared by the processes that must take turns; None for this one only."""
+    """Whose turn it is at each host. folder: shared by the processes that must take turns; None for
+    this one only."""
 
     def __init__(self, folder: Path | None = None) -> None:
         self.folder = folder
@@ -45,7 +46,9 @@ class Pace:
         try:
             lock.acquire()
         except Timeout as error:
-            raise HostBusy(f"{host} is held by another process for over {MAX_WAIT_FOR_TURN_S:.0f} s; end it") from error
+            raise HostBusy(
+                f"{host} is held by another process for over {MAX_WAIT_FOR_TURN_S:.0f} s; end it"
+            ) from error
         try:
             self._wait(stamp.stat().st_mtime if stamp.exists() else None, delay_s)
             yield

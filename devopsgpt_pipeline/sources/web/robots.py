@@ -16,7 +16,8 @@ class RobotsRules:
 
     @property
     def crawl_delay_s(self) -> float | None:
-        """Seconds that the site asks between requests, or None. Request-rate counts as well, the slower wins."""
+        """Seconds that the site asks between requests, or None. Request-rate counts as well, the
+        slower wins."""
         asked = [self._rules.crawl_delay(self._agent)]
         rate = self._rules.request_rate(self._agent)
         if rate is not None and rate.requests:

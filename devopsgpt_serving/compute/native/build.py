@@ -1,8 +1,12 @@
-"""Compiles the C++ beside this file, once for each number format and processor, and finds what was compiled before.
+"""Compiles the C++ beside this file, once for each number format and processor, and finds what was
+compiled before.
 
-    python devopsgpt_serving/compute/native/build.py      everything, as the image of the service does; needs g++ alone
+    python devopsgpt_serving/compute/native/build.py
 
-Compiled code lies beside its source, as Python's own does, under a name that changes with the source.
+compiles everything, as the image of the service does, and needs g++ alone.
+
+Compiled code lies beside its source, as Python's own does, under a name that changes with the
+source.
 """
 
 import hashlib
@@ -19,16 +23,18 @@ log = logging.getLogger(__name__)
 
 SOURCES = Path(__file__).parent
 COMPILED = SOURCES / "compiled"
-# what a processor has, from the widest, and the number formats that there is code for, with the compiler's options
+# what a processor has, from the widest, and the number formats that there is code for, with the
+# compiler's options
 INSTRUCTIONS: dict[str, dict[str, tuple[str, ...]]] = {
     "avx512": {"float32": (), "bfloat16": ("-mavx512bf16",), "int8": ("-mavx512vnni",)},
     "avx2": {"float32": (), "int8": ()},
 }
 LEVEL = {"avx512": "-march=x86-64-v4", "avx2": "-march=x86-64-v3"}
-# contracting a multiplication and an addition as the compiler likes would make a token's numbers depend on how many
-# others stand beside it
+# contracting a multiplication and an addition as the compiler likes would make a token's numbers
+# depend on how many others stand beside it
 FLAGS = ("-std=c++17", "-O3", "-fPIC", "-ffp-contract=off", "-fopenmp")
-TIMEOUT_S = 20.0  # it takes 2: readiness waits for it, and torch's operators do the same half as fast
+# it takes 2: readiness waits for it, and torch's operators do the same half as fast
+TIMEOUT_S = 20.0
 
 
 class NotCompiled(Exception):
@@ -40,7 +46,12 @@ def library(instructions: str, precision: str) -> Path:
 
     raises: NotCompiled
     """
-    options = (*FLAGS, LEVEL[instructions], *INSTRUCTIONS[instructions][precision], f"-DFORMAT_{precision.upper()}")
+    options = (
+        *FLAGS,
+        LEVEL[instructions],
+        *INSTRUCTIONS[instructions][precision],
+        f"-DFORMAT_{precision.upper()}",
+    )
     path = COMPILED / f"{precision}-{instructions}-{_fingerprint(options)}.so"
     if not path.exists():
         _compile(options, path)
@@ -56,7 +67,9 @@ def _fingerprint(options: tuple[str, ...]) -> str:
 
 def _compile(options: tuple[str, ...], path: Path) -> None:
     if sys.platform != "linux" or platform.machine() != "x86_64":
-        raise NotCompiled(f"it is written for Linux on x86-64, and this is {sys.platform} on {platform.machine()}")
+        raise NotCompiled(
+            f"it is written for Linux on x86-64, and this is {sys.platform} on {platform.machine()}"
+        )
     compiler = shutil.which("g++")
     if compiler is None:
         raise NotCompiled("there is no g++ to compile it")
@@ -65,11 +78,14 @@ def _compile(options: tuple[str, ...], path: Path) -> None:
         with tempfile.TemporaryDirectory(dir=path.parent) as place:
             half, whole = f"{place}/half.o", f"{place}/whole.so"
             _run(compiler, *options, "-c", str(SOURCES / "gpt.cpp"), "-o", half)
-            # linked without OpenMP: torch's is in the process already, and a second one would be a second team
+            # linked without OpenMP: torch's is in the process already, and a second one would be a
+            # second team
             _run(compiler, "-shared", half, "-o", whole)
             os.replace(whole, path)
     except OSError as error:
-        raise NotCompiled(f"{error.filename or COMPILED} cannot be written: {error.strerror}") from error
+        raise NotCompiled(
+            f"{error.filename or COMPILED} cannot be written: {error.strerror}"
+        ) from error
     log.info("compiled", extra={"library": path.name})
 
 

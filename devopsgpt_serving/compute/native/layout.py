@@ -69,7 +69,9 @@ class Model(Structure):
 class Room(Structure):
     """struct Room, its Inputs included"""
 
-    _fields_ = [(name, c_void_p) for name in ("x", "wide", "y", "scores", "words", "scale", "begin")]
+    _fields_ = [
+        (name, c_void_p) for name in ("x", "wide", "y", "scores", "words", "scale", "begin")
+    ]
 
 
 class Tokens(Structure):
@@ -104,25 +106,46 @@ class Weights:
         return Norm(self.keep(norm.weight), self.keep(norm.bias))
 
     def matrix(self, weight: Tensor, bias: Tensor | None) -> Matrix:
-        """A linear layer's weights in panels. weight: (out, in), in a multiple of 16; bias: (out,)"""
+        """A linear layer's weights in panels. weight: (out, in), in a multiple of 16; bias:
+        (out,)"""
         outputs, inputs = weight.shape
-        panel, group, scale = PANEL[self.instructions], GROUP[self.instructions][self.precision], None
+        panel, group, scale = (
+            PANEL[self.instructions],
+            GROUP[self.instructions][self.precision],
+            None,
+        )
         padding = -outputs % panel
         weight = nn.functional.pad(weight.detach().float(), (0, 0, 0, padding))
-        bias = torch.zeros(len(weight)) if bias is None else nn.functional.pad(bias.detach().float(), (0, padding))
+        bias = (
+            torch.zeros(len(weight))
+            if bias is None
+            else nn.functional.pad(bias.detach().float(), (0, padding))
+        )
         if self.precision == "int8":
             scale = weight.abs().amax(1).clamp_min(1e-12) / 127  # (out,)
             weight = (weight / scale[:, None]).round_()
-            weight = (weight + 128).to(torch.uint8) if self.instructions == "avx512" else weight.to(torch.int8)
+            weight = (
+                (weight + 128).to(torch.uint8)
+                if self.instructions == "avx512"
+                else weight.to(torch.int8)
+            )
         else:
             weight = weight.to(getattr(torch, self.precision))
-        panels = weight.view(-1, panel, inputs // group, group).transpose(1, 2)  # (panels, in / group, panel, group)
+        # (panels, in / group, panel, group)
+        panels = weight.view(-1, panel, inputs // group, group).transpose(1, 2)
         packed = _in_large_pages(panels)
-        return Matrix(self.keep(packed), None if scale is None else self.keep(scale), self.keep(bias), inputs, outputs)
+        return Matrix(
+            self.keep(packed),
+            None if scale is None else self.keep(scale),
+            self.keep(bias),
+            inputs,
+            outputs,
+        )
 
 
 def _in_large_pages(tensor: Tensor) -> Tensor:
-    """A contiguous copy, in pages of 2 MB where Linux gives them: fewer addresses to look up while it is read."""
+    """A contiguous copy, in pages of 2 MB where Linux gives them: fewer addresses to look up while
+    it is read."""
     memory = mmap.mmap(-1, tensor.nbytes)
     with contextlib.suppress(OSError):  # a kernel that has only small ones
         memory.madvise(mmap.MADV_HUGEPAGE)

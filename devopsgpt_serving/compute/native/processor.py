@@ -6,14 +6,21 @@ from devopsgpt_serving.compute.native.build import INSTRUCTIONS, NotCompiled, li
 
 
 def instructions_for(precision: str) -> str | None:
-    """The widest instructions that this processor has and that there is code in for a number format, or None."""
+    """The widest instructions that this processor has and that there is code in for a number
+    format, or None."""
     cpu = torch.cpu
     has = {
         "avx512": cpu._is_avx512_supported()
-        and {"float32": True, "bfloat16": cpu._is_avx512_bf16_supported(), "int8": cpu._is_vnni_supported()}[precision],
+        and {
+            "float32": True,
+            "bfloat16": cpu._is_avx512_bf16_supported(),
+            "int8": cpu._is_vnni_supported(),
+        }[precision],
         "avx2": cpu._is_avx2_supported(),
     }
-    return next((name for name, formats in INSTRUCTIONS.items() if has[name] and precision in formats), None)
+    return next(
+        (name for name, formats in INSTRUCTIONS.items() if has[name] and precision in formats), None
+    )
 
 
 def has_code(precision: str) -> bool:

@@ -1,6 +1,8 @@
-"""The engine's runner on a processor with AVX-512 or AVX2: one call into gpt.cpp computes a step of the model.
+"""The engine's runner on a processor with AVX-512 or AVX2: one call into gpt.cpp computes a step of
+the model.
 
-Keys and values are kept in half precision (float32 where the model is), keys in panels of 16 positions.
+Keys and values are kept in half precision (float32 where the model is), keys in panels of 16
+positions.
 """
 
 import ctypes
@@ -12,7 +14,15 @@ from torch import Tensor
 from devopsgpt_model.config import GPTConfig
 from devopsgpt_model.gpt import GPT
 from devopsgpt_serving.compute.native.build import NotCompiled, library
-from devopsgpt_serving.compute.native.layout import LANES, Layer, Model, Room, Tokens, Weights, numbers
+from devopsgpt_serving.compute.native.layout import (
+    LANES,
+    Layer,
+    Model,
+    Room,
+    Tokens,
+    Weights,
+    numbers,
+)
 from devopsgpt_serving.compute.native.processor import instructions_for
 from devopsgpt_serving.compute.precision import Precision
 
@@ -21,7 +31,11 @@ MOST_HEAD_DIM = 128
 
 def able(config: GPTConfig, precision: Precision, device: torch.device) -> bool:
     """Whether this processor and this shape of model are what gpt.cpp is written for."""
-    shaped = config.n_embd % LANES == 0 and config.head_dim % LANES == 0 and config.head_dim <= MOST_HEAD_DIM
+    shaped = (
+        config.n_embd % LANES == 0
+        and config.head_dim % LANES == 0
+        and config.head_dim <= MOST_HEAD_DIM
+    )
     return device.type == "cpu" and shaped and instructions_for(precision) is not None
 
 
@@ -45,31 +59,41 @@ class NativeRunner:
         def empty(*shape: int) -> list[Tensor]:
             return [torch.zeros(*heads, *shape, dtype=dtype) for _ in model.h]
 
-        self.keys, self.values = empty(panels, config.head_dim, LANES), empty(self._places, config.head_dim)
+        self.keys, self.values = (
+            empty(panels, config.head_dim, LANES),
+            empty(self._places, config.head_dim),
+        )
         self._threads = torch.get_num_threads()
         self._weights = Weights(instructions, precision)
         self._model = self._describe(model)
         self._room_for(rows)
 
     def prefill(self, row: int, ids: list[int], start: int, every: bool) -> Tensor:
-        """Add ids to a row that holds `start` tokens. returns: logits after the last one, (1, V), or every, (t, V)"""
+        """Add ids to a row that holds `start` tokens. returns: logits after the last one, (1, V),
+        or every, (t, V)"""
         count = len(ids)
         asked = list(range(count)) if every else [count - 1]
         return self._compute(ids, [row] * count, list(range(start, start + count)), asked)
 
     def decode(self, ids: list[int], starts: list[int], asked: list[int] | None = None) -> Tensor:
-        """Add one token to each of the first len(ids) rows that is asked for. returns: logits (len(asked), V)"""
+        """Add one token to each of the first len(ids) rows that is asked for. returns: logits
+        (len(asked), V)"""
         rows = list(range(len(ids))) if asked is None else asked
-        return self._compute([ids[row] for row in rows], rows, [starts[row] for row in rows], list(range(len(rows))))
+        return self._compute(
+            [ids[row] for row in rows], rows, [starts[row] for row in rows], list(range(len(rows)))
+        )
 
     def copy_prefix(self, source: int, target: int, length: int) -> None:
         """Let row target begin with row source's first `length` tokens."""
-        panels = -(-length // LANES)  # what the last one has beyond the length is written before it is read
+        # what the last one has beyond the length is written before it is read
+        panels = -(-length // LANES)
         for keys, values in zip(self.keys, self.values, strict=True):
             keys[target, :, :panels] = keys[source, :, :panels]
             values[target, :, :length] = values[source, :, :length]
 
-    def _compute(self, ids: list[int], rows: list[int], positions: list[int], asked: list[int]) -> Tensor:
+    def _compute(
+        self, ids: list[int], rows: list[int], positions: list[int], asked: list[int]
+    ) -> Tensor:
         """Logits (len(asked), V) of some of the new tokens."""
         self._room_for(len(ids))
         logits = torch.empty(len(asked), self.config.vocab_size)
@@ -123,5 +147,8 @@ def _function(compiled: Path) -> "ctypes._FuncPointer":
         extend = ctypes.CDLL(str(compiled)).extend
     except OSError as error:
         raise NotCompiled(f"it does not load: {error}") from error
-    extend.argtypes, extend.restype = [ctypes.POINTER(Model), ctypes.POINTER(Tokens), ctypes.POINTER(Room)], None
+    extend.argtypes, extend.restype = (
+        [ctypes.POINTER(Model), ctypes.POINTER(Tokens), ctypes.POINTER(Room)],
+        None,
+    )
     return extend

@@ -11,8 +11,13 @@ from devopsgpt_model.training.step import make_optimizer
 
 def test_it_computes_what_torch_does(tiny_gpt):
     twin = copy.deepcopy(tiny_gpt)
-    matrices, rest = ([p for p in tiny_gpt.parameters() if (p.dim() >= 2) is yes] for yes in (True, False))
-    groups = [{"params": matrices, "lr": 1e-2, "weight_decay": 0.1}, {"params": rest, "lr": 1e-2, "weight_decay": 0.0}]
+    matrices, rest = (
+        [p for p in tiny_gpt.parameters() if (p.dim() >= 2) is yes] for yes in (True, False)
+    )
+    groups = [
+        {"params": matrices, "lr": 1e-2, "weight_decay": 0.1},
+        {"params": rest, "lr": 1e-2, "weight_decay": 0.0},
+    ]
     ours = AdamW(groups, (0.9, 0.95))
     their_groups = [{**group, "params": [p for p in twin.parameters() if (p.dim() >= 2) is yes]}
                     for group, yes in zip(groups, (True, False), strict=True)]  # fmt: skip
@@ -25,10 +30,14 @@ def test_it_computes_what_torch_does(tiny_gpt):
             model.loss(idx, idx.roll(-1, 1)).backward()
             optimizer.step()
             optimizer.zero_grad()
-    assert all(torch.equal(*pair) for pair in zip(tiny_gpt.parameters(), twin.parameters(), strict=True))
+    assert all(
+        torch.equal(*pair) for pair in zip(tiny_gpt.parameters(), twin.parameters(), strict=True)
+    )
     for mine, other in zip(tiny_gpt.parameters(), twin.parameters(), strict=True):
         assert ours.state[mine].keys() == theirs.state[other].keys()
-        assert all(torch.equal(ours.state[mine][key], theirs.state[other][key]) for key in ours.state[mine])
+        assert all(
+            torch.equal(ours.state[mine][key], theirs.state[other][key]) for key in ours.state[mine]
+        )
 
 
 def test_a_parameter_without_a_gradient_is_left_as_it_is():
@@ -57,13 +66,17 @@ step = TrainingStep(model, config, torch.device("cpu"), None, Ranks())
 print(step(0, ShuffledWindows(np.arange(60, dtype=np.uint16), 8, 1, 1)).isfinite().item())
 sys.exit("torch._dynamo" in sys.modules)
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60
+    )
     assert (done.stdout, done.returncode) == ("True\n", 0), done.stderr
 
 
 def test_only_matrices_decay(tiny_gpt):
     groups = make_optimizer(tiny_gpt, TrainingConfig(weight_decay=0.3)).param_groups
-    decays = {id(parameter): group["weight_decay"] for group in groups for parameter in group["params"]}
+    decays = {
+        id(parameter): group["weight_decay"] for group in groups for parameter in group["params"]
+    }
     names = {name: decays[id(parameter)] for name, parameter in tiny_gpt.named_parameters()}
     assert {name for name, decay in names.items() if decay} == {
         name for name in names if name.endswith("weight") and "ln_" not in name

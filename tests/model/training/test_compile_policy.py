@@ -38,8 +38,12 @@ def test_a_long_run_is_compiled_and_a_short_one_is_not(gpt2, tiny_gpt):
 
 
 def test_the_setting_decides_where_it_says_on_or_off(gpt2, tiny_gpt):
-    assert compile_pays(dataclasses.replace(PRESETS["sample"], compile="on"), tiny_gpt, CPU, BFLOAT16)
-    assert not compile_pays(dataclasses.replace(PRESETS["finetune_sre_small"], compile="off"), gpt2, CPU, BFLOAT16)
+    assert compile_pays(
+        dataclasses.replace(PRESETS["sample"], compile="on"), tiny_gpt, CPU, BFLOAT16
+    )
+    assert not compile_pays(
+        dataclasses.replace(PRESETS["finetune_sre_small"], compile="off"), gpt2, CPU, BFLOAT16
+    )
     with pytest.raises(ValueError, match="compile must be one of auto, on, off, got 'yes'"):
         TrainingConfig(compile="yes")
 
@@ -69,7 +73,8 @@ def test_compiled_code_in_use_does_not_age(tmp_path, monkeypatch):
 
 @pytest.fixture
 def counters():
-    """What the compiler counts, from zero. Its import takes seconds, which other tests need not wait for."""
+    """What the compiler counts, from zero. Its import takes seconds, which other tests need not
+    wait for."""
     import torch._dynamo
     from torch._dynamo.utils import counters
 
@@ -78,7 +83,8 @@ def counters():
     return counters
 
 
-@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # torch's own, in tracing
+# torch's own, in tracing
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 @pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated")  # the same
 @pytest.mark.parametrize("autocast", [False, True])
 @pytest.mark.parametrize("backend", [pytest.param("inductor", marks=pytest.mark.slow), "aot_eager"])
@@ -97,7 +103,9 @@ def test_a_compiled_step_is_one_graph_of_all_blocks_and_has_the_same_gradients(
     assert not counters["graph_break"]
     assert losses[1].item() == pytest.approx(losses[0].item(), rel=1e-3 if autocast else 1e-5)
     for ours, theirs in zip(compiled.parameters(), eager.parameters(), strict=True):
-        assert (ours.grad - theirs.grad).norm() <= (2e-2 if autocast else 1e-4) * theirs.grad.norm() + 1e-6
+        assert (ours.grad - theirs.grad).norm() <= (
+            2e-2 if autocast else 1e-4
+        ) * theirs.grad.norm() + 1e-6
 
 
 def test_nanogpts_step_has_no_fewer_breaks_than_none():

@@ -13,13 +13,13 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import REPOSITORY
-from test_train import CONFIG, job, launch, losses, wait_for_step  # noqa: F401  a fixture and its helpers
 
 from devopsgpt_model.checkpoint import load_checkpoint
 from devopsgpt_model.train import train
 from devopsgpt_model.training.ranks import Ranks
 from devopsgpt_model.training.step import TrainingStep
 from devopsgpt_pipeline.local.servers import free_port
+from model.training.running import CONFIG, launch, losses, wait_for_step
 
 FOUR_MICRO_BATCHES = dataclasses.replace(CONFIG, batch_size=2, grad_accum_steps=4, max_steps=20)
 
@@ -27,7 +27,7 @@ FOUR_MICRO_BATCHES = dataclasses.replace(CONFIG, batch_size=2, grad_accum_steps=
 ONE_MACHINE = ("--standalone", "--nproc-per-node=2")
 
 
-def torchrun(job, python=sys.executable, environment=os.environ, where=ONE_MACHINE):  # noqa: F811
+def torchrun(job, python=sys.executable, environment=os.environ, where=ONE_MACHINE):
     job.out.mkdir(parents=True, exist_ok=True)
     job.write(job.out / "train.json")
     start = [python, "-m", "torch.distributed.run", *where]
@@ -68,7 +68,8 @@ def distributions(names):
 
 @pytest.fixture
 def bare_machine(tmp_path):
-    """A Python, and the environment in which it finds the trainer, torch, numpy, tiktoken and safetensors alone."""
+    """A Python, and the environment in which it finds the trainer, torch, numpy, tiktoken and
+    safetensors alone."""
     site = tmp_path / "site"
     site.mkdir()
     (site / "devopsgpt_model").symlink_to(REPOSITORY / "devopsgpt_model")
@@ -76,28 +77,45 @@ def bare_machine(tmp_path):
         for top in {file.parts[0] for file in each.files} - {"..", "__pycache__"}:
             if not (site / top).exists():
                 (site / top).symlink_to(each.locate_file(top))
-    python = str(Path(sys.executable).resolve())  # the interpreter itself, outside of any virtual environment
+    # the interpreter itself, outside of any virtual environment
+    python = str(Path(sys.executable).resolve())
     environment = {**os.environ, "PYTHONPATH": str(site), "PYTHONNOUSERSITE": "1"}
     for absent in ("dagster", "mlflow", "devopsgpt_pipeline"):
-        answer = subprocess.run([python, "-c", f"import {absent}"], env=environment, capture_output=True, cwd=tmp_path)
+        answer = subprocess.run(
+            [python, "-c", f"import {absent}"], env=environment, capture_output=True, cwd=tmp_path
+        )
         assert b"ModuleNotFoundError" in answer.stderr
     return python, environment
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
-def test_two_ranks_in_bfloat16_and_compiled_give_the_losses_of_one(job, tmp_path, parallel):  # noqa: F811
-    config = dataclasses.replace(FOUR_MICRO_BATCHES, parallel=parallel, dtype="bfloat16", compile="on")
+def test_two_ranks_in_bfloat16_and_compiled_give_the_losses_of_one(
+    job,
+    tmp_path,
+    parallel,
+):
+    config = dataclasses.replace(
+        FOUR_MICRO_BATCHES, parallel=parallel, dtype="bfloat16", compile="on"
+    )
     job = dataclasses.replace(job, config=config)
     alone = dataclasses.replace(job, out=tmp_path / "alone")
     assert "bfloat16, compiled" in finish(launch(alone))
     assert f"bfloat16, compiled, 2 processes ({parallel})" in finish(torchrun(job))
-    assert_close(losses(job), losses(alone), 1e-3)  # products of eight bits: another order of a sum rounds otherwise
+    # products of eight bits: another order of a sum rounds otherwise
+    assert_close(losses(job), losses(alone), 1e-3)
 
 
 @pytest.mark.parametrize("parallel", ["ddp", pytest.param("fsdp", marks=pytest.mark.slow)])
-def test_two_ranks_on_a_bare_machine_give_the_losses_of_one(job, tmp_path, parallel, bare_machine):  # noqa: F811
-    job = dataclasses.replace(job, config=dataclasses.replace(FOUR_MICRO_BATCHES, parallel=parallel))
+def test_two_ranks_on_a_bare_machine_give_the_losses_of_one(
+    job,
+    tmp_path,
+    parallel,
+    bare_machine,
+):
+    job = dataclasses.replace(
+        job, config=dataclasses.replace(FOUR_MICRO_BATCHES, parallel=parallel)
+    )
     alone = dataclasses.replace(job, out=tmp_path / "alone")
     train(alone)
     output = finish(torchrun(job, *bare_machine))
@@ -109,10 +127,15 @@ def test_two_ranks_on_a_bare_machine_give_the_losses_of_one(job, tmp_path, paral
 
 
 @pytest.mark.slow
-def test_two_machines_give_the_losses_of_one(job, tmp_path):  # noqa: F811
+def test_two_machines_give_the_losses_of_one(job, tmp_path):
     """Two agents of torchrun that meet at an address, as docs/operations.md starts them."""
     job = dataclasses.replace(job, config=FOUR_MICRO_BATCHES)
-    meeting = ["--nnodes=2", "--nproc-per-node=1", "--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{free_port()}"]
+    meeting = [
+        "--nnodes=2",
+        "--nproc-per-node=1",
+        "--rdzv-backend=c10d",
+        f"--rdzv-endpoint=127.0.0.1:{free_port()}",
+    ]
     agents = [torchrun(job, where=meeting) for _ in range(2)]
     outputs = [finish(agent) for agent in agents]
     assert sorted(output.count("2 processes (ddp)") for output in outputs) == [0, 1]
@@ -123,8 +146,10 @@ def test_two_machines_give_the_losses_of_one(job, tmp_path):  # noqa: F811
 
 @pytest.mark.slow
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
-def test_two_ranks_go_on_where_they_were_stopped(job, tmp_path, parallel):  # noqa: F811
-    config = dataclasses.replace(FOUR_MICRO_BATCHES, max_steps=120, eval_interval=30, parallel=parallel)
+def test_two_ranks_go_on_where_they_were_stopped(job, tmp_path, parallel):
+    config = dataclasses.replace(
+        FOUR_MICRO_BATCHES, max_steps=120, eval_interval=30, parallel=parallel
+    )
     job = dataclasses.replace(job, config=config)
     process = torchrun(job)
     wait_for_step(job, 40)

@@ -25,7 +25,9 @@ print(default, pages_of_the_last())
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of glibc")
 def test_memory_that_was_freed_is_used_again():
-    answer = subprocess.run([sys.executable, "-c", PAGES], capture_output=True, text=True, check=True)
+    answer = subprocess.run(
+        [sys.executable, "-c", PAGES], capture_output=True, text=True, check=True
+    )
     mapped_anew, kept = map(int, answer.stdout.split())
     assert mapped_anew > 10_000_000 * 4 // 4096 // 2
     assert kept < mapped_anew // 10

@@ -4,13 +4,13 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from test_train import CONFIG
 
 from devopsgpt_model.batches import ShuffledWindows
 from devopsgpt_model.config import GPT2_SIZES, PRESETS
 from devopsgpt_model.training.micro_batches import most_that_fit
 from devopsgpt_model.training.ranks import Ranks
 from devopsgpt_model.training.step import TrainingStep
+from model.training.running import CONFIG
 
 GB = 1e9
 

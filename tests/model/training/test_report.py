@@ -12,7 +12,9 @@ from devopsgpt_model.training.job import TrainingJob
 from devopsgpt_model.training.report import ReportError, read_metrics
 
 CONFIG = TrainingConfig(
-    **dict(n_layer=1, n_head=2, n_embd=16, block_size=16, batch_size=2, max_steps=20, warmup_steps=2),
+    **dict(
+        n_layer=1, n_head=2, n_embd=16, block_size=16, batch_size=2, max_steps=20, warmup_steps=2
+    ),
     **dict(eval_interval=10, log_interval=5, device="cpu", dtype="float32"),
 )
 
@@ -28,19 +30,25 @@ def delivered(client, run_id, key):
     return [(metric.step, metric.value) for metric in client.get_metric_history(run_id, key)]
 
 
-def test_a_server_that_is_down_costs_no_training_and_gets_everything_later(job, registry, mlflow_server, monkeypatch):
+def test_a_server_that_is_down_costs_no_training_and_gets_everything_later(
+    job, registry, mlflow_server, monkeypatch
+):
     monkeypatch.setattr(report, "DELIVERY_DEADLINE_S", 0.5)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     run_id = registry.create_run("0").info.run_id
     down = dataclasses.replace(job, mlflow_tracking_uri="http://127.0.0.1:9", mlflow_run_id=run_id)
-    with pytest.raises(ReportError, match=r"MLflow at http://127.0.0.1:9 did not take the last metrics"):
+    with pytest.raises(
+        ReportError, match=r"MLflow at http://127.0.0.1:9 did not take the last metrics"
+    ):
         train(down)
     assert load_checkpoint(job.out / "checkpoint").training["steps_trained"] == 20
     up = dataclasses.replace(down, mlflow_tracking_uri=mlflow_server.url)
     train(up)
     lines = read_metrics(job.out / "metrics.jsonl")
     for key in ("train_loss", "val_loss"):
-        assert delivered(registry, run_id, key) == [(line["step"], line[key]) for line in lines if key in line]
+        assert delivered(registry, run_id, key) == [
+            (line["step"], line[key]) for line in lines if key in line
+        ]
     train(up)  # a third start sends nothing twice
     assert [step for step, _ in delivered(registry, run_id, "val_loss")] == [0, 10, 20]
 

@@ -14,13 +14,13 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
-from test_train import CONFIG, job, launch, losses  # noqa: F401  a fixture and its helpers
 
 from devopsgpt_model.checkpoint import load_checkpoint
 from devopsgpt_model.train import FAILED, train
 from devopsgpt_model.training.saver import ASSUMED_SPEED, Saver
 from devopsgpt_model.training.state import save_tensors
 from devopsgpt_model.training.trainer import TrainingDiverged
+from model.training.running import CONFIG, launch, losses
 
 CPU = torch.device("cpu")
 # 0.4M parameters: a state of 5 MB, saved after every step
@@ -36,7 +36,8 @@ from devopsgpt_model.training.saver import Saver
 from devopsgpt_model.training.state import save_tensors
 
 path, chance, last = Path(sys.argv[1]), random.Random(1), 0
-torch.set_num_threads(1)  # OpenMP's threads do not come along into a fork, which would wait for them
+# OpenMP's threads do not come along into a fork, which would wait for them
+torch.set_num_threads(1)
 staging, interrupted = path.with_name(f".{path.name}.tmp"), 0
 
 def save_for_ever(number):
@@ -44,7 +45,8 @@ def save_for_ever(number):
     while True:
         number += 1
         tensors = {name: torch.full((300_000,), number, dtype=torch.int64) for name in "ab"}
-        saver.save(tensors.items(), lambda copy, n=number: save_tensors(path, copy, {"number": str(n)}))
+        facts = {"number": str(number)}
+        saver.save(tensors.items(), lambda copy, facts=facts: save_tensors(path, copy, facts))
 
 for _ in range(60):
     child = os.fork()
@@ -80,7 +82,7 @@ def test_a_kill_while_saving_leaves_the_last_good_state(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_run_killed_while_saving_again_and_again_ends_bit_same(job, tmp_path):  # noqa: F811
+def test_a_run_killed_while_saving_again_and_again_ends_bit_same(job, tmp_path):
     job = dataclasses.replace(job, config=SAVING)
     whole = dataclasses.replace(job, out=tmp_path / "whole")
     train(whole)
@@ -104,12 +106,18 @@ def test_a_run_killed_while_saving_again_and_again_ends_bit_same(job, tmp_path):
 
 def small_disk_is_allowed():
     return (
-        bool(shutil.which("unshare")) and not subprocess.run(["unshare", "-rm", "true"], capture_output=True).returncode
+        bool(shutil.which("unshare"))
+        and not subprocess.run(["unshare", "-rm", "true"], capture_output=True).returncode
     )
 
 
-@pytest.mark.skipif(not small_disk_is_allowed(), reason="this system mounts no file system for a user")
-def test_a_full_disk_ends_the_run_with_its_reason_and_the_last_good_state(job, tmp_path):  # noqa: F811
+@pytest.mark.skipif(
+    not small_disk_is_allowed(), reason="this system mounts no file system for a user"
+)
+def test_a_full_disk_ends_the_run_with_its_reason_and_the_last_good_state(
+    job,
+    tmp_path,
+):
     job = dataclasses.replace(job, config=dataclasses.replace(SAVING, max_steps=3))
     whole = dataclasses.replace(job, out=tmp_path / "whole")
     train(whole)
@@ -123,7 +131,9 @@ def test_a_full_disk_ends_the_run_with_its_reason_and_the_last_good_state(job, t
         f"{sys.executable} -m devopsgpt_model.train --config {tmp_path / 'train.json'}; "
         f"status=$?; cp -r {job.out} {after}; exit $status"
     )
-    answer = subprocess.run(["unshare", "-rm", "sh", "-c", inside], capture_output=True, text=True, timeout=60)
+    answer = subprocess.run(
+        ["unshare", "-rm", "sh", "-c", inside], capture_output=True, text=True, timeout=60
+    )
     assert answer.returncode == FAILED
     assert "training failed" in answer.stderr
     assert "No space left on device" in answer.stderr
@@ -178,9 +188,14 @@ def test_a_large_state_is_saved_as_often_as_a_tenth_of_the_time_allows(monkeypat
         assert saver.due(int(2 * ASSUMED_SPEED))
 
 
-def test_a_run_whose_saves_were_put_off_leaves_its_best_weights_and_a_small_state(job, tmp_path, monkeypatch):  # noqa: F811
-    config = dataclasses.replace(CONFIG, max_steps=40, learning_rate=0.1, min_learning_rate=0.1)  # it gains, then loses
-    often, seldom = (dataclasses.replace(job, config=config, out=tmp_path / name) for name in ("often", "seldom"))
+def test_a_run_whose_saves_were_put_off_leaves_its_best_weights_and_a_small_state(
+    job, tmp_path, monkeypatch
+):
+    # it gains, then loses
+    config = dataclasses.replace(CONFIG, max_steps=40, learning_rate=0.1, min_learning_rate=0.1)
+    often, seldom = (
+        dataclasses.replace(job, config=config, out=tmp_path / name) for name in ("often", "seldom")
+    )
     train(often)
     monkeypatch.setattr(Saver, "due", lambda self, size: False)
     facts = train(seldom)
@@ -191,7 +206,10 @@ def test_a_run_whose_saves_were_put_off_leaves_its_best_weights_and_a_small_stat
     assert train(seldom) == facts  # a finished run has nothing to do
 
 
-def test_a_run_that_diverges_between_two_saves_leaves_its_best_weights(job, monkeypatch):  # noqa: F811
+def test_a_run_that_diverges_between_two_saves_leaves_its_best_weights(
+    job,
+    monkeypatch,
+):
     monkeypatch.setattr(Saver, "due", lambda self, size: False)
     config = dataclasses.replace(CONFIG, learning_rate=1e30, min_learning_rate=1e30, grad_clip=0.0)
     with pytest.raises(TrainingDiverged):

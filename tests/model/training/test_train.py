@@ -6,7 +6,6 @@ import resource
 import signal
 import subprocess
 import sys
-import time
 from contextlib import contextmanager
 
 import pytest
@@ -27,41 +26,7 @@ from devopsgpt_model.training.report import read_metrics
 from devopsgpt_model.training.state import save_tensors
 from devopsgpt_model.training.step import learning_rate_at
 from devopsgpt_model.training.trainer import TrainingDiverged, initial_model
-
-TEXT = "a steady service answers; a slow service makes its users wait. " * 60
-CONFIG = TrainingConfig(
-    **dict(n_layer=2, n_head=2, n_embd=32, block_size=32, batch_size=4, max_steps=30, warmup_steps=5),
-    **dict(
-        eval_interval=10, log_interval=4, learning_rate=3e-3, device="cpu", dtype="float32", dropout=0.1, compile="off"
-    ),
-)
-
-
-@pytest.fixture
-def job(tmp_path):
-    documents = {"train": [("t", TEXT)], "val": [("v", "a slow answer makes a service wait. " * 8)]}
-    write_token_bins(tmp_path / "bins", "toy", Tokenizer.plain_bytes(), documents)
-    return TrainingJob(config=CONFIG, bins=tmp_path / "bins", out=tmp_path / "out")
-
-
-def launch(job):
-    """The trainer as a process of its own, the way that the pipeline starts it."""
-    job.out.mkdir(parents=True, exist_ok=True)
-    job.write(job.out / "train.json")
-    command = [sys.executable, "-m", "devopsgpt_model.train", "--config", str(job.out / "train.json")]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def wait_for_step(job, step):
-    deadline = time.monotonic() + 60
-    while not any(line["step"] >= step for line in read_metrics(job.out / "metrics.jsonl")):
-        assert time.monotonic() < deadline, "the trainer did not get there"
-        time.sleep(0.02)
-
-
-def losses(job):
-    keys = ("train_loss", "val_loss")
-    return [{k: line[k] for k in ("step", *keys) if k in line} for line in read_metrics(job.out / "metrics.jsonl")]
+from model.training.running import CONFIG, TEXT, launch, losses, wait_for_step
 
 
 def test_training_lowers_val_loss_and_leaves_a_checkpoint(job):
@@ -84,7 +49,9 @@ def test_val_loss_in_bfloat16_is_that_of_float32_to_the_third_digit(job):
 
 def test_the_same_seed_gives_the_same_losses(job, tmp_path):
     again = dataclasses.replace(job, out=tmp_path / "again")
-    other = dataclasses.replace(job, out=tmp_path / "other", config=dataclasses.replace(CONFIG, seed=2))
+    other = dataclasses.replace(
+        job, out=tmp_path / "other", config=dataclasses.replace(CONFIG, seed=2)
+    )
     for each in (job, again, other):
         train(each)
     assert losses(job) == losses(again) != losses(other)
@@ -94,19 +61,36 @@ def test_metrics_are_reported_at_the_configured_steps(job):
     train(job)
     lines = losses(job)
     assert [line["step"] for line in lines if "val_loss" in line] == [0, 10, 20, 30]
-    assert [line["step"] for line in lines if "train_loss" in line] == [4, 8, 10, 12, 16, 20, 24, 28, 30]
+    assert [line["step"] for line in lines if "train_loss" in line] == [
+        4,
+        8,
+        10,
+        12,
+        16,
+        20,
+        24,
+        28,
+        30,
+    ]
 
 
 @pytest.mark.parametrize(
     ("number", "settings"),
     [
-        *(pytest.param(each, {}, marks=pytest.mark.slow) for each in (signal.SIGINT, signal.SIGTERM)),
-        pytest.param(signal.SIGKILL, {"dtype": "bfloat16", "compile": "on"}, marks=pytest.mark.slow),
+        *(
+            pytest.param(each, {}, marks=pytest.mark.slow)
+            for each in (signal.SIGINT, signal.SIGTERM)
+        ),
+        pytest.param(
+            signal.SIGKILL, {"dtype": "bfloat16", "compile": "on"}, marks=pytest.mark.slow
+        ),
         (signal.SIGKILL, {}),
     ],
 )
 def test_a_killed_run_ends_with_the_losses_of_one_that_never_was(job, tmp_path, number, settings):
-    job = dataclasses.replace(job, config=dataclasses.replace(CONFIG, max_steps=300, eval_interval=25, **settings))
+    job = dataclasses.replace(
+        job, config=dataclasses.replace(CONFIG, max_steps=300, eval_interval=25, **settings)
+    )
     whole = dataclasses.replace(job, out=tmp_path / "whole")
     output, errors = launch(whole).communicate(timeout=100)
     assert ("compiled" in output) == ("compile" in settings), errors
@@ -225,7 +209,9 @@ def test_a_run_killed_before_its_first_save_reports_each_step_once(job):
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_best(job):
     config = dataclasses.replace(CONFIG, learning_rate=1e30, min_learning_rate=1e30, grad_clip=0.0)
-    with pytest.raises(TrainingDiverged, match=r"not finite at step \d+; the best checkpoint is of step 0"):
+    with pytest.raises(
+        TrainingDiverged, match=r"not finite at step \d+; the best checkpoint is of step 0"
+    ):
         train(dataclasses.replace(job, config=config))
     check_best_is_the_start(job)
 
@@ -239,8 +225,12 @@ def check_best_is_the_start(job):
 
 
 def test_a_last_step_that_breaks_the_weights_is_noticed_by_the_evaluation_after_it(job):
-    config = dataclasses.replace(CONFIG, max_steps=1, learning_rate=1e30, min_learning_rate=1e30, warmup_steps=0)
-    with pytest.raises(TrainingDiverged, match="val_loss is not finite at step 1; the best checkpoint is of step 0"):
+    config = dataclasses.replace(
+        CONFIG, max_steps=1, learning_rate=1e30, min_learning_rate=1e30, warmup_steps=0
+    )
+    with pytest.raises(
+        TrainingDiverged, match="val_loss is not finite at step 1; the best checkpoint is of step 0"
+    ):
         train(dataclasses.replace(job, config=config))
     check_best_is_the_start(job)
 
@@ -250,7 +240,9 @@ def test_weights_that_are_broken_from_the_start_leave_no_checkpoint(job, checkpo
     weights["transformer.ln_f.weight"][0] = float("nan")
     save_file(weights, checkpoint_folder / "model.safetensors")
     config = dataclasses.replace(CONFIG, init_from=str(checkpoint_folder))
-    with pytest.raises(TrainingDiverged, match="val_loss is not finite at step 0; no checkpoint was good"):
+    with pytest.raises(
+        TrainingDiverged, match="val_loss is not finite at step 0; no checkpoint was good"
+    ):
         train(dataclasses.replace(job, config=config, init_checkpoint=checkpoint_folder))
     assert not (job.out / "checkpoint").exists()
 
@@ -264,7 +256,9 @@ def test_early_stopping_ends_a_run_that_no_longer_gains(job):
 def test_training_starts_from_a_checkpoint(job, tmp_path):
     first = train(job)
     config = dataclasses.replace(CONFIG, init_from=str(job.out / "checkpoint"), dropout=0.0)
-    second = dataclasses.replace(job, config=config, out=tmp_path / "more", init_checkpoint=job.out / "checkpoint")
+    second = dataclasses.replace(
+        job, config=config, out=tmp_path / "more", init_checkpoint=job.out / "checkpoint"
+    )
     assert train(second)["start_val_loss"] == pytest.approx(first["val_loss"], abs=1e-6)
 
 
@@ -277,7 +271,10 @@ def test_dropout_is_the_settings_whatever_the_checkpoint_was_trained_with(job, c
     assert torch.equal(hidden(0.0), hidden(0.0))
     assert not torch.allclose(hidden(0.5), hidden(0.0), atol=0.1)
     model = initial_model(dataclasses.replace(CONFIG, dropout=0.3), checkpoint_folder, 257)
-    places = [model.config.dropout, *(part.dropout for block in model.h for part in (block.attn, block.mlp))]
+    places = [
+        model.config.dropout,
+        *(part.dropout for block in model.h for part in (block.attn, block.mlp)),
+    ]
     assert places == [0.3] * 5
 
 
@@ -287,7 +284,10 @@ def test_a_checkpoint_of_another_vocabulary_is_refused(job, tmp_path, bpe_tokeni
     write_token_bins(tmp_path / "bpe", "toy", bpe_tokenizer, documents)
     config = dataclasses.replace(CONFIG, init_from=str(job.out / "checkpoint"))
     other = TrainingJob(
-        config=config, bins=tmp_path / "bpe", out=tmp_path / "o", init_checkpoint=job.out / "checkpoint"
+        config=config,
+        bins=tmp_path / "bpe",
+        out=tmp_path / "o",
+        init_checkpoint=job.out / "checkpoint",
     )
     with pytest.raises(ValueError, match="have a vocabulary of"):
         train(other)
@@ -296,7 +296,9 @@ def test_a_checkpoint_of_another_vocabulary_is_refused(job, tmp_path, bpe_tokeni
 def test_a_window_longer_than_the_checkpoints_context_is_refused(job):
     train(job)
     config = dataclasses.replace(CONFIG, block_size=64)
-    with pytest.raises(ValueError, match="block_size must be at most the checkpoint's context of 32, got 64"):
+    with pytest.raises(
+        ValueError, match="block_size must be at most the checkpoint's context of 32, got 64"
+    ):
         initial_model(config, job.out / "checkpoint", 257)
 
 
@@ -348,7 +350,10 @@ def test_a_state_that_cannot_be_saved_leaves_the_last_one(job):
 
 def test_a_checkpoint_that_cannot_be_written_leaves_the_last_one(checkpoint_folder, tiny_gpt):
     before = (checkpoint_folder / "model.safetensors").read_bytes()
-    with small_files_only(), pytest.raises(OSError, match=r"(?i)checkpoint could not be written.*large.*make room"):
+    with (
+        small_files_only(),
+        pytest.raises(OSError, match=r"(?i)checkpoint could not be written.*large.*make room"),
+    ):
         save_checkpoint(checkpoint_folder, tiny_gpt, Tokenizer.plain_bytes(), {})
     assert (checkpoint_folder / "model.safetensors").read_bytes() == before
 
@@ -357,12 +362,16 @@ def test_a_damaged_state_is_told_and_left_to_a_person(job):
     train(job)
     state = job.out / "state.safetensors"
     state.write_bytes(state.read_bytes()[:-20])
-    with pytest.raises(ValueError, match=r"state\.safetensors is damaged .* remove it to start this training from"):
+    with pytest.raises(
+        ValueError, match=r"state\.safetensors is damaged .* remove it to start this training from"
+    ):
         train(job)
 
 
 def test_learning_rate_rises_then_falls_to_its_end():
-    config = TrainingConfig(learning_rate=1.0, min_learning_rate=0.1, warmup_steps=10, max_steps=110)
+    config = TrainingConfig(
+        learning_rate=1.0, min_learning_rate=0.1, warmup_steps=10, max_steps=110
+    )
     assert learning_rate_at(0, config) == pytest.approx(0.1)
     assert learning_rate_at(9, config) == pytest.approx(1.0)
     assert learning_rate_at(60, config) == pytest.approx(0.55)
@@ -370,6 +379,11 @@ def test_learning_rate_rises_then_falls_to_its_end():
 
 
 def test_a_bare_machine_needs_no_dagster_and_no_mlflow(job):
-    code = "import sys, devopsgpt_model.train; print([m for m in ('dagster', 'mlflow', 'fastapi') if m in sys.modules])"
-    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ)
+    code = (
+        "import sys, devopsgpt_model.train; print([m for m in ('dagster', 'mlflow', 'fastapi') if "
+        "m in sys.modules])"
+    )
+    answer = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ
+    )
     assert answer.stdout.strip() == "[]"

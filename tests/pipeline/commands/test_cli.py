@@ -50,7 +50,16 @@ def test_every_command_explains_itself(command):
 
 
 def test_sample_continues_a_prompt_and_repeats_itself(checkpoint_folder):
-    arguments = ["sample", "On call,", "--checkpoint", str(checkpoint_folder), "--max-tokens", "20", "--seed", "3"]
+    arguments = [
+        "sample",
+        "On call,",
+        "--checkpoint",
+        str(checkpoint_folder),
+        "--max-tokens",
+        "20",
+        "--seed",
+        "3",
+    ]
     first = invoke(*arguments)
     assert first.exit_code == 0, first.output
     assert first.output.startswith("On call,")
@@ -70,14 +79,23 @@ def test_evaluate_prints_a_table_of_both_splits(checkpoint_folder, tmp_path):
 
     documents = {"train": [("a", "a steady service " * 20)], "val": [("b", "a slow answer " * 20)]}
     write_token_bins(tmp_path / "tokens" / "toy", "toy", Tokenizer.plain_bytes(), documents)
-    answer = invoke("evaluate", str(checkpoint_folder), "--dataset", "toy", DEVOPSGPT_HOME=str(tmp_path), COLUMNS="160")
+    answer = invoke(
+        "evaluate",
+        str(checkpoint_folder),
+        "--dataset",
+        "toy",
+        DEVOPSGPT_HOME=str(tmp_path),
+        COLUMNS="160",
+    )
     assert answer.exit_code == 0, answer.output
     for word in ("train", "val", "perplexity", "bits_per_byte"):
         assert word in answer.output
 
 
 def test_evaluate_on_a_dataset_that_is_not_there_says_so(checkpoint_folder, tmp_path):
-    answer = invoke("evaluate", str(checkpoint_folder), "--dataset", "nope", DEVOPSGPT_HOME=str(tmp_path))
+    answer = invoke(
+        "evaluate", str(checkpoint_folder), "--dataset", "nope", DEVOPSGPT_HOME=str(tmp_path)
+    )
     assert answer.exit_code == 1
     assert "no token bins in" in answer.output
 
@@ -85,7 +103,10 @@ def test_evaluate_on_a_dataset_that_is_not_there_says_so(checkpoint_folder, tmp_
 def test_an_unknown_preset_or_setting_is_told():
     assert "unknown preset 'finetune_srr'" in invoke("finetune", "finetune_srr").output
     assert "unknown training setting 'lr'" in invoke("finetune", "sample", "-s", "lr=1").output
-    assert "max_steps must be int, got 'many'" in invoke("finetune", "sample", "-s", "max_steps=many").output
+    assert (
+        "max_steps must be int, got 'many'"
+        in invoke("finetune", "sample", "-s", "max_steps=many").output
+    )
     assert (
         "compile must be one of auto, on, off, got 'maybe'"
         in invoke("finetune", "sample", "-s", "compile=maybe").output
@@ -100,14 +121,24 @@ def test_settings_are_listed_with_their_units():
 
 
 def test_settings_change_a_preset():
-    config = changed("sample", ["max_steps=7", "learning_rate=0.5", "compile=on", "init_from=champion"])
-    assert (config.max_steps, config.learning_rate, config.compile, config.init_from) == (7, 0.5, "on", "champion")
+    config = changed(
+        "sample", ["max_steps=7", "learning_rate=0.5", "compile=on", "init_from=champion"]
+    )
+    assert (config.max_steps, config.learning_rate, config.compile, config.init_from) == (
+        7,
+        0.5,
+        "on",
+        "champion",
+    )
     assert "max_steps = 7" in describe(config)
 
 
 def test_an_unknown_profile_is_told_with_the_known_ones(monkeypatch):
     monkeypatch.setenv("DEVOPSGPT_PROFILE", "prod")
-    with pytest.raises(ValueError, match="unknown profile 'prod' in DEVOPSGPT_PROFILE; the profiles are sample, sre"):
+    with pytest.raises(
+        ValueError,
+        match="unknown profile 'prod' in DEVOPSGPT_PROFILE; the profiles are sample, sre",
+    ):
         profile_from_environment()
 
 
@@ -125,8 +156,13 @@ def test_a_taken_port_is_told_before_anything_starts(tmp_path):
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        answer = invoke("up", "--dagster-port", str(port), "--mlflow-port", str(servers.free_port()),
-                        "--service-port", str(servers.free_port()), DEVOPSGPT_HOME=str(tmp_path))  # fmt: skip
+        ports = [
+            "--mlflow-port",
+            str(servers.free_port()),
+            "--service-port",
+            str(servers.free_port()),
+        ]
+        answer = invoke("up", "--dagster-port", str(port), *ports, DEVOPSGPT_HOME=str(tmp_path))
     assert answer.exit_code == 1
     assert f"port {port} for Dagster is taken" in answer.output
     assert "--dagster-port" in answer.output
@@ -144,7 +180,9 @@ def test_a_server_that_ends_at_once_is_told_with_its_log(tmp_path):
 
 def test_up_starts_all_three_and_one_ctrl_c_stops_them(tmp_path):
     ports = [servers.free_port() for _ in range(3)]
-    options = zip(("--dagster-port", "--mlflow-port", "--service-port"), map(str, ports), strict=True)
+    options = zip(
+        ("--dagster-port", "--mlflow-port", "--service-port"), map(str, ports), strict=True
+    )
     environment = os.environ | {"DEVOPSGPT_HOME": str(tmp_path)}
     up = subprocess.Popen(
         [*DEVOPSGPT, "up", *(word for option in options for word in option)],
@@ -163,8 +201,13 @@ def test_up_starts_all_three_and_one_ctrl_c_stops_them(tmp_path):
         assert len(started) >= 3
         assert requests.get(f"http://127.0.0.1:{ports[0]}/server_info", timeout=10).ok
         assert requests.get(f"http://127.0.0.1:{ports[1]}/health", timeout=10).ok
-        assert requests.get(f"http://127.0.0.1:{ports[2]}/api/healthz", timeout=10).json() == {"api_healthy": True}
-        assert requests.get(f"http://127.0.0.1:{ports[2]}/api/readyz", timeout=10).status_code == 503  # no champion yet
+        assert requests.get(f"http://127.0.0.1:{ports[2]}/api/healthz", timeout=10).json() == {
+            "api_healthy": True
+        }
+        # no champion yet
+        assert (
+            requests.get(f"http://127.0.0.1:{ports[2]}/api/readyz", timeout=10).status_code == 503
+        )
     finally:
         up.send_signal(signal.SIGINT)
         up.wait(60)
@@ -183,7 +226,9 @@ def test_a_run_that_waits_for_another_ones_slot_ends_when_it_is_asked_to(tmp_pat
         storage.initialize_concurrency_limit_to_default("web")
         storage.claim_concurrency_slot("web", "another run", "chapters")
         environment = os.environ | {"DEVOPSGPT_HOME": str(home.path)}
-        run = subprocess.Popen([*DEVOPSGPT, "run"], env=environment, stderr=subprocess.PIPE, text=True)
+        run = subprocess.Popen(
+            [*DEVOPSGPT, "run"], env=environment, stderr=subprocess.PIPE, text=True
+        )
         try:
             deadline = time.monotonic() + 60
             while not storage.get_concurrency_info("web").pending_step_count:

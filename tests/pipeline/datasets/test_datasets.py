@@ -5,7 +5,10 @@ from devopsgpt_pipeline.datasets.books import DatasetError, make_tokenizer, spli
 from devopsgpt_pipeline.datasets.bpe import train_bpe
 from devopsgpt_pipeline.text.corpus import NoChapters
 
-DOCUMENTS = {"train": [("a", "the service answers, the service waits " * 20)], "val": [("b", "a pager rings")]}
+DOCUMENTS = {
+    "train": [("a", "the service answers, the service waits " * 20)],
+    "val": [("b", "a pager rings")],
+}
 
 
 def test_a_trained_bpe_has_words_and_round_trips():

@@ -12,7 +12,14 @@ import pytest
 from devopsgpt_model.tokenizer import Tokenizer
 from devopsgpt_pipeline.datasets.encode import WAITING_BATCHES, Encoders, encode_documents
 
-TEXTS = ["", "plain", "naïve café — “quoted”", "<|endoftext|> is text", "\n\n    indented()\n" * 20, "日本語 🚀"]
+TEXTS = [
+    "",
+    "plain",
+    "naïve café — “quoted”",
+    "<|endoftext|> is text",
+    "\n\n    indented()\n" * 20,
+    "日本語 🚀",
+]
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +68,9 @@ def test_the_processes_end_with_a_killed_parent():
         "print(*encoders._pool._processes, flush=True)\n"
         "time.sleep(100)\n"
     )
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as parent:
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True
+    ) as parent:
         processes = [int(pid) for pid in parent.stdout.readline().split()]
         assert processes
         assert all(alive(pid) for pid in processes)

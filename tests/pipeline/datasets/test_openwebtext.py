@@ -20,11 +20,15 @@ from devopsgpt_pipeline.hub.shards import REPOSITORY, HubUnavailable, Source
 from pipeline.hub.local_hub import serving_hub
 
 PLAIN = Tokenizer.plain_bytes()
-SHARDS = {f"plain_text/train-0000{n}-of-00003.parquet": [f"shard {n} text {i} é" for i in range(40)] for n in range(3)}
+SHARDS = {
+    f"plain_text/train-0000{n}-of-00003.parquet": [f"shard {n} text {i} é" for i in range(40)]
+    for n in range(3)
+}
 PINNED = [670, 1982, 2628, 3393, 7259]  # of 8,013 documents, by datasets 5.2
 FIRST, SECOND, THIRD = SHARDS
 
-# The command that a killed run and a measured one are: a process of their own, which tells its peaks of memory.
+# The command that a killed run and a measured one are: a process of their own, which tells its
+# peaks of memory.
 PROGRAM = """
 import resource, sys
 from pathlib import Path
@@ -32,8 +36,10 @@ from devopsgpt_model.tokenizer import Tokenizer
 from devopsgpt_pipeline.hub.shards import Source
 from devopsgpt_pipeline.datasets.openwebtext import held_out_documents, write_openwebtext
 folder, endpoint = Path(sys.argv[1]), sys.argv[2]
-write_openwebtext(folder / "bins", folder / "work", Source(endpoint=endpoint), Tokenizer.plain_bytes())
-print(*(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)))
+source = Source(endpoint=endpoint)
+write_openwebtext(folder / "bins", folder / "work", source, Tokenizer.plain_bytes())
+whose = resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN
+print(*(resource.getrusage(who).ru_maxrss for who in whose))
 """
 
 
@@ -62,7 +68,9 @@ def asked_for(hub, name):
 
 
 def documents_of(folder, split):
-    return PLAIN.decode_bytes(read_tokens(folder, split).tolist()).decode().split("<|endoftext|>")[:-1]
+    return (
+        PLAIN.decode_bytes(read_tokens(folder, split).tolist()).decode().split("<|endoftext|>")[:-1]
+    )
 
 
 def test_every_document_stands_in_one_split_and_the_split_is_nanogpts(hub, tmp_path):
@@ -70,10 +78,14 @@ def test_every_document_stands_in_one_split_and_the_split_is_nanogpts(hub, tmp_p
     everything = [text for texts in SHARDS.values() for text in texts]
     train, val = (documents_of(tmp_path / "bins", split) for split in ("train", "val"))
     assert sorted(train + val) == sorted(everything)
-    # datasets' train_test_split(test_size=0.0005, seed=2357, shuffle=True): 120 documents hold out one
+    # datasets' train_test_split(test_size=0.0005, seed=2357, shuffle=True): 120 documents hold out
+    # one
     assert val == [everything[np.random.default_rng(2357).permutation(120)[0]]]
     assert meta.splits["train"].text_bytes == sum(len(text.encode()) for text in train)
-    assert meta.splits["val"].sha256 == hashlib.sha256((tmp_path / "bins" / "val.bin").read_bytes()).hexdigest()
+    assert (
+        meta.splits["val"].sha256
+        == hashlib.sha256((tmp_path / "bins" / "val.bin").read_bytes()).hexdigest()
+    )
     assert [name for name, _ in meta.splits["train"].documents] == list(SHARDS)
     assert read_meta(tmp_path / "bins") == meta
     assert list((tmp_path / "work").iterdir()) == []
@@ -124,7 +136,9 @@ def test_a_killed_run_goes_on_too_and_gives_the_same_bins(hub, tmp_path):
     hub.held.pop(SECOND).set()
     make(hub, tmp_path)
     assert len(asked_for(hub, FIRST)) == 1
-    whole = write_openwebtext(tmp_path / "at once", tmp_path / "work", Source(endpoint=hub.url), PLAIN)
+    whole = write_openwebtext(
+        tmp_path / "at once", tmp_path / "work", Source(endpoint=hub.url), PLAIN
+    )
     assert read_meta(tmp_path / "bins") == whole
 
 
@@ -151,7 +165,8 @@ def test_a_shard_that_is_not_what_the_hub_declares_is_refused_and_fetched_again(
 def test_a_revision_that_has_not_all_shards_is_refused(hub, tmp_path):
     (tmp_path / "hub" / SECOND).unlink()
     with pytest.raises(
-        ValueError, match=r"has 2 parquet files at revision .*, their names say 3; name another revision"
+        ValueError,
+        match=r"has 2 parquet files at revision .*, their names say 3; name another revision",
     ):
         make(hub, tmp_path)
     for name in (FIRST, THIRD):
@@ -180,7 +195,9 @@ def peaks_mb(tmp_path, shards, shard_mb):
     folder = tmp_path / f"{shards} shards"
     document = "".join(f"{i:05} words, " for i in range(400))  # 5 kB
     texts = [f"{i} {document}" for i in range(shard_mb * 1_000_000 // len(document))]
-    write_shards(folder / "hub", {f"train-{n:05}-of-{shards:05}.parquet": texts for n in range(shards)})
+    write_shards(
+        folder / "hub", {f"train-{n:05}-of-{shards:05}.parquet": texts for n in range(shards)}
+    )
     with serving_hub({f"datasets/{REPOSITORY}": folder / "hub"}) as hub:
         command = [sys.executable, "-c", PROGRAM, str(folder), hub.url]
         answer = subprocess.run(command, capture_output=True, text=True, check=True, timeout=100)
@@ -189,12 +206,18 @@ def peaks_mb(tmp_path, shards, shard_mb):
 
 @pytest.mark.parametrize(
     ("sizes", "shard_mb"),
-    [((1, 8), 5), pytest.param((1, 4, 16, 32), 25, marks=[pytest.mark.slow, pytest.mark.timeout(400)])],
+    [
+        ((1, 8), 5),
+        pytest.param((1, 4, 16, 32), 25, marks=[pytest.mark.slow, pytest.mark.timeout(400)]),
+    ],
 )
 def test_memory_does_not_grow_with_the_data(tmp_path, sizes, shard_mb):
     peaks = {shards: peaks_mb(tmp_path, shards, shard_mb) for shards in sizes}
     for shards, (run, encoder) in peaks.items():
-        print(f"{shards * shard_mb:>4} MB of text: the run {run:.0f} MB, the largest encoding process {encoder:.0f} MB")
+        print(
+            f"{shards * shard_mb:>4} MB of text: the run {run:.0f} MB, the largest encoding "
+            f"process {encoder:.0f} MB"
+        )
     run, encoder = (peaks[max(sizes)][i] - peaks[1][i] for i in (0, 1))
     assert run < 20  # where kept text or tokens would be 35 MB at least
     assert encoder < 10
@@ -202,7 +225,10 @@ def test_memory_does_not_grow_with_the_data(tmp_path, sizes, shard_mb):
 
 def test_without_a_network_it_is_told(tmp_path):
     source = Source(documents=5, endpoint="http://127.0.0.1:9", by_hand=tmp_path / "shards")
-    told = rf"Skylion007/openwebtext could not be fetched .* of revision 79d93d786212\w+ into {tmp_path / 'shards'}"
+    told = (
+        r"Skylion007/openwebtext could not be fetched .* of revision 79d93d786212\w+ into "
+        rf"{tmp_path / 'shards'}"
+    )
     with pytest.raises(HubUnavailable, match=told):
         write_openwebtext(tmp_path / "bins", tmp_path / "work", source, PLAIN)
 
@@ -217,7 +243,10 @@ def test_shards_put_there_by_hand_need_no_network_and_stay(hub, tmp_path):
     with pytest.raises(ValueError, match="has 2 parquet files"):
         write_openwebtext(tmp_path / "whole", tmp_path / "work", source, PLAIN)
     part = Source(documents=80, endpoint=source.endpoint, by_hand=by_hand)
-    assert write_openwebtext(tmp_path / "part", tmp_path / "work", part, PLAIN).splits["val"].tokens > 0
+    assert (
+        write_openwebtext(tmp_path / "part", tmp_path / "work", part, PLAIN).splits["val"].tokens
+        > 0
+    )
 
 
 def test_more_documents_than_there_are_cannot_be_had(hub, tmp_path):
@@ -233,10 +262,14 @@ def test_a_folder_of_texts_holds_whole_files_out(tmp_path):
         path.write_text(f"note {i}")
     (texts / "picture.png").write_bytes(b"\x89")
     meta = write_folder(tmp_path / "bins", "notes", texts, PLAIN)
-    names = {split: [name for name, _ in meta.splits[split].documents] for split in ("train", "val")}
+    names = {
+        split: [name for name, _ in meta.splits[split].documents] for split in ("train", "val")
+    }
     assert (len(names["train"]), len(names["val"])) == (18, 2)
     assert not set(names["train"]) & set(names["val"])
-    assert documents_of(tmp_path / "bins", "val") == [(texts / name).read_text() for name in names["val"]]
+    assert documents_of(tmp_path / "bins", "val") == [
+        (texts / name).read_text() for name in names["val"]
+    ]
 
 
 def test_a_folder_with_one_file_is_split_by_characters(tmp_path):

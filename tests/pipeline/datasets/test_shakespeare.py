@@ -3,7 +3,11 @@ import pytest
 from conftest import shared_file
 
 from devopsgpt_model.token_bins import read_meta
-from devopsgpt_pipeline.datasets.shakespeare import ShakespeareUnavailable, fetch_shakespeare, write_shakespeare
+from devopsgpt_pipeline.datasets.shakespeare import (
+    ShakespeareUnavailable,
+    fetch_shakespeare,
+    write_shakespeare,
+)
 
 
 def test_the_counts_are_the_published_ones(gpt2_tokenizer, tmp_path):
@@ -17,7 +21,9 @@ def test_the_counts_are_the_published_ones(gpt2_tokenizer, tmp_path):
 
 def test_without_a_network_the_file_is_named(tmp_path):
     path = tmp_path / "text" / "tinyshakespeare.txt"
-    with pytest.raises(ShakespeareUnavailable, match=r"put the file at .*tinyshakespeare.txt by hand"):
+    with pytest.raises(
+        ShakespeareUnavailable, match=r"put the file at .*tinyshakespeare.txt by hand"
+    ):
         fetch_shakespeare(path, url="http://127.0.0.1:9/input.txt")
     assert not path.exists()
 

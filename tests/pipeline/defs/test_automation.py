@@ -22,7 +22,8 @@ TRAINED = ["checkpoint", "evaluation", "registered", "champion"]
 
 
 class Clockwork:
-    """A corpus that changes, and what follows from it. Ticks do what the daemon does: evaluate, and run what fired."""
+    """A corpus that changes, and what follows from it. Ticks do what the daemon does: evaluate, and
+    run what fired."""
 
     def __init__(self, instance, timetable):
         self.instance, self.cursor = instance, None
@@ -32,7 +33,9 @@ class Clockwork:
         @dg.asset(check_specs=[dg.AssetCheckSpec("guard", asset="corpus", blocking=True)])
         def corpus():
             results = [dg.AssetCheckResult(passed=self.passes)]
-            return dg.MaterializeResult(data_version=dg.DataVersion(self.version), check_results=results)
+            return dg.MaterializeResult(
+                data_version=dg.DataVersion(self.version), check_results=results
+            )
 
         def step(name, *deps, condition=ON_CHANGE):
             @dg.asset(name=name, deps=deps, automation_condition=condition)
@@ -65,7 +68,9 @@ class Clockwork:
             self.definitions, self.instance, cursor=self.cursor, evaluation_time=now
         )
         self.cursor = result.cursor
-        fired = [name for name in (YARDSTICK, *TRAINED) if result.get_num_requested(dg.AssetKey(name))]
+        fired = [
+            name for name in (YARDSTICK, *TRAINED) if result.get_num_requested(dg.AssetKey(name))
+        ]
         self._run(fired)
         return fired
 
@@ -77,7 +82,9 @@ class Clockwork:
         if names:
             job = self.definitions.resolve_implicit_global_asset_job_def()
             keys = [dg.AssetKey(name) for name in names]
-            job.execute_in_process(instance=self.instance, asset_selection=keys, raise_on_error=False)
+            job.execute_in_process(
+                instance=self.instance, asset_selection=keys, raise_on_error=False
+            )
 
 
 @pytest.fixture
@@ -149,7 +156,9 @@ def test_a_timetable_comes_from_the_environment(monkeypatch):
     monkeypatch.setenv("DEVOPSGPT_RETRAIN_CRON", "@weekly")
     assert Timetable.from_environment() == Timetable(observe="17 4 * * *", retrain="@weekly")
     monkeypatch.setenv("DEVOPSGPT_OBSERVE_CRON", "hourly")
-    with pytest.raises(ValueError, match=r"DEVOPSGPT_OBSERVE_CRON must be a cron expression .* got 'hourly'"):
+    with pytest.raises(
+        ValueError, match=r"DEVOPSGPT_OBSERVE_CRON must be a cron expression .* got 'hourly'"
+    ):
         Timetable.from_environment()
     with pytest.raises(ValueError, match="DEVOPSGPT_RETRAIN_CRON must be a cron expression"):
         Timetable(retrain="61 * * * *")
@@ -157,7 +166,9 @@ def test_a_timetable_comes_from_the_environment(monkeypatch):
 
 def test_what_computes_on_a_gpu_takes_turns_and_so_does_what_moves_an_alias(tmp_path):
     nowhere = "http://127.0.0.1:9"
-    definitions = build_definitions(PROFILES["sample"], books_of_profile("sample"), Home(tmp_path), nowhere, nowhere)
+    definitions = build_definitions(
+        PROFILES["sample"], books_of_profile("sample"), Home(tmp_path), nowhere, nowhere
+    )
     graph = definitions.resolve_asset_graph()
     pools = {key.path[0]: graph.get(key).pools for key in graph.materializable_asset_keys}
     expected = {
@@ -166,4 +177,7 @@ def test_what_computes_on_a_gpu_takes_turns_and_so_does_what_moves_an_alias(tmp_
     }
     for pool, names in expected.items():
         assert {name for name, theirs in pools.items() if pool in theirs} == names
-    assert definitions.resolve_job_def("sweep_trial").get_node_named("train_trial").definition.pool == "gpu"
+    assert (
+        definitions.resolve_job_def("sweep_trial").get_node_named("train_trial").definition.pool
+        == "gpu"
+    )

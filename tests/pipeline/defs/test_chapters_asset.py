@@ -1,4 +1,5 @@
-"""The guards as Dagster shows them: blocking checks on a book's chapters, each passing and failing on a real site."""
+"""The guards as Dagster shows them: blocking checks on a book's chapters, each passing and failing
+on a real site."""
 
 import dagster as dg
 import pytest
@@ -22,7 +23,8 @@ class Scraped:
         self.archive = home.chapters / book.name
 
     def scrape(self, *accept):
-        """Names of the checks that failed; the run fails with them, so that nothing after it runs."""
+        """Names of the checks that failed; the run fails with them, so that nothing after it
+        runs."""
         result = self.definitions.resolve_implicit_global_asset_job_def().execute_in_process(
             instance=self.instance,
             asset_selection=[dg.AssetKey("chapters_local_book")],

@@ -19,23 +19,31 @@ from devopsgpt_pipeline.tracking.runs import start_run
 PLAIN = Tokenizer.plain_bytes()
 LAMBADA = [("The pager rang and he took", "it"), ("She wrote the runbook before the", "shift")]
 HELLASWAG = {
-    "ind": 1, "activity_label": "On call", "ctx_a": "A pager rings.", "ctx_b": "he", "split": "val", "source_id": "x",
-    "ctx": "A pager rings. he", "endings": ["sleeps on.", "answers.", "sings.", "paints."], "label": 1,
+    "ind": 1, "activity_label": "On call", "ctx_a": "A pager rings.", "ctx_b": "he",
+    "split": "val", "source_id": "x",
+    "ctx": "A pager rings. he", "label": 1,
+    "endings": ["sleeps on.", "answers.", "sings.", "paints."],
 }  # fmt: skip
 
 
 def benchmark(*arguments, **environment):
-    return CliRunner().invoke(main, ["benchmark", *map(str, arguments)], env={"COLUMNS": "200", **environment})
+    return CliRunner().invoke(
+        main, ["benchmark", *map(str, arguments)], env={"COLUMNS": "200", **environment}
+    )
 
 
 @pytest.fixture
 def data(tmp_path):
-    """Two rows of LAMBADA, two pages of WikiText, one question of HellaSwag, as they are published."""
+    """Two rows of LAMBADA, two pages of WikiText, one question of HellaSwag, as they are
+    published."""
     folder = tmp_path / "data"
     folder.mkdir()
     rows = [json.dumps({"context": context, "continuation": word}) for context, word in LAMBADA]
     (folder / "lambada_openai.jsonl").write_text("\n".join(rows) + "\n")
-    pages = " = One = \n \n It was up . \n = = Part = = \n And down . \n = Two = \n \n It was up again . \n"
+    pages = (
+        " = One = \n \n It was up . \n = = Part = = \n And down . \n = Two = \n \n It was up again "
+        ". \n"
+    )
     (folder / "wikitext2_raw_test.txt").write_text(pages)
     (folder / "hellaswag_val.jsonl").write_text(json.dumps(HELLASWAG) + "\n")
     return folder
@@ -57,16 +65,27 @@ def test_the_harness_measures_the_checkpoint_as_it_is_and_its_run_keeps_the_numb
     run_id = start_run(registry, "a fine-tune", {}, {}, dict(name="sre", digest="d", source="s"))
     save_checkpoint(tmp_path / "checkpoint", tiny_gpt, PLAIN, {"step": 7, "mlflow_run_id": run_id})
     answer = benchmark(
-        tmp_path / "checkpoint", "--data", data, DEVOPSGPT_HOME=str(tmp_path), MLFLOW_TRACKING_URI=mlflow_server.url
+        tmp_path / "checkpoint",
+        "--data",
+        data,
+        DEVOPSGPT_HOME=str(tmp_path),
+        MLFLOW_TRACKING_URI=mlflow_server.url,
     )
     assert answer.exit_code == 0, answer.output
     model = load_checkpoint(tmp_path / "checkpoint").model
     ours = [log_probability(model, context, f" {word}") for context, word in LAMBADA]
     run = registry.get_run(run_id)
-    assert run.data.metrics["perplexity/lambada_openai"] == pytest.approx(math.exp(-sum(ours) / 2), rel=1e-3)
+    assert run.data.metrics["perplexity/lambada_openai"] == pytest.approx(
+        math.exp(-sum(ours) / 2), rel=1e-3
+    )
     assert run.data.metrics["acc/lambada_openai"] == 0  # random weights
-    assert {"word_perplexity/wikitext", "byte_perplexity/wikitext", "bits_per_byte/wikitext"} <= set(run.data.metrics)
-    # 256 bytes, none more likely: 8 bits, over the bytes of a text that the harness makes shorter first
+    assert {
+        "word_perplexity/wikitext",
+        "byte_perplexity/wikitext",
+        "bits_per_byte/wikitext",
+    } <= set(run.data.metrics)
+    # 256 bytes, none more likely: 8 bits, over the bytes of a text that the harness makes shorter
+    # first
     assert 6 < run.data.metrics["bits_per_byte/wikitext"] < 8
     assert {run.data.metrics["acc/hellaswag"], run.data.metrics["acc_norm/hellaswag"]} <= {0.0, 1.0}
     assert registry.get_metric_history(run_id, "acc/hellaswag")[0].step == 7
@@ -79,12 +98,21 @@ def test_the_harness_measures_the_checkpoint_as_it_is_and_its_run_keeps_the_numb
 def test_a_limit_is_a_look_and_a_failing_harness_is_heard(checkpoint_folder, data, tmp_path):
     pytest.importorskip("lm_eval", reason="the extra lm-eval is not installed")
     answer = benchmark(
-        checkpoint_folder, "--data", data, "--tasks", "lambada_openai", "--limit", 1, DEVOPSGPT_HOME=str(tmp_path)
+        checkpoint_folder,
+        "--data",
+        data,
+        "--tasks",
+        "lambada_openai",
+        "--limit",
+        1,
+        DEVOPSGPT_HOME=str(tmp_path),
     )
     assert answer.exit_code == 0, answer.output
     assert "the first 1 rows of each task only: a look, which is not logged" in answer.output
     (data / "hellaswag_val.jsonl").write_text('{"no": "question"}\n')
-    answer = benchmark(checkpoint_folder, "--data", data, "--tasks", "hellaswag", DEVOPSGPT_HOME=str(tmp_path))
+    answer = benchmark(
+        checkpoint_folder, "--data", data, "--tasks", "hellaswag", DEVOPSGPT_HOME=str(tmp_path)
+    )
     assert answer.exit_code == 1
     assert "lm-evaluation-harness failed; it said last:" in answer.output
 
@@ -96,7 +124,9 @@ def test_a_task_without_a_local_copy_names_the_file(checkpoint_folder, data, tmp
     assert answer.exit_code == 1
     assert "no data of hellaswag in" in answer.output
     assert "put hellaswag_val.jsonl there" in answer.output
-    with pytest.raises(NoLocalCopy, match="arc_easy is not read from a folder, only lambada_openai, wik"):
+    with pytest.raises(
+        NoLocalCopy, match="arc_easy is not read from a folder, only lambada_openai, wik"
+    ):
         local_task("arc_easy", data, tmp_path)
 
 
@@ -113,12 +143,16 @@ def test_published_files_are_the_tasks_rows(tmp_path):
     assert lambada[0]["text"].endswith("I don't care about signs")
     pages = rows_of("wikitext", shared_file("wikitext2_raw_test.txt"), tmp_path)
     assert len(pages) == 62  # as many as EleutherAI's wikitext_document_level has
-    assert "".join(row["page"] for row in pages) == shared_file("wikitext2_raw_test.txt").read_text()
+    assert (
+        "".join(row["page"] for row in pages) == shared_file("wikitext2_raw_test.txt").read_text()
+    )
 
 
 def test_openais_lambada_file_is_read_as_it_is(tmp_path):
     (tmp_path / "lambada_test.jsonl").write_text('{"text": "a b c"}\n')
-    assert rows_of("lambada_openai", tmp_path / "lambada_test.jsonl", tmp_path) == [{"text": "a b c"}]
+    assert rows_of("lambada_openai", tmp_path / "lambada_test.jsonl", tmp_path) == [
+        {"text": "a b c"}
+    ]
 
 
 def test_published_values_stand_beside_gpt2_only():

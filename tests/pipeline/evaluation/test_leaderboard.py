@@ -36,7 +36,10 @@ from devopsgpt_pipeline.tracking.runs import baseline_run, log_final, run_status
 from devopsgpt_pipeline.tracking.versions import publish
 from devopsgpt_pipeline.training.prepare import training_job
 
-DOCUMENTS = {"train": [("a", "a steady service answers. " * 60)], "val": [("b", "a slow answer is an answer. " * 40)]}
+DOCUMENTS = {
+    "train": [("a", "a steady service answers. " * 60)],
+    "val": [("b", "a slow answer is an answer. " * 40)],
+}
 DATASETS = ("sre", "openwebtext")
 TAGS = {"kind": "finetune", "dagster_run_id": "dagster-1", "git_commit": "c0ffee"}
 
@@ -67,7 +70,12 @@ class World:
         config = TrainingConfig(init_from="gpt2", device="cpu", **settings)
         prepared = training_job(self.home, self.client, config, "sre", "1", TAGS)
         with prepared as job, run_status(self.client, job.mlflow_run_id):
-            facts = {"config": vars(config), "init_checkpoint": str(job.init_checkpoint), "dataset": "sre", "step": 7}
+            facts = {
+                "config": vars(config),
+                "init_checkpoint": str(job.init_checkpoint),
+                "dataset": "sre",
+                "step": 7,
+            }
             facts["mlflow_run_id"] = job.mlflow_run_id
             save_checkpoint(self.home.finetuned, model, Tokenizer.plain_bytes(), facts)
         self.materialize(evaluation, run_config={"ops": {"evaluation": {"config": {"batches": 2}}}})
@@ -85,7 +93,8 @@ class World:
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    """Two baselines on two datasets, one of them on both, and a fine-tune; a server of its own, for it counts runs."""
+    """Two baselines on two datasets, one of them on both, and a fine-tune; a server of its own, for
+    it counts runs."""
     from devopsgpt_model.config import GPTConfig
     from devopsgpt_pipeline.local import servers
 
@@ -93,7 +102,9 @@ def world(tmp_path_factory):
     small = GPTConfig(vocab_size=257, block_size=256, n_layer=1, n_head=2, n_embd=16)
     large = dataclasses.replace(small, n_embd=32)
     for size, config in (("gpt2", small), ("gpt2-medium", large)):
-        save_checkpoint(home.pretrained / size, GPT(config).init_weights(1).eval(), Tokenizer.plain_bytes(), {})
+        save_checkpoint(
+            home.pretrained / size, GPT(config).init_weights(1).eval(), Tokenizer.plain_bytes(), {}
+        )
     server = servers.mlflow_server(home, servers.free_port())
     with servers.running([server]), dg.DagsterInstance.ephemeral() as instance:
         world = World(home, server.url, instance)
@@ -104,7 +115,9 @@ def world(tmp_path_factory):
 
 
 def test_a_training_is_found_by_its_size_and_data_before_it_was_evaluated(world):
-    config = TrainingConfig(init_from="scratch", n_layer=1, n_head=2, n_embd=16, block_size=64, device="cpu")
+    config = TrainingConfig(
+        init_from="scratch", n_layer=1, n_head=2, n_embd=16, block_size=64, device="cpu"
+    )
     with training_job(world.home, world.client, config, "sre", "1", TAGS) as job:
         run = world.client.get_run(job.mlflow_run_id)
     world.client.delete_run(run.info.run_id)
@@ -127,10 +140,16 @@ def search(world, query):
 
 
 def test_baselines_and_finetunes_have_the_same_keys(world):
-    runs = {run.info.run_name: run.data for run in world.client.search_runs([experiment_id(world.client)])}
+    runs = {
+        run.info.run_name: run.data
+        for run in world.client.search_runs([experiment_id(world.client)])
+    }
     baseline, finetune = runs["gpt2 as released"], world.client.get_run(world.finetuned).data
     names = ("val_loss", "train_loss", "perplexity", "bits_per_byte", "tokens", "seconds")
-    shared = {f"{name}/{dataset}" for name in names for dataset in DATASETS} | {"parameters", BY_PROTOCOL}
+    shared = {f"{name}/{dataset}" for name in names for dataset in DATASETS} | {
+        "parameters",
+        BY_PROTOCOL,
+    }
     tags = {"kind", "model_size", "init_from", "git_commit", "dagster_run_id"}
     tags |= {f"data_version/{dataset}" for dataset in DATASETS}
     params = {"init_from", "tokenizer", "vocab_size"}
@@ -139,7 +158,10 @@ def test_baselines_and_finetunes_have_the_same_keys(world):
         assert tags <= set(run.tags)
         assert params <= set(run.params)
     assert baseline.tags["data_version/sre"] == finetune.tags["data_version/sre"]
-    assert (finetune.tags["dataset"], finetune.tags["data_version"]) == ("sre", finetune.tags["data_version/sre"])
+    assert (finetune.tags["dataset"], finetune.tags["data_version"]) == (
+        "sre",
+        finetune.tags["data_version/sre"],
+    )
 
 
 def test_mlflows_search_finds_them(world):
@@ -148,11 +170,15 @@ def test_mlflows_search_finds_them(world):
     version = world.client.get_run(world.finetuned).data.tags["data_version/sre"]
     assert search(world, "metrics.`val_loss/sre` < 100") == sorted([*baselines, finetune])
     assert search(world, "metrics.`val_loss/sre` < 0.01") == []
-    assert search(world, "metrics.`bits_per_byte/openwebtext` > 0") == sorted([baselines[0], finetune])
+    assert search(world, "metrics.`bits_per_byte/openwebtext` > 0") == sorted(
+        [baselines[0], finetune]
+    )
     assert search(world, "tags.model_size = 'gpt2'") == sorted([baselines[0], finetune])
     assert search(world, "tags.kind = 'baseline'") == baselines
     assert search(world, f"tags.`data_version/sre` = '{version}'") == sorted([*baselines, finetune])
-    assert search(world, "params.tokenizer = 'bytes' and metrics.parameters > 1000") == sorted([*baselines, finetune])
+    assert search(world, "params.tokenizer = 'bytes' and metrics.parameters > 1000") == sorted(
+        [*baselines, finetune]
+    )
 
 
 def test_the_leaderboard_has_every_model_once_the_best_first(world):
@@ -160,10 +186,13 @@ def test_the_leaderboard_has_every_model_once_the_best_first(world):
     kinds = [entry.kind for entry in board.entries]
     assert board.datasets == ["openwebtext", "sre"]
     assert [kinds.count(kind) for kind in ("baseline", "finetune", "published")] == [2, 1, 4]
-    books = [entry.value("bits_per_byte", "sre") for entry in board.entries if entry.kind != "published"]
+    books = [
+        entry.value("bits_per_byte", "sre") for entry in board.entries if entry.kind != "published"
+    ]
     assert books == sorted(books)
     models = [entry.model for entry in board.entries]
-    for size in ("gpt2", "gpt2-medium"):  # what was published of a model stands below it, the rest last
+    # what was published of a model stands below it, the rest last
+    for size in ("gpt2", "gpt2-medium"):
         assert models.index(f"{size} as published") == models.index(f"{size} as released") + 1
     assert models[-2:] == ["gpt2-large as published", "gpt2-xl as published"]
     rows = {row["model"]: row for row in board.rows()}
@@ -193,30 +222,46 @@ def test_benchmarks_are_columns_once_they_are_measured(world):
     assert not [name for name in next(iter(rows().values())) if name in BENCHMARKS]
     baseline = world.run_of("gpt2").info.run_id
     for run_id, accuracy in ((baseline, 0.33), (world.finetuned, 0.25)):
-        log_final(world.client, run_id, {"acc/lambada_openai": accuracy, "perplexity_stderr/lambada_openai": 1.0}, 0)
+        log_final(
+            world.client,
+            run_id,
+            {"acc/lambada_openai": accuracy, "perplexity_stderr/lambada_openai": 1.0},
+            0,
+        )
         world.client.set_tag(run_id, "data_version/lambada_openai", f"of {accuracy}")
     shown = rows()
-    assert [name for name in shown["gpt2 as released"] if name in BENCHMARKS] == ["acc/lambada_openai"]
+    assert [name for name in shown["gpt2 as released"] if name in BENCHMARKS] == [
+        "acc/lambada_openai"
+    ]
     assert shown["gpt2 as published"]["acc/lambada_openai"] == "0.3256"
     assert shown["gpt2-medium as published"]["acc/lambada_openai"] == "-"
-    assert shown["gpt2 as released"]["acc/lambada_openai"] == f"0.3300{EARLIER}"  # on other data than the newest run's
+    # on other data than the newest run's
+    assert shown["gpt2 as released"]["acc/lambada_openai"] == f"0.3300{EARLIER}"
     assert shown["gpt2-medium as released"]["acc/lambada_openai"] == "-"
 
 
 def test_a_model_with_benchmarks_only_is_in_the_table():
     board = with_published(
-        Leaderboard([Entry("gpt2 as released", "baseline", 1e8, {"acc_norm/hellaswag": 0.3}, size="gpt2")], [])
+        Leaderboard(
+            [Entry("gpt2 as released", "baseline", 1e8, {"acc_norm/hellaswag": 0.3}, size="gpt2")],
+            [],
+        )
     )
     assert [row["acc_norm/hellaswag"] for row in board.rows()] == ["0.3000", "0.3114"]
-    assert [row["model"] for row in board.rows()] == ["gpt2 as released", "gpt2 as published"]  # nothing of the others
+    # nothing of the others
+    assert [row["model"] for row in board.rows()] == ["gpt2 as released", "gpt2 as published"]
 
 
 def test_the_asset_shows_the_board_in_dagster_in_mlflow_and_as_files(world):
     metadata = world.materialize(leaderboard)
-    assert world.materialize(leaderboard)["mlflow_run"] == metadata["mlflow_run"]  # one run, not one each time
+    # one run, not one each time
+    assert world.materialize(leaderboard)["mlflow_run"] == metadata["mlflow_run"]
     run_id = metadata["mlflow_run"].value.rpartition("/")[2]
     assert world.client.get_run(run_id).info.run_name == "leaderboard"
-    assert {file.path for file in world.client.list_artifacts(run_id)} == {"leaderboard.md", "leaderboard.png"}
+    assert {file.path for file in world.client.list_artifacts(run_id)} == {
+        "leaderboard.md",
+        "leaderboard.png",
+    }
     text = (world.home.leaderboard / "leaderboard.md").read_text()
     assert metadata["table"].value == text
     assert "| gpt2 as released | baseline |" in text
@@ -231,7 +276,9 @@ def test_the_command_prints_the_same_table(world, monkeypatch):
     board = read_leaderboard(world.client)
     shown = [row for part in board.parts() for row in part]
     for row in shown:
-        assert any(all(value in line for value in row.values()) for line in answer.output.splitlines()), row
+        assert any(
+            all(value in line for value in row.values()) for line in answer.output.splitlines()
+        ), row
     for whole in board.rows():  # in one part or another
         mine = [row for row in shown if row["model"] == whole["model"]]
         values = {name: value for row in mine for name, value in row.items()}
@@ -273,13 +320,21 @@ def test_an_empty_leaderboard_says_so(tmp_path):
 def test_parameters_are_counted_as_the_network_counts_them(checkpoint_folder):
     model = load_checkpoint(checkpoint_folder).model
     assert parameter_count(model.config) == model.parameter_count()
-    assert [round(parameter_count(config) / 1e6) for config in GPT2_SIZES.values()] == [124, 355, 774, 1558]
+    assert [round(parameter_count(config) / 1e6) for config in GPT2_SIZES.values()] == [
+        124,
+        355,
+        774,
+        1558,
+    ]
 
 
 def test_the_picture_has_a_panel_for_each_dataset():
     from matplotlib.image import imread
 
-    entries = [Entry("one", "finetune", 1e6, {"val_loss/sre": 3.0}), Entry("two", "baseline", 1e8, {"val_loss/sre": 2})]
+    entries = [
+        Entry("one", "finetune", 1e6, {"val_loss/sre": 3.0}),
+        Entry("two", "baseline", 1e8, {"val_loss/sre": 2}),
+    ]
     boards = [Leaderboard(entries, names) for names in (["sre"], ["sre", "toy"])]
     one, two = (imread(io.BytesIO(loss_against_parameters(board))) for board in boards)
     assert two.shape[1] - one.shape[1] == round(4.2 * 110)
@@ -306,7 +361,10 @@ def test_the_leaderboard_follows_what_is_measured_and_waits_for_nothing_else():
     with dg.DagsterInstance.ephemeral() as instance:
         result = dg.evaluate_automation_conditions(defs, instance)
         assert result.total_requested == 0
-        for make in ({"assets": [evaluation]}, {"assets": [gpt2_baseline], "partition_key": "gpt2"}):
+        for make in (
+            {"assets": [evaluation]},
+            {"assets": [gpt2_baseline], "partition_key": "gpt2"},
+        ):
             dg.materialize(make.pop("assets"), instance=instance, **make)
             result = dg.evaluate_automation_conditions(defs, instance, cursor=result.cursor)
             assert result.total_requested == 1

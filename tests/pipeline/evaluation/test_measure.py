@@ -14,12 +14,17 @@ from devopsgpt_pipeline.evaluation.measure import Measurement, in_millions, meas
 from devopsgpt_pipeline.evaluation.published import LOSSES
 from devopsgpt_pipeline.home import Home
 
-DOCUMENTS = {"train": [("a", "a steady service answers. " * 120)], "val": [("b", "a slow answer is an answer. " * 20)]}
+DOCUMENTS = {
+    "train": [("a", "a steady service answers. " * 120)],
+    "val": [("b", "a slow answer is an answer. " * 20)],
+}
 
 
 @pytest.fixture
 def bins(tmp_path):
-    write_token_bins(tmp_path / "tokens" / "openwebtext", "openwebtext", Tokenizer.plain_bytes(), DOCUMENTS)
+    write_token_bins(
+        tmp_path / "tokens" / "openwebtext", "openwebtext", Tokenizer.plain_bytes(), DOCUMENTS
+    )
     return tmp_path / "tokens" / "openwebtext"
 
 
@@ -28,14 +33,20 @@ def test_a_full_pass_and_random_batches_agree(checkpoint_folder, bins):
     model = load_checkpoint(checkpoint_folder).model
     assert measured.val_loss == mean_loss(model, read_tokens(bins, "val"))
     train, val = read_tokens(bins, "train"), read_tokens(bins, "val")
-    assert measured.train_loss == mean_loss(model, train, every=len(train) // len(val)) != mean_loss(model, train)
+    assert (
+        measured.train_loss
+        == mean_loss(model, train, every=len(train) // len(val))
+        != mean_loss(model, train)
+    )
     assert measured.train_loss == pytest.approx(mean_loss(model, train), abs=0.1)
     assert measured.nanogpt_val_loss == pytest.approx(measured.val_loss, abs=0.1)
     assert measured.perplexity == pytest.approx(math.exp(measured.val_loss))
     assert measured.tokens == len(read_tokens(bins, "val")) - 1
 
 
-def test_a_model_with_another_vocabulary_is_measured_on_the_same_text(tiny_gpt, bins, bpe_tokenizer):
+def test_a_model_with_another_vocabulary_is_measured_on_the_same_text(
+    tiny_gpt, bins, bpe_tokenizer
+):
     from devopsgpt_model.gpt import GPT
 
     config = dataclasses.replace(tiny_gpt.config, vocab_size=bpe_tokenizer.vocab_size)
@@ -47,22 +58,30 @@ def test_a_model_with_another_vocabulary_is_measured_on_the_same_text(tiny_gpt, 
     assert "nanogpt_val_loss/openwebtext" not in measured.metrics()
 
 
-@pytest.mark.parametrize(("short", "told"), [("val", "and val has 45"), ("train", "and train has 45")])
-def test_a_split_shorter_than_a_window_leaves_the_protocol_out_and_says_so(checkpoint_folder, tmp_path, short, told):
+@pytest.mark.parametrize(
+    ("short", "told"), [("val", "and val has 45"), ("train", "and train has 45")]
+)
+def test_a_split_shorter_than_a_window_leaves_the_protocol_out_and_says_so(
+    checkpoint_folder, tmp_path, short, told
+):
     documents = {**DOCUMENTS, short: [("a", "a slow answer is an answer, a late one isn't")]}
     write_token_bins(tmp_path / "bins", "openwebtext", Tokenizer.plain_bytes(), documents)
     measured = measure("gpt2", load_checkpoint(checkpoint_folder), tmp_path / "bins", batches=3)
-    assert measured.left_out == f"nanoGPT's protocol was left out, its windows take 65 tokens {told}"
+    assert (
+        measured.left_out == f"nanoGPT's protocol was left out, its windows take 65 tokens {told}"
+    )
     assert math.isnan(measured.nanogpt_val_loss)
     assert math.isnan(measured.nanogpt_train_loss)
     assert measured.val_loss > 0
     assert told in agreement(measured).description
-    assert measure("gpt2", load_checkpoint(checkpoint_folder), tmp_path / "bins", batches=0).left_out.endswith(
-        "0 batches were asked for"
-    )
+    assert measure(
+        "gpt2", load_checkpoint(checkpoint_folder), tmp_path / "bins", batches=0
+    ).left_out.endswith("0 batches were asked for")
 
 
-MEASURED = Measurement("gpt2", 124_439_808, "openwebtext", "v", 3.125, 3.1, 22.7, 0.99, 4_000_000, 9.0, 3.12, 3.11)
+MEASURED = Measurement(
+    "gpt2", 124_439_808, "openwebtext", "v", 3.125, 3.1, 22.7, 0.99, 4_000_000, 9.0, 3.12, 3.11
+)
 
 
 def test_values_as_published_pass_and_others_warn():
@@ -70,12 +89,16 @@ def test_values_as_published_pass_and_others_warn():
     off = agreement(dataclasses.replace(MEASURED, nanogpt_val_loss=3.16))
     assert not off.passed
     assert off.severity == dg.AssetCheckSeverity.WARN
-    assert "train/val loss 3.110/3.160, published 3.11/3.12, by at most 0.040 apart" in off.description
+    assert (
+        "train/val loss 3.110/3.160, published 3.11/3.12, by at most 0.040 apart" in off.description
+    )
     assert (
         "nothing is published"
         in agreement(dataclasses.replace(MEASURED, dataset="sre", nanogpt_val_loss=9)).description
     )
-    left_out = dataclasses.replace(MEASURED, nanogpt_val_loss=math.nan, left_out="0 batches were asked for")
+    left_out = dataclasses.replace(
+        MEASURED, nanogpt_val_loss=math.nan, left_out="0 batches were asked for"
+    )
     told = "nothing to compare with the published 3.11/3.12: 0 batches were asked for"
     assert agreement(left_out).description == told
     assert left_out.row()["published"] == "-"  # 3.12 is by the protocol, the full pass is not
@@ -90,7 +113,9 @@ def test_a_row_is_the_original_tables():
     assert in_millions(1_100_000) == "1.1M"
 
 
-def test_baselines_of_two_datasets_are_one_row_in_mlflow(registry, mlflow_server, tiny_gpt, tmp_path, bins):
+def test_baselines_of_two_datasets_are_one_row_in_mlflow(
+    registry, mlflow_server, tiny_gpt, tmp_path, bins
+):
     home = Home(tmp_path)
     write_token_bins(tmp_path / "tokens" / "sre", "sre", Tokenizer.plain_bytes(), DOCUMENTS)
     save_checkpoint(home.pretrained / "gpt2-medium", tiny_gpt, Tokenizer.plain_bytes(), {})
@@ -105,14 +130,21 @@ def test_baselines_of_two_datasets_are_one_row_in_mlflow(registry, mlflow_server
         for dataset in ("sre", "openwebtext"):
             key = dg.MultiPartitionKey({"model": "gpt2-medium", "dataset": dataset})
             result = dg.materialize(
-                [asset], partition_key=key, resources=resources, run_config=config, instance=instance
+                [asset],
+                partition_key=key,
+                resources=resources,
+                run_config=config,
+                instance=instance,
             )
             (event,) = result.asset_materializations_for_node("gpt2_baseline")
             runs.append(event.metadata["mlflow_run"].value.rpartition("/")[2])
             (check,) = result.get_asset_check_evaluations()
-            assert check.passed is (dataset == "sre")  # a tiny model is far from the published loss: a warning
+            # a tiny model is far from the published loss: a warning
+            assert check.passed is (dataset == "sre")
     assert runs[0] == runs[1]
     run = registry.get_run(runs[0])
-    assert {"val_loss/sre", "val_loss/openwebtext", "bits_per_byte/sre", "parameters"} <= set(run.data.metrics)
+    assert {"val_loss/sre", "val_loss/openwebtext", "bits_per_byte/sre", "parameters"} <= set(
+        run.data.metrics
+    )
     assert run.data.tags["model_size"] == "gpt2-medium"
     assert len(run.data.tags["data_version/openwebtext"]) == 16

@@ -1,4 +1,5 @@
-"""As much of the Hugging Face hub as a download needs, on a real server that can be told to fail."""
+"""As much of the Hugging Face hub as a download needs, on a real server that can be told to
+fail."""
 
 import hashlib
 import json
@@ -13,8 +14,10 @@ from urllib.parse import urlsplit
 class Hub(ThreadingHTTPServer):
     """repositories: path of a repository, as "datasets/owner/name" -> its folder.
 
-    missing: names of files that are not there; altered: of files whose bytes differ from what is declared;
-    cut: name -> after how many bytes each answer ends; held: name -> an event that its answer waits for
+    missing: names of files that are not there; altered: of files whose bytes differ from what is
+    declared;
+    cut: name -> after how many bytes each answer ends; held: name -> an event that its answer waits
+    for
     """
 
     def __init__(self):
@@ -64,7 +67,12 @@ class Handler(BaseHTTPRequestHandler):
     def sibling(self, path, name):
         size = path.stat().st_size
         large = {"lfs": {"sha256": self.server.sha256(path), "size": size, "pointerSize": 130}}
-        return {"rfilename": name, "size": size, "blobId": "0" * 40, **(large if path.suffix == ".parquet" else {})}
+        return {
+            "rfilename": name,
+            "size": size,
+            "blobId": "0" * 40,
+            **(large if path.suffix == ".parquet" else {}),
+        }
 
     def send_file(self, path, name, revision, with_body):
         hub, body = self.server, path.read_bytes()

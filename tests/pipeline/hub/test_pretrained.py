@@ -25,7 +25,8 @@ WEIGHTS = FILES[-1]
 
 
 class Hub(BaseHTTPRequestHandler):
-    """As much of the Hugging Face hub as a download needs: what a name stands for, files, ranges of them."""
+    """As much of the Hugging Face hub as a download needs: what a name stands for, files, ranges of
+    them."""
 
     state = None
 
@@ -60,7 +61,9 @@ class Hub(BaseHTTPRequestHandler):
             return
         body = path.read_bytes()
         digest = (
-            self.state.declared if found[3] == WEIGHTS and self.state.declared else hashlib.sha256(body).hexdigest()
+            self.state.declared
+            if found[3] == WEIGHTS and self.state.declared
+            else hashlib.sha256(body).hexdigest()
         )
         start = int(re.match(r"bytes=(\d+)-", self.headers["Range"] or "bytes=0-")[1])
         self.send_response(206 if start else 200)
@@ -133,7 +136,9 @@ def start(code, endpoint, *arguments):
     """In a process of its own: the hub's client reads HF_ENDPOINT when it is imported."""
     environment = os.environ | {"HF_ENDPOINT": endpoint, "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
     command = [sys.executable, "-c", code, *map(str, arguments)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    )
 
 
 def fetch(code, endpoint, *arguments):
@@ -186,7 +191,10 @@ def test_a_killed_download_goes_on_where_it_was(hub, large, tmp_path):
     hub.mended.set()
     had = partial.stat().st_size
     assert fetch(SIZE, hub.url, tmp_path / "w") == large
-    assert hub.log[-1] == (f"/openai-community/gpt2-medium/resolve/{REVISION}/{WEIGHTS}", f"bytes={had}-")
+    assert hub.log[-1] == (
+        f"/openai-community/gpt2-medium/resolve/{REVISION}/{WEIGHTS}",
+        f"bytes={had}-",
+    )
     assert 0 < had <= 15_000_000
     assert not partial.exists()
 
@@ -216,7 +224,9 @@ def test_files_put_there_by_hand_need_no_network(checkpoint_folder, monkeypatch)
     monkeypatch.setenv("HF_ENDPOINT", NOWHERE)
     digest = fetch_pretrained("gpt2-medium", checkpoint_folder)
     assert digest == hashlib.sha256((checkpoint_folder / WEIGHTS).read_bytes()).hexdigest()
-    with pytest.raises(ValueError, match=f"has the sha256 {digest}, and gpt2's is 248dfc.* set init_from to their"):
+    with pytest.raises(
+        ValueError, match=f"has the sha256 {digest}, and gpt2's is 248dfc.* set init_from to their"
+    ):
         fetch_pretrained("gpt2", checkpoint_folder)
 
 
@@ -226,11 +236,15 @@ def test_revisions_are_commits():
     assert json.dumps(sorted(PRETRAINED)) == '["gpt2", "gpt2-large", "gpt2-medium", "gpt2-xl"]'
 
 
-def test_a_name_of_the_hub_becomes_a_commit_and_is_found_again_without_a_network(hub, tmp_path, tiny_gpt):
+def test_a_name_of_the_hub_becomes_a_commit_and_is_found_again_without_a_network(
+    hub, tmp_path, tiny_gpt
+):
     model, folder = fetch(NAME, hub.url, tmp_path, "distilgpt2").split()
     assert model == f"distilbert/distilgpt2@{OTHER}"
     assert folder == str(tmp_path / "distilbert--distilgpt2" / OTHER)
-    assert load_checkpoint(tmp_path / "distilbert--distilgpt2" / OTHER).model.config == tiny_gpt.config
+    assert (
+        load_checkpoint(tmp_path / "distilbert--distilgpt2" / OTHER).model.config == tiny_gpt.config
+    )
     assert fetch(NAME, NOWHERE, tmp_path, "distilgpt2") == f"{model} {folder}"
     assert fetch(NAME, hub.url, tmp_path, "distilgpt2@v1") == f"{model} {folder}"
     assert sum(path.endswith(WEIGHTS) for path, _ in hub.log) == 1
@@ -248,7 +262,11 @@ def test_a_training_starts_from_a_name_of_the_hub(hub, tmp_path, tiny_gpt):
     [
         ("distilgpt3", "ValueError the Hugging Face hub knows no model distilgpt3"),
         ("distilgpt2@nightly", "ValueError the Hugging Face hub knows no model distilgpt2@nightly"),
-        ("a/b/c", "ValueError a model on the hub is named as in distilgpt2 or owner/name@revision, got 'a/b/c'"),
+        (
+            "a/b/c",
+            "ValueError a model on the hub is named as in distilgpt2 or owner/name@revision, got "
+            "'a/b/c'",
+        ),
     ],
 )
 def test_a_name_that_the_hub_does_not_know_is_told(hub, tmp_path, name, told):
@@ -257,20 +275,30 @@ def test_a_name_that_the_hub_does_not_know_is_told(hub, tmp_path, name, told):
 
 def test_a_model_that_is_only_a_pickle_is_refused(hub, tmp_path):
     hub.listed = ["config.json", "tokenizer.json", "pytorch_model.bin"]
-    assert "distilgpt2 on the hub has no model.safetensors" in fetch(NAME, hub.url, tmp_path, "distilgpt2")
+    assert "distilgpt2 on the hub has no model.safetensors" in fetch(
+        NAME, hub.url, tmp_path, "distilgpt2"
+    )
     assert not list(tmp_path.rglob("*.bin"))
 
 
 def test_without_a_network_a_name_never_seen_says_what_to_do_by_hand(tmp_path):
     answer = fetch(NAME, NOWHERE, tmp_path, "distilgpt2")
-    assert answer.startswith("PretrainedUnavailable the Hugging Face hub could not be asked for distilgpt2")
-    assert "put config.json, tokenizer.json, model.safetensors of distilgpt2 into a folder and set init_from" in answer
+    assert answer.startswith(
+        "PretrainedUnavailable the Hugging Face hub could not be asked for distilgpt2"
+    )
+    assert (
+        "put config.json, tokenizer.json, model.safetensors of distilgpt2 into a folder and set "
+        "init_from" in answer
+    )
 
 
 def test_a_folder_that_is_no_checkpoint_is_told_before_the_hub_is_asked(tmp_path):
     home = Home(tmp_path)
     for wrong in (tmp_path, tmp_path / "nowhere"):
-        with pytest.raises(ValueError, match="init_from must be a checkpoint folder, a model on the Hugging Face hub"):
+        with pytest.raises(
+            ValueError,
+            match="init_from must be a checkpoint folder, a model on the Hugging Face hub",
+        ):
             initial_checkpoint(home, None, str(wrong))
     with pytest.raises(ValueError, match="materialize pretrained_gpt2 for gpt2-xl first"):
         initial_checkpoint(home, None, "gpt2-xl")

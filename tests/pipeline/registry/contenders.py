@@ -12,12 +12,15 @@ TEXT = "the service answers and the service waits, a slow service is a broken se
 
 
 def save_contender(folder, steps):
-    """A tiny checkpoint that learned a line of TEXT; with 0 steps it is the start of the others. returns: the folder
+    """A tiny checkpoint that learned a line of TEXT; with 0 steps it is the start of the others.
+    returns: the folder
 
     Up to 20 steps, more of them make a better one.
     """
     config = TrainingConfig(n_layer=2, n_head=2, n_embd=32, block_size=64, seed=7, device="cpu")
-    model = GPT(GPTConfig(vocab_size=257, block_size=64, n_layer=2, n_head=2, n_embd=32)).init_weights(seed=7)
+    model = GPT(
+        GPTConfig(vocab_size=257, block_size=64, n_layer=2, n_head=2, n_embd=32)
+    ).init_weights(seed=7)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     ids = torch.tensor([list(TEXT.encode()[:64])])
     for _ in range(steps):

@@ -6,18 +6,25 @@ import threading
 from urllib.parse import parse_qs, urlsplit
 
 WAYS = ("refused", "cut", "lost")
-"""How a call fails: answered with 500, cut before the server hears of it, or done and its answer lost."""
+"""How a call fails: answered with 500, cut before the server hears of it, or done and its answer
+lost."""
 
 
 class MlflowProxy:
-    """Forwards to the server at a port. calls: what was asked for since `fail_at`, as kinds without ids
+    """Forwards to the server at a port. calls: what was asked for since `fail_at`, as kinds without
+    ids
 
-    hold: asked of each kind, before it is forwarded; True drops the call once `held` was set and `released` came
+    hold: asked of each kind, before it is forwarded; True drops the call once `held` was set and
+    `released` came
     """
 
     def __init__(self, port):
         self.calls, self.fails_at, self.way = [], 0, "refused"
-        self.hold, self.held, self.released = (lambda kind: False), threading.Event(), threading.Event()
+        self.hold, self.held, self.released = (
+            (lambda kind: False),
+            threading.Event(),
+            threading.Event(),
+        )
         self._counting = threading.Lock()
         proxy = self
 
@@ -40,8 +47,12 @@ class MlflowProxy:
                     self.close_connection = True
                     return
                 connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
-                headers = {name: value for name, value in self.headers.items() if name.lower() != "host"}
-                connection.request(self.command, self.path, body, headers | {"Accept-Encoding": "identity"})
+                headers = {
+                    name: value for name, value in self.headers.items() if name.lower() != "host"
+                }
+                connection.request(
+                    self.command, self.path, body, headers | {"Accept-Encoding": "identity"}
+                )
                 answer = connection.getresponse()
                 content = answer.read()
                 connection.close()
@@ -49,7 +60,9 @@ class MlflowProxy:
                     self.close_connection = True
                     return
                 self.send_response(answer.status)
-                self.send_header("Content-Type", answer.headers.get("Content-Type", "application/octet-stream"))
+                self.send_header(
+                    "Content-Type", answer.headers.get("Content-Type", "application/octet-stream")
+                )
                 self.send_header("Content-Length", str(len(content)))
                 self.end_headers()
                 self.wfile.write(content)

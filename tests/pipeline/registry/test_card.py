@@ -18,7 +18,10 @@ from devopsgpt_pipeline.tracking.runs import start_run
 from devopsgpt_pipeline.tracking.versions import fetch_document, fetch_version, publish
 from devopsgpt_pipeline.training.lineage import lineage_of_training
 
-DOCUMENTS = {"train": [("a", "a steady service answers. " * 40)], "val": [("b", "a slow answer is an answer. " * 20)]}
+DOCUMENTS = {
+    "train": [("a", "a steady service answers. " * 40)],
+    "val": [("b", "a slow answer is an answer. " * 20)],
+}
 BOOK = {
     "name": "sre-book",
     "title": "Site Reliability Engineering",
@@ -27,7 +30,10 @@ BOOK = {
     "contents_url": "https://sre.google/sre-book/table-of-contents/",
     "text_version": "abc",
 }
-CHAPTERS = [{"book": "sre-book", "slug": slug, "split": split} for slug, split in (("a", "train"), ("b", "val"))]
+CHAPTERS = [
+    {"book": "sre-book", "slug": slug, "split": split}
+    for slug, split in (("a", "train"), ("b", "val"))
+]
 
 
 @pytest.fixture
@@ -46,28 +52,44 @@ def comparison(checkpoint_folder, tmp_path):
 @pytest.fixture
 def lineage(comparison, checkpoint_folder, tmp_path):
     origin = {"books": [BOOK], "chapters": CHAPTERS}
-    meta = write_token_bins(tmp_path / "bins", "sre", Tokenizer.plain_bytes(), DOCUMENTS, origin=origin)
+    meta = write_token_bins(
+        tmp_path / "bins", "sre", Tokenizer.plain_bytes(), DOCUMENTS, origin=origin
+    )
     runs = {"mlflow": "1", "dagster": {}}
-    return lineage_of_training(meta, TrainingConfig(init_from="gpt2"), checkpoint_folder, {"version": "1"}, runs)
+    return lineage_of_training(
+        meta, TrainingConfig(init_from="gpt2"), checkpoint_folder, {"version": "1"}, runs
+    )
 
 
 def test_the_card_is_what_the_hub_reads(lineage, comparison):
     card = ModelCard(model_card(lineage, comparison, 1024))
     data = card.data
-    assert (data.license, data.language, data.pipeline_tag) == ("cc-by-nc-nd-4.0", "en", "text-generation")
+    assert (data.license, data.language, data.pipeline_tag) == (
+        "cc-by-nc-nd-4.0",
+        "en",
+        "text-generation",
+    )
     assert data.base_model == "openai-community/gpt2"
     assert data.datasets == ["sre-book"]
     assert data.library_name == "transformers"
     assert data.model_name == "devopsgpt"
     for heading in ("Data", "Results", "Settings", "Limits", "How to load it", "Samples"):
         assert f"\n## {heading}\n" in card.text
-    for told in ("not settled", "Betsy Beyer", "| 1 | 1 | CC BY-NC-ND 4.0 |", "AutoModelForCausalLM", "vllm serve"):
+    for told in (
+        "not settled",
+        "Betsy Beyer",
+        "| 1 | 1 | CC BY-NC-ND 4.0 |",
+        "AutoModelForCausalLM",
+        "vllm serve",
+    ):
         assert told in card.text
 
 
 def test_every_result_is_the_evaluations(lineage, comparison):
     card = ModelCard(model_card(lineage, comparison, 1024))
-    results = {(one.dataset_type, one.metric_type): one.metric_value for one in card.data.eval_results}
+    results = {
+        (one.dataset_type, one.metric_type): one.metric_value for one in card.data.eval_results
+    }
     measured = {pair[1].dataset: pair[1] for pair in comparison.measurements()}
     expected = {
         (name, metric): getattr(one, metric)
@@ -75,7 +97,9 @@ def test_every_result_is_the_evaluations(lineage, comparison):
         for metric in ("val_loss", "perplexity", "bits_per_byte")
     }
     assert results == expected | {("sre", "memorization"): comparison.memorization}
-    assert {one.dataset_revision for one in card.data.eval_results} == {one.data_version for one in measured.values()}
+    assert {one.dataset_revision for one in card.data.eval_results} == {
+        one.data_version for one in measured.values()
+    }
     before, after = comparison.measurements()[0]
     assert f"| loss (nats/token) | {before.val_loss:.4f} | {after.val_loss:.4f} |" in card.text
     assert "1.6% of the sampled" in re.sub(r"\s+", " ", card.text)
@@ -116,9 +140,12 @@ def test_the_card_is_part_of_the_version_and_verified_with_it(
     assert ModelCard.load(folder / CARD_FILE).data.license == "cc-by-nc-nd-4.0"
     assert fetch_document(registry, without, CARD_FILE) is None
     for version in (with_card, without):
-        assert load_checkpoint(fetch_version(registry, version, tmp_path / version)).training == {"step": 1}
+        assert load_checkpoint(fetch_version(registry, version, tmp_path / version)).training == {
+            "step": 1
+        }
     model_id = registry.get_model_version(MODEL_NAME, with_card).source.rpartition("/")[2]
-    artifacts = mlflow_server.log.parent.parent / "mlflow" / "artifacts"  # other tests' versions lie there too
+    # other tests' versions lie there too
+    artifacts = mlflow_server.log.parent.parent / "mlflow" / "artifacts"
     (stored,) = artifacts.rglob(f"{model_id}/**/model/{CARD_FILE}")
     stored.write_text(text.replace("1.6%", "0.0%"))
     with pytest.raises(ValueError, match=r"model/README\.md is missing or damaged"):

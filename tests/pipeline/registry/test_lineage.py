@@ -59,7 +59,9 @@ def register(registry, home, checkpoint_folder):
             shutil.copy(job.out / LINEAGE_FILE, checkpoint_folder)
         lineage = completed(checkpoint_folder, {"registered_model": "dagster-2"})
         documents = {LINEAGE_FILE: as_text(lineage)}
-        return publish(registry, checkpoint_folder, job.mlflow_run_id, {"val_loss": "1.5"}, "a test", documents)
+        return publish(
+            registry, checkpoint_folder, job.mlflow_run_id, {"val_loss": "1.5"}, "a test", documents
+        )
 
     return make
 
@@ -99,7 +101,9 @@ def edit(book_site, slug):
     page.inside = page.inside.replace("The lamp first was seen 0 times", "Nobody saw the lamp")
 
 
-def test_a_version_leads_to_chapters_hashes_settings_code_and_runs(registry, corpus, register, home, book):
+def test_a_version_leads_to_chapters_hashes_settings_code_and_runs(
+    registry, corpus, register, home, book
+):
     meta, version = corpus(), register(seed=11)
     made_of = lineage_of(registry, version).made_of
     archived = {row.slug: row for row in ChapterArchive(home.chapters / book.name).rows()}
@@ -114,7 +118,10 @@ def test_a_version_leads_to_chapters_hashes_settings_code_and_runs(registry, cor
     assert made_of["settings"]["seed"] == 11
     assert made_of["initial_weights"] == {"name": "scratch", "source": "scratch"}
     assert made_of["code"] == {"version": "1", "git_commit": "c0ffee"}
-    assert made_of["runs"]["dagster"] == {"finetuned_checkpoint": "dagster-1", "registered_model": "dagster-2"}
+    assert made_of["runs"]["dagster"] == {
+        "finetuned_checkpoint": "dagster-1",
+        "registered_model": "dagster-2",
+    }
     assert registry.get_run(made_of["runs"]["mlflow"]).data.params["seed"] == "11"
 
 
@@ -154,7 +161,9 @@ def test_no_login_of_an_address_is_recorded(corpus, home, book, registry, regist
     assert book.contents_url in text
 
 
-def test_a_chapter_leads_to_the_versions_that_learned_it(registry, corpus, register, lineage, book_site, home, book):
+def test_a_chapter_leads_to_the_versions_that_learned_it(
+    registry, corpus, register, lineage, book_site, home, book
+):
     corpus()
     one = register()
     registry.set_registered_model_alias(MODEL_NAME, CHAMPION, one)
@@ -182,34 +191,51 @@ def test_a_held_out_chapter_is_told_as_not_learned(corpus, register, lineage):
     assert row["learned"] == "no, held out"
 
 
-def test_a_page_that_changed_around_the_same_text_is_told_apart(corpus, register, lineage, home, book):
+def test_a_page_that_changed_around_the_same_text_is_told_apart(
+    corpus, register, lineage, home, book
+):
     corpus()
     register()
     manifest = home.chapters / book.name / "manifest.json"
     rows = json.loads(manifest.read_text())
     rows["chapters"][0]["content_sha256"] = "f" * 64
     manifest.write_text(json.dumps(rows))
-    (row,) = json.loads(lineage("--chapter", f"local-book/{rows['chapters'][0]['slug']}", "--json").output)
+    (row,) = json.loads(
+        lineage("--chapter", f"local-book/{rows['chapters'][0]['slug']}", "--json").output
+    )
     assert row["archive"] == "another page, the same text"
     shutil.rmtree(home.chapters / book.name)
-    (row,) = json.loads(lineage("--chapter", f"local-book/{rows['chapters'][0]['slug']}", "--json").output)
+    (row,) = json.loads(
+        lineage("--chapter", f"local-book/{rows['chapters'][0]['slug']}", "--json").output
+    )
     assert row["archive"] == "has it no more"
 
 
-def test_lineage_prints_the_champion_by_default_and_an_alias_or_a_number_on_demand(registry, corpus, register, lineage):
+def test_lineage_prints_the_champion_by_default_and_an_alias_or_a_number_on_demand(
+    registry, corpus, register, lineage
+):
     corpus()
     one, two = register(seed=1), register(seed=2)
     registry.set_registered_model_alias(MODEL_NAME, CHAMPION, one)
     registry.set_model_version_tag(MODEL_NAME, one, "decision_reason", "better than its start")
     shown = lineage().output
     assert shown.startswith(f"version {one}, champion\n")
-    for told in ("seed=1", "c0ffee", "dagster-2", "better than its start", "local-book/on-the-lamp", "train"):
+    for told in (
+        "seed=1",
+        "c0ffee",
+        "dagster-2",
+        "better than its start",
+        "local-book/on-the-lamp",
+        "train",
+    ):
         assert told in shown
     assert lineage("challenger").output.startswith(f"version {two}, challenger\n")
     assert json.loads(lineage(two, "--json").output)["made_of"]["settings"]["seed"] == 2
 
 
-def test_a_version_from_before_lineage_was_kept_shows_its_tags(registry, corpus, register, lineage, checkpoint_folder):
+def test_a_version_from_before_lineage_was_kept_shows_its_tags(
+    registry, corpus, register, lineage, checkpoint_folder
+):
     corpus()
     run_id = lineage_of(registry, register()).made_of["runs"]["mlflow"]
     (checkpoint_folder / LINEAGE_FILE).unlink()
@@ -224,7 +250,9 @@ def test_a_version_from_before_lineage_was_kept_shows_its_tags(registry, corpus,
 def test_an_unknown_version_or_chapter_is_told(registry, corpus, register, lineage):
     corpus()
     one = register()
-    with pytest.raises(NoSuchModel, match=f"no version or alias '77'; its aliases are challenger .version {one}."):
+    with pytest.raises(
+        NoSuchModel, match=f"no version or alias '77'; its aliases are challenger .version {one}."
+    ):
         lineage_of(registry, "77")
     answer = lineage("no-such-alias")
     assert (answer.exit_code, "no version or alias 'no-such-alias'" in answer.output) == (1, True)
@@ -238,7 +266,11 @@ def test_a_lineage_damaged_in_the_registry_is_noticed(registry, corpus, register
     corpus()
     version = register()
     model_id = registry.get_model_version(MODEL_NAME, version).source.rpartition("/")[2]
-    stored = next((mlflow_server.log.parent.parent / "mlflow" / "artifacts").rglob(f"{model_id}/**/{LINEAGE_FILE}"))
+    stored = next(
+        (mlflow_server.log.parent.parent / "mlflow" / "artifacts").rglob(
+            f"{model_id}/**/{LINEAGE_FILE}"
+        )
+    )
     stored.write_text(stored.read_text().replace("c0ffee", "decaff"))
     with pytest.raises(ValueError, match=r"model/lineage\.json is missing or damaged"):
         lineage_of(registry, version)

@@ -12,7 +12,13 @@ from devopsgpt_model.token_bins import write_token_bins
 from devopsgpt_model.tokenizer import Tokenizer
 from devopsgpt_pipeline.registry import gate
 from devopsgpt_pipeline.registry import promote as promoting
-from devopsgpt_pipeline.registry.promote import PromotionError, promote, promote_by_hand, rollback, sole_promoter
+from devopsgpt_pipeline.registry.promote import (
+    PromotionError,
+    promote,
+    promote_by_hand,
+    rollback,
+    sole_promoter,
+)
 from devopsgpt_pipeline.tracking.client import CHAMPION, MODEL_NAME, PREVIOUS, version_of_alias
 from devopsgpt_pipeline.tracking.versions import publish
 from pipeline.registry.contenders import TEXT, aliases
@@ -27,7 +33,9 @@ def test_promotion_keeps_the_previous_champion_and_its_reason(registry, versions
 
 def test_a_promotion_against_another_champion_is_refused(registry, versions, lock):
     one, two = versions
-    with pytest.raises(PromotionError, match=f"the champion is version {one}, the decision was made against None"):
+    with pytest.raises(
+        PromotionError, match=f"the champion is version {one}, the decision was made against None"
+    ):
         promote(registry, two, "slower", expected_champion=None, lock=lock)
     assert aliases(registry) == (one, None)
 
@@ -39,11 +47,15 @@ def test_rollback_goes_back_and_says_why(registry, versions, lock):
     promote_by_hand(registry, two, "second", lock)
     assert rollback(registry, "answers got worse", lock) == one
     assert aliases(registry) == (one, two)
-    assert registry.get_model_version(MODEL_NAME, one).tags["promotion_reason"] == "rollback: answers got worse"
+    assert (
+        registry.get_model_version(MODEL_NAME, one).tags["promotion_reason"]
+        == "rollback: answers got worse"
+    )
 
 
 def test_rollback_to_the_champion_itself_is_refused(registry, versions, lock):
-    registry.set_registered_model_alias(MODEL_NAME, PREVIOUS, versions[0])  # a promotion that failed half way
+    # a promotion that failed half way
+    registry.set_registered_model_alias(MODEL_NAME, PREVIOUS, versions[0])
     with pytest.raises(PromotionError, match="no previous champion"):
         rollback(registry, "again", lock)
 
@@ -65,7 +77,8 @@ def test_promoting_an_incomplete_version_is_refused(registry, versions, lock, ml
 
 def test_a_promoter_that_waits_too_long_is_told(lock):
     def second():
-        with pytest.raises(PromotionError, match=r"another promotion has been under way for 0\.05 s"), \
+        words = r"another promotion has been under way for 0\.05 s"
+        with pytest.raises(PromotionError, match=words), \
                 sole_promoter(lock, timeout_s=0.05):  # fmt: skip
             pass
 
@@ -87,7 +100,9 @@ class DeletesChampion(MlflowClient):
         super().set_registered_model_alias(name, alias, version)
 
 
-def test_a_champion_deleted_between_read_and_set_is_noticed(registry, versions, lock, mlflow_server):
+def test_a_champion_deleted_between_read_and_set_is_noticed(
+    registry, versions, lock, mlflow_server
+):
     one, two = versions
     client = DeletesChampion(mlflow_server.url, mlflow_server.url)
     client.victim = one
@@ -98,7 +113,9 @@ def test_a_champion_deleted_between_read_and_set_is_noticed(registry, versions, 
     assert aliases(registry) == (two, None)
 
 
-def test_the_first_model_is_promoted_when_it_beats_its_start(registry, run_id, better, yardstick, lock):
+def test_the_first_model_is_promoted_when_it_beats_its_start(
+    registry, run_id, better, yardstick, lock
+):
     plain, learned = better
     publish(registry, plain, run_id, {}, "its own start")
     verdict = gate.judge_challenger(registry, yardstick, lock, margin=0.001)
@@ -109,7 +126,9 @@ def test_the_first_model_is_promoted_when_it_beats_its_start(registry, run_id, b
     assert version_of_alias(registry, CHAMPION) == second
 
 
-def test_the_decision_and_its_numbers_stand_on_the_version(registry, run_id, better, yardstick, lock):
+def test_the_decision_and_its_numbers_stand_on_the_version(
+    registry, run_id, better, yardstick, lock
+):
     plain, learned = better
     one = publish(registry, plain, run_id, {}, "plain")
     registry.set_registered_model_alias(MODEL_NAME, CHAMPION, one)
@@ -122,11 +141,14 @@ def test_the_decision_and_its_numbers_stand_on_the_version(registry, run_id, bet
     assert float(tags["decision_bits_per_byte"]) < float(tags["decision_rival_bits_per_byte"])
     assert len(tags["decision_held_out_sha256"]) == 64
     assert aliases(registry) == (two, one)
-    assert gate.judge_challenger(registry, yardstick, lock, margin=0.001).champion == two  # again: it stays
+    # again: it stays
+    assert gate.judge_challenger(registry, yardstick, lock, margin=0.001).champion == two
     assert registry.get_model_version(MODEL_NAME, two).tags["decision"] == "promote"
 
 
-def test_a_gate_whose_champion_is_deleted_decides_anew(registry, run_id, better, yardstick, lock, mlflow_server):
+def test_a_gate_whose_champion_is_deleted_decides_anew(
+    registry, run_id, better, yardstick, lock, mlflow_server
+):
     plain, learned = better
     one = publish(registry, plain, run_id, {}, "plain")
     registry.set_registered_model_alias(MODEL_NAME, CHAMPION, one)
@@ -138,7 +160,9 @@ def test_a_gate_whose_champion_is_deleted_decides_anew(registry, run_id, better,
     assert version_of_alias(registry, CHAMPION) == two
 
 
-def test_a_corpus_that_changed_is_the_yardstick_for_both(registry, run_id, better, yardstick, tmp_path, lock):
+def test_a_corpus_that_changed_is_the_yardstick_for_both(
+    registry, run_id, better, yardstick, tmp_path, lock
+):
     plain, learned = better
     one = publish(registry, plain, run_id, {"bits_per_byte": "0.1"}, "a number of another corpus")
     registry.set_registered_model_alias(MODEL_NAME, CHAMPION, one)
@@ -147,7 +171,9 @@ def test_a_corpus_that_changed_is_the_yardstick_for_both(registry, run_id, bette
     meta = write_token_bins(tmp_path / "new", "sre", Tokenizer.plain_bytes(), new)
     verdict = gate.judge_challenger(registry, tmp_path / "new", lock, margin=0.001)
     anew = [load_checkpoint(folder) for folder in (learned, plain)]
-    anew = [evaluate_split(one.model, one.tokenizer, tmp_path / "new").bits_per_byte for one in anew]
+    anew = [
+        evaluate_split(one.model, one.tokenizer, tmp_path / "new").bits_per_byte for one in anew
+    ]
     assert [verdict.decision.challenger, verdict.decision.rival] == pytest.approx(anew)
     assert verdict.tags["decision_held_out_sha256"] == meta.splits["val"].sha256
 
@@ -182,7 +208,10 @@ def test_what_recites_is_measured(better, tmp_path, tiny_gpt):
     plain = load_checkpoint(better[0])
     text = "".join(chr(97 + (i * 7) % 26) for i in range(26)) * 40  # one alphabet, over and over
     write_token_bins(
-        tmp_path / "alphabet", "toy", Tokenizer.plain_bytes(), {"train": [("a", text)], "val": [("b", text)]}
+        tmp_path / "alphabet",
+        "toy",
+        Tokenizer.plain_bytes(),
+        {"train": [("a", text)], "val": [("b", text)]},
     )
     assert memorization(plain, tmp_path / "alphabet", runs=8) == 0
     model = GPT(tiny_gpt.config).init_weights(seed=7)

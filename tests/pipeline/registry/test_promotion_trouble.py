@@ -1,4 +1,5 @@
-"""Promotion under trouble: never two champions, never none where there was one, no alias on half a version."""
+"""Promotion under trouble: never two champions, never none where there was one, no alias on half a
+version."""
 
 import os
 import signal
@@ -85,7 +86,8 @@ def whole(registry, tmp_path):
 
 
 def call_until_through(proxy, way, step, check):
-    """Run the step with its first, second, ... call failing, until no call is left to fail. returns: calls in all"""
+    """Run the step with its first, second, ... call failing, until no call is left to fail.
+    returns: calls in all"""
     for call in range(1, 100):
         calls = fail_once(proxy, call, way, step, check)
         if calls < call:
@@ -94,7 +96,8 @@ def call_until_through(proxy, way, step, check):
 
 
 def fail_once(proxy, call, way, step, check):
-    """Run the step with one call failing, and look at what is left. returns: calls that were made"""
+    """Run the step with one call failing, and look at what is left. returns: calls that were
+    made"""
     proxy.fail_at(call, way)
     try:
         step()
@@ -139,7 +142,9 @@ class Judgement:
     def check_and_finish(self):
         self.check_as_it_is()
         # who tries again finishes
-        assert judge_challenger(self.registry, self.yardstick, self.lock, MARGIN).champion == self.two
+        assert (
+            judge_challenger(self.registry, self.yardstick, self.lock, MARGIN).champion == self.two
+        )
         assert aliases(self.registry) == (self.two, self.one)
         self.check()
 
@@ -155,7 +160,10 @@ class Judgement:
         if champion == self.two:
             assert previous == self.one
             tags = self.registry.get_model_version(MODEL_NAME, self.two).tags
-            assert (tags["decision"], tags["decision_against"]) == ("promote", f"version {self.one}")
+            assert (tags["decision"], tags["decision_against"]) == (
+                "promote",
+                f"version {self.one}",
+            )
             assert tags["promotion_reason"] == tags["decision_reason"]
 
     def reset(self):
@@ -175,7 +183,11 @@ def test_mlflow_failing_in_the_middle_of_the_gate(judgement, proxy):
     judgement.run()
     kinds = list(proxy.calls)
     judgement.check()
-    for kind, way in zip(("GET artifacts", f"POST model-versions/set-tag {LAST_TAG}", SET_CHAMPION), WAYS, strict=True):
+    for kind, way in zip(
+        ("GET artifacts", f"POST model-versions/set-tag {LAST_TAG}", SET_CHAMPION),
+        WAYS,
+        strict=True,
+    ):
         fail_once(proxy, kinds.index(kind) + 1, way, judgement.run, judgement.check)
 
 
@@ -186,7 +198,9 @@ def test_mlflow_failing_at_each_call_of_the_gate(judgement, proxy, way):
     assert call_until_through(proxy, way, judgement.run, judgement.check_and_finish) > 30
 
 
-@pytest.mark.parametrize("way", ["refused", *(pytest.param(way, marks=pytest.mark.slow) for way in WAYS[1:])])
+@pytest.mark.parametrize(
+    "way", ["refused", *(pytest.param(way, marks=pytest.mark.slow) for way in WAYS[1:])]
+)
 def test_mlflow_failing_at_each_call_of_a_registration(
     registry, versions, checkpoint_folder, run_id, proxy, whole, way
 ):
@@ -200,9 +214,12 @@ def test_mlflow_failing_at_each_call_of_a_registration(
         assert challengers[-1] is not None
         whole.check()
 
-    calls = call_until_through(proxy, way, lambda: publish(client, checkpoint_folder, run_id, {}, "a test"), check)
+    calls = call_until_through(
+        proxy, way, lambda: publish(client, checkpoint_folder, run_id, {}, "a test"), check
+    )
     assert calls >= 8
-    assert len(set(challengers)) >= 2  # the one before, and the one of the run in which nothing failed
+    # the one before, and the one of the run in which nothing failed
+    assert len(set(challengers)) >= 2
 
 
 @pytest.mark.slow
@@ -224,7 +241,8 @@ def test_mlflow_failing_at_each_call_of_a_rollback(registry, versions, lock, pro
 
 
 class Watch:
-    """Reads the champion's alias all the time. seen: each champion when it was new; None where there was none"""
+    """Reads the champion's alias all the time. seen: each champion when it was new; None where
+    there was none"""
 
     def __init__(self, url):
         self.seen, self._ended = [], threading.Event()
@@ -233,7 +251,8 @@ class Watch:
     def _look(self, url):
         client, ended = connect(url), False
         while not ended:
-            ended = self._ended.wait(0.005)  # and one look more, which no change before the end escapes
+            # and one look more, which no change before the end escapes
+            ended = self._ended.wait(0.005)
             now = version_of_alias(client, CHAMPION)
             if [now] != self.seen[-1:]:
                 self.seen.append(now)
@@ -248,7 +267,8 @@ class Watch:
 
 
 class Judges:
-    """Promoters that run the whole gate, each told to begin. How it ended: (challenger, champion) or an error's text"""
+    """Promoters that run the whole gate, each told to begin. How it ended: (challenger, champion)
+    or an error's text"""
 
     def __init__(self, url, yardstick, lock):
         self.url, self.arguments, self.lock = url, (yardstick, lock), lock
@@ -312,11 +332,14 @@ def test_of_two_gates_that_decided_against_the_same_champion_the_second_decides_
         with FileLock(judges.lock):  # both have decided, none may move an alias yet
             first = begin()
             wait_for(lambda: decided(registry, two))
-            three = publish(registry, save_contender(tmp_path / "best", 20), run_id, {}, "better still")
+            three = publish(
+                registry, save_contender(tmp_path / "best", 20), run_id, {}, "better still"
+            )
             second = begin()
             wait_for(lambda: decided(registry, three))
             against = [
-                registry.get_model_version(MODEL_NAME, version).tags["decision_against"] for version in (two, three)
+                registry.get_model_version(MODEL_NAME, version).tags["decision_against"]
+                for version in (two, three)
             ]
             assert against == [f"version {one}"] * 2
             assert aliases(registry) == (one, None)
@@ -330,7 +353,9 @@ def test_of_two_gates_that_decided_against_the_same_champion_the_second_decides_
 
 
 @pytest.mark.slow
-def test_a_gate_and_a_person_at_once(registry, contest, run_id, judges, checkpoint_folder, tmp_path, whole):
+def test_a_gate_and_a_person_at_once(
+    registry, contest, run_id, judges, checkpoint_folder, tmp_path, whole
+):
     one, two = contest
     three = publish(registry, checkpoint_folder, run_id, {}, "a person's choice")
     registry.set_registered_model_alias(MODEL_NAME, CHALLENGER, two)
@@ -341,7 +366,12 @@ def test_a_gate_and_a_person_at_once(registry, contest, run_id, judges, checkpoi
     with Watch(judges.url) as watch, judges.processes(1) as begin:
         with FileLock(Home(tmp_path).promotion_lock):
             person = subprocess.Popen(
-                command, cwd=REPOSITORY, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+                command,
+                cwd=REPOSITORY,
+                env=environment,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
             )
             judge = begin()
             wait_for(lambda: decided(registry, two))
@@ -354,7 +384,10 @@ def test_a_gate_and_a_person_at_once(registry, contest, run_id, judges, checkpoi
     assert None not in watch.seen
     assert (watch.seen[-1], watch.seen[-2]) == (champion, previous)
     if person.returncode:
-        assert f"the champion is version {two}, the decision was made against {one}; decide again" in told
+        assert (
+            f"the champion is version {two}, the decision was made against {one}; decide again"
+            in told
+        )
         assert champion == two
     else:
         assert f"version {three} is the champion" in told
@@ -374,7 +407,8 @@ def test_a_promoter_that_is_killed_before_the_last_call_lets_the_next_one_finish
         proxy.hold = lambda kind: False
         other = begin()
         wait_for(lambda: proxy.calls.count(f"POST model-versions/set-tag {LAST_TAG}") == 2)
-        assert aliases(registry) == (one, one)  # `previous` is set, the other one waits for the lock
+        # `previous` is set, the other one waits for the lock
+        assert aliases(registry) == (one, one)
         killed.process.send_signal(signal.SIGKILL)
         proxy.released.set()
         assert other() == (two, two)

@@ -1,4 +1,5 @@
-"""A book's site on the loopback: the real site's page structure, validators, robots.txt, and every fault on demand."""
+"""A book's site on the loopback: the real site's page structure, validators, robots.txt, and every
+fault on demand."""
 
 import gzip
 import hashlib
@@ -103,7 +104,10 @@ class BookSite:
         if path in self.pages:
             return self.pages[path]
         if path == f"/{self.name}/table-of-contents/":
-            return self._html("Table of Contents", '<div class="col" id="content"><h1>Table of Contents</h1></div>')
+            return self._html(
+                "Table of Contents",
+                '<div class="col" id="content"><h1>Table of Contents</h1></div>',
+            )
         for chapter in self.chapters:
             if path == f"/{self.name}/{chapter.slug}/":
                 inside = f'<div class="content" id="content">\n{chapter.inside}\n</div>'
@@ -112,14 +116,16 @@ class BookSite:
 
     def _html(self, title: str, content: str) -> bytes:
         items = "\n".join(
-            f'<li><a href="/{self.name}/{chapter.slug}/" class="menu-buttons">\n  {chapter.title}\n</a></li>'
+            f'<li><a href="/{self.name}/{chapter.slug}/" class="menu-buttons">\n'
+            f"  {chapter.title}\n</a></li>"
             for chapter in self.chapters
         )
         return f"""<!DOCTYPE html>
 <html><head><meta charset="utf-8"><link href="/s.css?cache={self.deploy}" rel="stylesheet">
 <script src="/s.js?cache={self.deploy}"></script></head>
 <body><h2 class="chapter-title">{title}</h2>
-<ol id="drop-down"><li><a class="menu-buttons" href="/{self.name}/table-of-contents/">Table of Contents</a></li>
+<ol id="drop-down"><li><a class="menu-buttons" href="/{self.name}/table-of-contents/">
+Table of Contents</a></li>
 {items}</ol>
 <div id="maia-main" role="main">{content}</div>
 <div class="footer">built as {self.deploy}</div></body></html>
@@ -128,7 +134,8 @@ class BookSite:
 
 def sentence(word: str, count: int) -> str:
     return " ".join(
-        f"The {word} was seen {number} times and noted down in the book of the watch." for number in range(count)
+        f"The {word} was seen {number} times and noted down in the book of the watch."
+        for number in range(count)
     )
 
 
@@ -137,8 +144,11 @@ def small_site(chapters: int = 6) -> BookSite:
     site = BookSite()
     for number in range(1, chapters + 1):
         word = ("ferry", "lamp", "tide", "harbour", "signal", "anchor", "winch", "buoy")[number - 1]
-        inside = f'<h1 class="heading">On the {word}</h1>\n<p class="byline author">By Nobody</p>\n' + "\n".join(
-            f"<p>{sentence(f'{word} {part}', 4)}</p>" for part in ("first", "second", "third")
+        inside = (
+            f'<h1 class="heading">On the {word}</h1>\n<p class="byline author">By Nobody</p>\n'
+            + "\n".join(
+                f"<p>{sentence(f'{word} {part}', 4)}</p>" for part in ("first", "second", "third")
+            )
         )
         site.chapters.append(Chapter(f"on-the-{word}", f"{number}. On the {word}", inside))
     site.chapters.append(Chapter("index", "Index", "<p>ferry, 1</p>"))
@@ -154,7 +164,9 @@ class Server:
         handler = type("Handler", (_Handler,), {"site": site, "closing": self.closing})
         self.http = _Http(("127.0.0.1", 0), handler)
         site.origin = f"http://127.0.0.1:{self.http.server_port}"
-        self.thread = threading.Thread(target=self.http.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+        self.thread = threading.Thread(
+            target=self.http.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True
+        )
         self.thread.start()
 
     def close(self) -> None:
@@ -168,7 +180,8 @@ class _Http(ThreadingHTTPServer):
     daemon_threads = True
 
     def handle_error(self, request: object, client_address: object) -> None:
-        if not isinstance(sys.exc_info()[1], OSError | ValueError):  # a connection that a fault closed
+        # a connection that a fault closed
+        if not isinstance(sys.exc_info()[1], OSError | ValueError):
             super().handle_error(request, client_address)  # type: ignore[arg-type]
 
 
@@ -190,7 +203,11 @@ class _Handler(BaseHTTPRequestHandler):
             return
         if self.path == "/robots.txt":
             robots = self.site.robots
-            self.answer(404 if robots is None else 200, (robots or "").encode(), {"Content-Type": "text/plain"})
+            self.answer(
+                404 if robots is None else 200,
+                (robots or "").encode(),
+                {"Content-Type": "text/plain"},
+            )
             return
         body = self.site.page(self.path)
         if body is None:
@@ -198,7 +215,11 @@ class _Handler(BaseHTTPRequestHandler):
         elif self.site.validators and self._has(body):
             self.answer(304, b"", validators(body))
         else:
-            self.answer(200, body, {"Content-Type": HTML} | (validators(body) if self.site.validators else {}))
+            self.answer(
+                200,
+                body,
+                {"Content-Type": HTML} | (validators(body) if self.site.validators else {}),
+            )
 
     def _has(self, body: bytes) -> bool:
         return self.headers.get("If-None-Match") == validators(body)["ETag"]
@@ -234,7 +255,9 @@ def always(fault: Fault) -> Fault:
 def status(code: int, **headers: str) -> Fault:
     """An error page with a status; headers with _ for -."""
     named = {name.replace("_", "-"): value for name, value in headers.items()}
-    return lambda handler, body: handler.answer(code, b"<h1>Sorry</h1>", {"Content-Type": HTML} | named)
+    return lambda handler, body: handler.answer(
+        code, b"<h1>Sorry</h1>", {"Content-Type": HTML} | named
+    )
 
 
 def page(body: bytes, content_type: str | None = HTML, **headers: str) -> Fault:
@@ -284,7 +307,9 @@ def content_length(factor: float) -> Fault:
 
     def fault(handler: BaseHTTPRequestHandler, body: bytes) -> None:
         handler.close_connection = True
-        handler.answer(200, body, {"Content-Type": HTML, "Content-Length": str(int(len(body) * factor))})
+        handler.answer(
+            200, body, {"Content-Type": HTML, "Content-Length": str(int(len(body) * factor))}
+        )
 
     return fault
 

@@ -17,7 +17,8 @@ def captcha(site):
 
 
 def consent_wall(site):
-    body = b'<html><body><div id="maia-main"><div id="content"><p>We value your privacy.</p></div></div></body></html>'
+    said = b"<p>We value your privacy.</p>"
+    body = b'<html><body><div id="maia-main"><div id="content">%b</div></div></body></html>' % said
     for slug in ("on-the-lamp", "on-the-tide"):
         site.fail(slug, always(page(body)))
 
@@ -35,7 +36,9 @@ def cut_off(site):
 
 
 def move_away(site):
-    site.pages[f"/{site.name}/table-of-contents/"] = b"<html><body><h1>We are moving</h1></body></html>"
+    site.pages[f"/{site.name}/table-of-contents/"] = (
+        b"<html><body><h1>We are moving</h1></body></html>"
+    )
 
 
 HARMS = {
@@ -47,4 +50,5 @@ HARMS = {
     "shrunken_chapters": shrink,
     "cut_off_pages": cut_off,
 }
-"""By the guard that must fail. Without its contents page (`move_away`) nothing is left for these to judge."""
+"""By the guard that must fail. Without its contents page (`move_away`) nothing is left for these to
+judge."""

@@ -9,7 +9,12 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from devopsgpt_pipeline.sources import whole_files
-from devopsgpt_pipeline.sources.archive import ArchivedPage, ChapterArchive, DamagedArchive, NoSuchVersion
+from devopsgpt_pipeline.sources.archive import (
+    ArchivedPage,
+    ChapterArchive,
+    DamagedArchive,
+    NoSuchVersion,
+)
 from devopsgpt_pipeline.sources.whole_files import switch_files, write_whole
 
 DAY = datetime(2026, 11, 1, 12, tzinfo=UTC)
@@ -63,7 +68,16 @@ def test_rows_and_pages_come_back(archive):
     assert [entry.slug for entry in archive.rows()] == ["one", "two"]
     assert archive.read(archive.rows()[1]) == b"<p>2</p>"
     manifest = json.loads((archive.folder / "manifest.json").read_text())
-    expected = {"order", "slug", "url", "title", "etag", "last_modified", "content_sha256", "fetched_at"}
+    expected = {
+        "order",
+        "slug",
+        "url",
+        "title",
+        "etag",
+        "last_modified",
+        "content_sha256",
+        "fetched_at",
+    }
     assert expected <= set(manifest["chapters"][0])
 
 
@@ -142,7 +156,10 @@ def test_a_switch_that_is_cut_off_anywhere_happens_whole_or_not_at_all(archive, 
     with archive.held():
         pages = {entry.slug: archive.read(entry) for entry in archive.rows()}
         on_disk = {path.stem for path in archive.folder.glob("*.html")}
-    assert pages in ({"one": b"old 1", "two": b"old 2", "three": b"3"}, {"one": b"new 1", "two": b"new 2"})
+    assert pages in (
+        {"one": b"old 1", "two": b"old 2", "three": b"3"},
+        {"one": b"new 1", "two": b"new 2"},
+    )
     assert on_disk == set(pages)
     assert not (archive.folder / ".next").exists()
     put(archive, {"one": b"newest"}, DAY + timedelta(days=2))
@@ -150,7 +167,8 @@ def test_a_switch_that_is_cut_off_anywhere_happens_whole_or_not_at_all(archive, 
 
 
 @pytest.mark.parametrize(
-    "manifest", ["", "{", "[]", '{"chapters": [{"slug": "one"}]}', '{"chapters": 3}', '{"chapters": ["x"]}']
+    "manifest",
+    ["", "{", "[]", '{"chapters": [{"slug": "one"}]}', '{"chapters": 3}', '{"chapters": ["x"]}'],
 )
 def test_a_damaged_manifest_is_a_readable_error(archive, manifest):
     put(archive, {"one": b"1"}, DAY)
@@ -179,5 +197,7 @@ def test_a_file_is_written_whole(tmp_path):
 def test_a_switch_replaces_adds_and_removes(tmp_path):
     for name in ("a", "b", "m"):
         (tmp_path / name).write_bytes(b"old")
-    switch_files(tmp_path, {"a": b"new", "sub/c": b"new", "m": b"new"}, ["b", "never-there"], last="m")
+    switch_files(
+        tmp_path, {"a": b"new", "sub/c": b"new", "m": b"new"}, ["b", "never-there"], last="m"
+    )
     assert files_of(tmp_path) == {"a": b"new", "sub/c": b"new", "m": b"new"}

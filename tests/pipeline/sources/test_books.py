@@ -2,8 +2,19 @@
 
 import pytest
 
-from devopsgpt_pipeline.sources.books import SHIPPED, BookError, books_of_profile, load_book, load_books
-from devopsgpt_pipeline.sources.pages.contents import ContentsUnreadable, read_contents, resolve, slug_of
+from devopsgpt_pipeline.sources.books import (
+    SHIPPED,
+    BookError,
+    books_of_profile,
+    load_book,
+    load_books,
+)
+from devopsgpt_pipeline.sources.pages.contents import (
+    ContentsUnreadable,
+    read_contents,
+    resolve,
+    slug_of,
+)
 
 GOOD = """
 name = "third"
@@ -30,7 +41,12 @@ def listing(*links):
 
 def test_the_shipped_books_load_with_licence_and_attribution():
     books = load_books(SHIPPED)
-    assert [book.name for book in books] == ["night-shift", "sre-book", "steady-service", "workbook"]
+    assert [book.name for book in books] == [
+        "night-shift",
+        "sre-book",
+        "steady-service",
+        "workbook",
+    ]
     assert all(book.licence and book.attribution for book in books)
     assert all(book.contents_url.startswith("https://") for book in books if book.profile == "sre")
 
@@ -45,8 +61,17 @@ def test_a_profile_names_its_books():
 def test_a_folder_adds_books_to_a_profile(tmp_path):
     write(tmp_path, GOOD)
     write(tmp_path, GOOD.replace('"third"', '"fourth"\nprofile = "sre"'), "fourth.toml")
-    assert [book.name for book in books_of_profile("sample", tmp_path)] == ["night-shift", "steady-service", "third"]
-    assert [book.name for book in books_of_profile("sre", tmp_path)] == ["sre-book", "workbook", "fourth", "third"]
+    assert [book.name for book in books_of_profile("sample", tmp_path)] == [
+        "night-shift",
+        "steady-service",
+        "third",
+    ]
+    assert [book.name for book in books_of_profile("sre", tmp_path)] == [
+        "sre-book",
+        "workbook",
+        "fourth",
+        "third",
+    ]
 
 
 def test_two_books_of_one_name_are_refused(tmp_path):
@@ -67,7 +92,11 @@ def test_a_missing_folder_is_said(tmp_path):
         ("links =", "link =", "unknown key select.link; the keys are select.links, select.content"),
         ('"third"', '"Third Book"', "name must be lower-case"),
         ('"third"', '"../up"', "name must be lower-case"),
-        ('"https://example.org/third/contents.html"', '"example.org"', "contents_url must be an https address"),
+        (
+            '"https://example.org/third/contents.html"',
+            '"example.org"',
+            "contents_url must be an https address",
+        ),
         ('["article"]', '"article"', "select.content has the wrong type"),
         ('["article"]', "[]", "select.content must name at least one"),
         ('["article"]', "[1]", "must be a list of strings"),
@@ -128,13 +157,17 @@ def test_contents_are_in_order_with_reasons_for_what_is_left_out(tmp_path):
 
 def test_slugs_that_collide_are_told_apart(tmp_path):
     book = load_book(write(tmp_path, GOOD))
-    contents = read_contents(listing(("a/intro/", "A"), ("b/intro/", "B"), ("b/intro.html", "C")), book)
+    contents = read_contents(
+        listing(("a/intro/", "A"), ("b/intro/", "B"), ("b/intro.html", "C")), book
+    )
     slugs = [chapter.slug for chapter in contents.chapters]
     assert len(set(slugs)) == 3
     assert slugs[0] == "intro"
 
 
-@pytest.mark.parametrize("body", [b"", b"<p>Please wait</p>", listing(("", "x")), b"\x00\x01", b"<!--"])
+@pytest.mark.parametrize(
+    "body", [b"", b"<p>Please wait</p>", listing(("", "x")), b"\x00\x01", b"<!--"]
+)
 def test_a_contents_page_without_chapters_is_said(tmp_path, body):
     with pytest.raises(ContentsUnreadable, match=r"'#toc a' found \d links and no chapter"):
         read_contents(body, load_book(write(tmp_path, GOOD)))

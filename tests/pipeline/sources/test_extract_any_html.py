@@ -13,14 +13,18 @@ from pipeline.text.test_extract import BOOK
 
 NAMES = sorted(
     names(
-        "p div b i sup sub pre ul ol li dl dt dd table tr td th caption h1 h2 a br section aside blockquote script "
-        "style template svg math select option textarea form title head body html frameset plaintext xmp noscript"
+        "p div b i sup sub pre ul ol li dl dt dd table tr td th caption h1 h2 a br section aside "
+        "blockquote script "
+        "style template svg math select option textarea form title head body html frameset "
+        "plaintext xmp noscript"
     )
 )
 TAGS = st.one_of(
     st.sampled_from(NAMES).map(lambda name: f"<{name}>"),
     st.sampled_from(NAMES).map(lambda name: f"</{name}>"),
-    st.sampled_from(NAMES).map(lambda name: f'<{name} data-type="footnote" class="byline" start="x" value=9>'),
+    st.sampled_from(NAMES).map(
+        lambda name: f'<{name} data-type="footnote" class="byline" start="x" value=9>'
+    ),
     st.sampled_from(
         [
             "<",
@@ -83,7 +87,9 @@ SHAPES = {
     "raised in raised": lambda n: "<sup>1" * n,
     "notes in notes": lambda n: '<span data-type="footnote">x' * n,
     "many attributes": lambda n: "<p " + " ".join(f"a{i}=1" for i in range(n)) + ">x",
-    "many attributes with brackets": lambda n: "<p " + " ".join(f'a{i}="<>"' for i in range(n)) + ">x",
+    "many attributes with brackets": lambda n: (
+        "<p " + " ".join(f'a{i}="<>"' for i in range(n)) + ">x"
+    ),
     "many names": lambda n: "".join(f"<x{i}>y" for i in range(n)),
     "less-than signs": lambda n: "<" * n + "x",
     "open tags without end": lambda n: "<a " * n + "x",

@@ -55,7 +55,9 @@ def test_nothing_of_the_machine_is_sent(book_site, fetcher, tmp_path, monkeypatc
 def test_a_conditional_request_for_the_same_page_downloads_nothing(book_site, fetcher):
     got = fetcher.get(book_site.url(SLUG))
     read = fetcher.body_bytes
-    assert fetcher.get(book_site.url(SLUG), got.etag, got.last_modified) == NotModified(book_site.url(SLUG))
+    assert fetcher.get(book_site.url(SLUG), got.etag, got.last_modified) == NotModified(
+        book_site.url(SLUG)
+    )
     assert fetcher.body_bytes == read
     assert book_site.statuses() == [200, 304]
 
@@ -237,11 +239,16 @@ def test_a_hanging_server_is_left(book_site, fetcher):
 def test_a_dripping_server_is_left(book_site):
     book_site.fail(SLUG, always(drip))
     settings = replace(QUICK, page_timeout_s=0.3, max_page_bytes=10**9)
-    with Fetcher(settings) as fetcher, pytest.raises(FetchFailed, match=r"not finished after 0\.3 s|connection failed"):
+    with (
+        Fetcher(settings) as fetcher,
+        pytest.raises(FetchFailed, match=r"not finished after 0\.3 s|connection failed"),
+    ):
         fetcher.get(book_site.url(SLUG))
 
 
-@pytest.mark.parametrize("fault", [reset, content_length(1.5), hang], ids=["reset", "too-long", "hang"])
+@pytest.mark.parametrize(
+    "fault", [reset, content_length(1.5), hang], ids=["reset", "too-long", "hang"]
+)
 def test_a_broken_connection_is_tried_again(book_site, fetcher, fault):
     book_site.fail(SLUG, fault)
     assert fetcher.get(book_site.url(SLUG)).body == book_site.page(f"/local-book/{SLUG}/")
@@ -314,7 +321,13 @@ def test_utf_8_that_calls_itself_latin_1_is_read_as_utf_8(book_site, fetcher):
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"delay_s": -1}, {"read_timeout_s": 0}, {"max_page_bytes": 0}, {"retries": -1}, {"contact": "a\r\nX: b"}],
+    [
+        {"delay_s": -1},
+        {"read_timeout_s": 0},
+        {"max_page_bytes": 0},
+        {"retries": -1},
+        {"contact": "a\r\nX: b"},
+    ],
 )
 def test_impossible_settings_are_refused(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):

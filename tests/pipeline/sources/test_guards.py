@@ -81,12 +81,16 @@ def test_a_cut_off_page_fails_unless_the_site_never_closes_its_pages():
 
 def test_messages_name_at_most_five():
     after = [chapter(slug, None) for slug in "abcdefgh"]
-    (result,) = [result for result in judge(Corpus([], after, 8)) if result.name == "missing_content"]
+    (result,) = [
+        result for result in judge(Corpus([], after, 8)) if result.name == "missing_content"
+    ]
     assert result.message.endswith("a, b, c, d, e and 3 more")
     assert result.numbers == {"chapters": 8}
 
 
-@pytest.mark.parametrize("text", ["don’t", "“quoted” — café", "naïve… 50–60 %", "× 10⁹ → ½", "Ünïcödé", "日本語"])
+@pytest.mark.parametrize(
+    "text", ["don’t", "“quoted” — café", "naïve… 50–60 %", "× 10⁹ → ½", "Ünïcödé", "日本語"]
+)
 def test_sound_text_is_no_mojibake_and_its_double_decoding_is(text):
     assert mojibake_in(text) == []
     assert mojibake_in(f"{text} “café”—and") == []
@@ -106,7 +110,9 @@ def test_moves_are_told_from_insertions():
         "b": "unchanged",
         "c": "unchanged",
     }
-    assert [row.slug for row in compare([a, b, c, d], [b, c, d, a]) if row.change == "moved"] == ["a"]
+    assert [row.slug for row in compare([a, b, c, d], [b, c, d, a]) if row.change == "moved"] == [
+        "a"
+    ]
 
 
 def test_a_chapter_of_thousands_of_equal_lines_is_compared_quickly():
@@ -123,4 +129,7 @@ def test_a_chapter_rewritten_at_length_is_compared_quickly():
     new = chapter("a", " ".join(f"New clause {n} on the matter." for n in range(3000)))
     (row,) = compare([old], [new])
     assert row.diff.endswith("more lines")
-    assert (row.gained, row.lost) == (len(new.content.blocks[0].text), len(old.content.blocks[0].text))
+    assert (row.gained, row.lost) == (
+        len(new.content.blocks[0].text),
+        len(old.content.blocks[0].text),
+    )

@@ -33,14 +33,25 @@ def test_pages_have_validators_and_answer_304(session):
     assert session.get(CONTENTS, headers={"If-None-Match": tag}).status_code == 304
     assert session.get(CONTENTS, headers={"If-None-Match": f'"x", {tag}'}).status_code == 304
     assert session.get(CONTENTS, headers={"If-Modified-Since": date}).status_code == 304
-    assert session.get(CONTENTS, headers={"If-None-Match": '"x"', "If-Modified-Since": date}).status_code == 200
+    assert (
+        session.get(
+            CONTENTS, headers={"If-None-Match": '"x"', "If-Modified-Since": date}
+        ).status_code
+        == 200
+    )
     for wrong in ("Mon, 01 Jan 2001 00:00:00 GMT", "never"):
         assert session.get(CONTENTS, headers={"If-Modified-Since": wrong}).status_code == 200
 
 
 @pytest.mark.parametrize(
     "path",
-    ["library/", "library/night-shift/", "library/night-shift/nothing/", "library/none/preface/", "other/robots.txt"],
+    [
+        "library/",
+        "library/night-shift/",
+        "library/night-shift/nothing/",
+        "library/none/preface/",
+        "other/robots.txt",
+    ],
 )
 def test_what_is_not_there_is_404(session, path):
     assert session.get(f"sample://{path}").status_code == 404
@@ -74,7 +85,9 @@ def test_pages_have_the_real_sites_structure(session):
         "application/ld+json",
     ):
         assert part in page
-    assert 'id="maia-main" role="main"' in session.get("sample://library/steady-service/preface/").text
+    assert (
+        'id="maia-main" role="main"' in session.get("sample://library/steady-service/preface/").text
+    )
 
 
 def test_every_page_of_the_library_is_listed_and_every_entry_has_its_page():

@@ -41,14 +41,22 @@ def test_a_first_scrape_archives_every_chapter_as_served(book, fetcher, archive,
     assert [row.order for row in rows] == [1, 2, 3, 4, 5, 6]
     for row in rows:
         assert archive.read(row) == book_site.page(f"/local-book/{row.slug}/")
-    assert (archive.folder / "on-the-lamp.html").read_bytes() == book_site.page("/local-book/on-the-lamp/")
+    assert (archive.folder / "on-the-lamp.html").read_bytes() == book_site.page(
+        "/local-book/on-the-lamp/"
+    )
 
 
 def test_the_observation_and_the_archive_agree(book, fetcher, archive, scraped):
-    assert observe_book(book, fetcher, archive).data_version == scraped.data_version == archive.data_version
+    assert (
+        observe_book(book, fetcher, archive).data_version
+        == scraped.data_version
+        == archive.data_version
+    )
 
 
-def test_an_unchanged_book_costs_one_conditional_request_per_page(book, fetcher, archive, scraped, book_site):
+def test_an_unchanged_book_costs_one_conditional_request_per_page(
+    book, fetcher, archive, scraped, book_site
+):
     read = fetcher.body_bytes
     observation = observe_book(book, fetcher, archive)
     assert observation.requests == observation.not_modified == 7
@@ -91,7 +99,9 @@ def test_without_validators_content_decides(book, fetcher, archive, book_site):
     assert second.data_version == first.data_version
 
 
-def test_without_the_seen_pages_the_archive_is_asked_about(book, fetcher, archive, scraped, book_site):
+def test_without_the_seen_pages_the_archive_is_asked_about(
+    book, fetcher, archive, scraped, book_site
+):
     for path in (archive.folder / "seen").iterdir():
         path.unlink()
     scrape_book(book, fetcher, archive)
@@ -151,7 +161,9 @@ def _reorder(site):
         (_reorder, {"on-the-ferry": "moved"}),
     ],
 )
-def test_each_kind_of_change_is_noticed_taken_in_and_named(book, fetcher, archive, scraped, book_site, change, table):
+def test_each_kind_of_change_is_noticed_taken_in_and_named(
+    book, fetcher, archive, scraped, book_site, change, table
+):
     change(book_site)
     observation = observe_book(book, fetcher, archive)
     assert observation.data_version != scraped.data_version
@@ -162,7 +174,9 @@ def test_each_kind_of_change_is_noticed_taken_in_and_named(book, fetcher, archiv
     assert observe_book(book, fetcher, archive).data_version == report.data_version
 
 
-def test_an_edit_is_told_with_characters_and_a_readable_diff(book, fetcher, archive, scraped, book_site):
+def test_an_edit_is_told_with_characters_and_a_readable_diff(
+    book, fetcher, archive, scraped, book_site
+):
     _edit(book_site)
     report = scrape_book(book, fetcher, archive)
     (row,) = [row for row in report.changes if row.change == "changed"]
@@ -197,14 +211,18 @@ def test_a_forbidden_chapter_fails_alone(book, fetcher, archive, book_site):
     assert report.chapters == 5
 
 
-def test_a_chapter_that_moved_to_another_host_fails_alone(book, fetcher, archive, book_site, other_site):
+def test_a_chapter_that_moved_to_another_host_fails_alone(
+    book, fetcher, archive, book_site, other_site
+):
     book_site.fail("on-the-tide", always(redirect(other_site.url("on-the-tide"))))
     report = scrape_book(book, fetcher, archive)
     assert [failure.slug for failure in report.failed] == ["on-the-tide"]
     assert other_site.log == []
 
 
-def test_an_observation_counts_a_failed_chapter_as_last_seen(book, fetcher, archive, scraped, book_site):
+def test_an_observation_counts_a_failed_chapter_as_last_seen(
+    book, fetcher, archive, scraped, book_site
+):
     book_site.fail("on-the-tide", status(500))
     observation = observe_book(book, fetcher, archive)
     assert observation.data_version == scraped.data_version
@@ -237,7 +255,9 @@ def test_an_interrupted_scrape_goes_on_where_it_stopped(book, fetcher, archive, 
 
 def test_an_interruption_of_long_ago_does_not_count(book, fetcher, archive, scraped, book_site):
     index = archive.folder / "seen" / "index.json"
-    text = index.read_text().replace('"unfinished_since": null', '"unfinished_since": "2020-01-01T00:00:00+00:00"')
+    text = index.read_text().replace(
+        '"unfinished_since": null', '"unfinished_since": "2020-01-01T00:00:00+00:00"'
+    )
     index.write_text(text)
     scrape_book(book, fetcher, archive)
     assert len(book_site.statuses()) == 7
@@ -246,7 +266,9 @@ def test_an_interruption_of_long_ago_does_not_count(book, fetcher, archive, scra
 def test_the_time_that_politeness_costs_is_said_up_front(book, archive, book_site):
     lines = []
     with Fetcher(replace(QUICK, delay_s=0.01)) as fetcher:
-        scrape_book(book, fetcher, archive, lambda done, total, line: lines.append((done, total, line)))
+        scrape_book(
+            book, fetcher, archive, lambda done, total, line: lines.append((done, total, line))
+        )
     assert lines[0] == (0, 6, "The Local Book: 6 chapters, at least 0 s at 0.01 s between requests")
     assert lines[-1] == (6, 6, "on-the-anchor: downloaded")
 
@@ -262,7 +284,9 @@ def test_a_site_without_its_contents_page_stops_the_scrape_and_keeps_the_corpus(
     assert archive.data_version == scraped.data_version
 
 
-def test_a_contents_page_without_chapters_keeps_the_corpus_and_says_so(book, fetcher, archive, scraped, book_site):
+def test_a_contents_page_without_chapters_keeps_the_corpus_and_says_so(
+    book, fetcher, archive, scraped, book_site
+):
     wall = page(b"<html><body><p>Please accept our cookies.</p></body></html>")
     book_site.fail("table-of-contents", wall, wall)
     report = scrape_book(book, fetcher, archive)
@@ -276,16 +300,25 @@ def test_a_contents_page_without_chapters_keeps_the_corpus_and_says_so(book, fet
 
 
 @pytest.mark.parametrize("guard", HARMS)
-def test_a_failed_guard_keeps_the_last_good_corpus(book, fetcher, archive, scraped, book_site, guard):
+def test_a_failed_guard_keeps_the_last_good_corpus(
+    book, fetcher, archive, scraped, book_site, guard
+):
     before = {path.name: path.read_bytes() for path in archive.folder.glob("*.*") if path.is_file()}
     HARMS[guard](book_site)
     observation = observe_book(book, fetcher, archive)
     report = scrape_book(book, fetcher, archive)
     assert guard in {result.name for result in report.guards if not result.passed}
     assert not report.accepted
-    assert report.data_version == scraped.data_version == archive.data_version != observation.data_version
+    assert (
+        report.data_version
+        == scraped.data_version
+        == archive.data_version
+        != observation.data_version
+    )
     assert guard in report.summary
-    assert before == {path.name: path.read_bytes() for path in archive.folder.glob("*.*") if path.is_file()}
+    assert before == {
+        path.name: path.read_bytes() for path in archive.folder.glob("*.*") if path.is_file()
+    }
     assert observe_book(book, fetcher, archive).data_version == observation.data_version
 
 
@@ -295,8 +328,14 @@ def test_a_person_may_accept_what_a_guard_refuses(book, fetcher, archive, scrape
     report = scrape_book(book, fetcher, archive, accept=["lost_chapters", "lost_text"])
     assert report.accepted
     assert set(report.waived) == {"lost_chapters", "lost_text"}
-    assert [row.slug for row in archive.rows()] == ["on-the-ferry", "on-the-signal", "on-the-anchor"]
-    with pytest.raises(ValueError, match="no guard is named lost_pages; the guards are lost_chapters"):
+    assert [row.slug for row in archive.rows()] == [
+        "on-the-ferry",
+        "on-the-signal",
+        "on-the-anchor",
+    ]
+    with pytest.raises(
+        ValueError, match="no guard is named lost_pages; the guards are lost_chapters"
+    ):
         scrape_book(book, fetcher, archive, accept=["lost_pages"])
 
 
@@ -311,7 +350,10 @@ def test_when_the_site_is_mended_the_book_goes_on(book, fetcher, archive, scrape
 
 def test_robots_that_fail_keep_the_corpus(book, archive, scraped, book_site):
     book_site.faults["/robots.txt"] = [always(status(503))]
-    with Fetcher(QUICK) as fetcher, pytest.raises(FetchRefused, match=r"robots\.txt cannot be read"):
+    with (
+        Fetcher(QUICK) as fetcher,
+        pytest.raises(FetchRefused, match=r"robots\.txt cannot be read"),
+    ):
         scrape_book(book, fetcher, archive)
     assert archive.data_version == scraped.data_version
 

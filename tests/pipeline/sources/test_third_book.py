@@ -27,11 +27,15 @@ slugs = ["changelog"]
 titles = ["^glossary"]
 """
 
-FRAME = """<!doctype html><html><head><title>{title} | Harbour</title><style>p {{ color: red }}</style></head>
+FRAME = """<!doctype html><html><head><title>{title} | Harbour</title>
+<style>p {{ color: red }}</style></head>
 <body class="docs"><header><h1>Harbour docs</h1></header>
-<nav class="sidebar"><ul><li><a href="index.html">Home</a></li><li><a href="./mooring.html">Mooring</a>
-<ul><li><a href="mooring/knots.html">Knots</a></li></ul></li><li><a href="tides.html?lang=en">Tides &amp; Times</a></li>
-<li><a href="changelog.html">Changes</a></li><li><a href="words.html">Glossary of words</a></li></ul></nav>
+<nav class="sidebar"><ul><li><a href="index.html">Home</a></li>
+<li><a href="./mooring.html">Mooring</a>
+<ul><li><a href="mooring/knots.html">Knots</a></li></ul></li>
+<li><a href="tides.html?lang=en">Tides &amp; Times</a></li>
+<li><a href="changelog.html">Changes</a></li>
+<li><a href="words.html">Glossary of words</a></li></ul></nav>
 {main}
 <footer>Built with a generator. <a class="edit-this-page">Edit</a></footer></body></html>"""
 
@@ -48,12 +52,20 @@ stern -&gt; ring 9
 </article></main>"""
 
 KNOTS = "<main><h2>Bowline</h2><p>" + "Round the tree and down the hole. " * 12 + "</p></main>"
-TIDES = "<main><h1>Tides &amp; Times</h1><p>" + "The water comes and the water goes. " * 12 + "</p></main>"
+TIDES = (
+    "<main><h1>Tides &amp; Times</h1><p>"
+    + "The water comes and the water goes. " * 12
+    + "</p></main>"
+)
 
 
 @pytest.fixture
 def harbour(book_site, tmp_path):
-    mains = {"index.html": "<main>Welcome</main>", "mooring.html": MOORING, "mooring/knots.html": KNOTS}
+    mains = {
+        "index.html": "<main>Welcome</main>",
+        "mooring.html": MOORING,
+        "mooring/knots.html": KNOTS,
+    }
     mains["tides.html?lang=en"] = TIDES
     for name, main in mains.items():
         book_site.pages[f"/docs/{name}"] = FRAME.format(title=name, main=main).encode()

@@ -26,7 +26,8 @@ BOOK = Book(
 
 
 def extract(inside, title="Title"):
-    page = f'<html><body><nav>menu</nav><div id="content">{inside}</div><footer>foot</footer></body></html>'
+    body = f'<nav>menu</nav><div id="content">{inside}</div><footer>foot</footer>'
+    page = f"<html><body>{body}</body></html>"
     return extract_chapter(page.encode(), BOOK, title)
 
 
@@ -37,9 +38,18 @@ def text(inside):
 
 def test_the_title_stands_first_and_once():
     assert extract("<h1>One Thing</h1><p>Text.</p>", "1. One Thing").text == "One Thing\n\nText."
-    assert extract("<h1>Chapter 1. One Thing</h1><p>Text.</p>", "1. One Thing").text == "Chapter 1. One Thing\n\nText."
-    assert extract("<h1>Part I. Things</h1><p>Text.</p>", "Part I - Things").text == "Part I. Things\n\nText."
-    assert extract("<h1>A Section</h1><p>Text.</p>", "1. One Thing").text == "One Thing\n\nA Section\n\nText."
+    assert (
+        extract("<h1>Chapter 1. One Thing</h1><p>Text.</p>", "1. One Thing").text
+        == "Chapter 1. One Thing\n\nText."
+    )
+    assert (
+        extract("<h1>Part I. Things</h1><p>Text.</p>", "Part I - Things").text
+        == "Part I. Things\n\nText."
+    )
+    assert (
+        extract("<h1>A Section</h1><p>Text.</p>", "1. One Thing").text
+        == "One Thing\n\nA Section\n\nText."
+    )
     assert extract("<p>Text.</p>", "Appendix A. One Thing").text == "One Thing\n\nText."
 
 
@@ -53,18 +63,24 @@ def test_inline_tags_neither_glue_nor_tear_words():
 
 
 def test_raised_digits_do_not_join_the_number_before_them():
-    assert text("<p>10<sup>9</sup> of H<sub>2</sub>O on the 1<sup>st</sup></p>") == "10⁹ of H₂O on the 1st"
+    assert (
+        text("<p>10<sup>9</sup> of H<sub>2</sub>O on the 1<sup>st</sup></p>")
+        == "10⁹ of H₂O on the 1st"
+    )
 
 
 def test_lists_keep_their_items_numbers_and_depth():
-    assert text("<ul><li>a<ul><li>b</li></ul>c</li><li><p>d</p><p>e</p></li></ul>") == "- a\n  - b\n  c\n- d\n  e"
+    assert (
+        text("<ul><li>a<ul><li>b</li></ul>c</li><li><p>d</p><p>e</p></li></ul>")
+        == "- a\n  - b\n  c\n- d\n  e"
+    )
     assert text('<ol start="3"><li>a</li><li value="7">b</li><li>c</li></ol>') == "3. a\n7. b\n8. c"
 
 
 def test_definitions_follow_their_terms():
-    assert text("<dl><dt>A</dt><dd>one</dd><dt>B</dt><dd><p>two</p><ul><li>x</li></ul></dd></dl>") == (
-        "A\none\n\nB\ntwo\n\n- x"
-    )
+    assert text(
+        "<dl><dt>A</dt><dd>one</dd><dt>B</dt><dd><p>two</p><ul><li>x</li></ul></dd></dl>"
+    ) == ("A\none\n\nB\ntwo\n\n- x")
 
 
 def test_listings_keep_line_breaks_and_indentation():
@@ -75,19 +91,21 @@ def test_listings_keep_line_breaks_and_indentation():
 
 
 def test_tables_keep_their_cells_in_rows():
-    table = (
-        "<table><caption>C</caption><tr><th>a</th><th></th></tr><tr><td><p>b</p><p>c</p></td><td>d</td></tr></table>"
-    )
+    first, second = "<th>a</th><th></th>", "<td><p>b</p><p>c</p></td><td>d</td>"
+    table = f"<table><caption>C</caption><tr>{first}</tr><tr>{second}</tr></table>"
     assert text(table) == "C\n\na | \nb c | d"
     assert text("<table><tr><td>a<pre>x\n y</pre></td><td>b</td></tr></table>") == "a\n\nx\n y\n\nb"
-    assert text("<table><tr><td>a<table><tr><td>b</td></tr></table>c</td></tr></table>") == "a\nb\nc"
+    assert (
+        text("<table><tr><td>a<table><tr><td>b</td></tr></table>c</td></tr></table>") == "a\nb\nc"
+    )
     assert text("<table><tr><td><h2>A</h2><p>b</p><p>c</p></td></tr></table>") == "A\n\nb\n\nc"
 
 
 def test_notes_stand_apart_and_their_markers_are_gone():
     chapter = extract(
         '<p>Sloss<sup><a data-type="noteref" href="#n">6</a></sup><br>Edited</p>'
-        '<div class="footnotes"><p data-type="footnote" id="n"><sup><a href="#n-marker">6</a></sup>A note.</p></div>'
+        '<div class="footnotes"><p data-type="footnote" id="n">'
+        '<sup><a href="#n-marker">6</a></sup>A note.</p></div>'
         '<p>In<span data-type="footnote">Inside.</span>line.</p>'
     )
     assert chapter.text == "Title\n\nSloss\nEdited\n\nInline."
@@ -97,7 +115,8 @@ def test_notes_stand_apart_and_their_markers_are_gone():
 
 def test_what_is_not_text_is_left_out():
     assert text(
-        "<script>a</script><style>b</style><p class='x byline'>By c</p><nav>d</nav><template>e</template>"
+        "<script>a</script><style>b</style><p class='x byline'>By "
+        "c</p><nav>d</nav><template>e</template>"
         "<p>text<button>copy</button><svg><text>f</text></svg></p><iframe>g</iframe>"
     ) == ("text")
 
@@ -113,7 +132,9 @@ def test_wrongly_decoded_text_is_refused():
         extract("<p>" + "It’s".encode().decode("cp1252") + "</p>")
 
 
-@pytest.mark.parametrize("page", [b"", b"<p>x</p>", b'<div id="content"> <!-- x --> <script>y</script></div>'])
+@pytest.mark.parametrize(
+    "page", [b"", b"<p>x</p>", b'<div id="content"> <!-- x --> <script>y</script></div>']
+)
 def test_a_page_without_content_is_said(page):
     with pytest.raises(EmptyChapter, match="a page must have text in #content, found none"):
         extract_chapter(page, BOOK, "Title")
@@ -141,7 +162,8 @@ def test_bytes_are_decoded_by_what_fits_and_what_is_declared(body, charset, expe
         assert decode_page(body, charset) == (expected or body.decode("latin-1"))
 
 
-# The words of a page, by another parser and another way: what extraction must give, no more and no less.
+# The words of a page, by another parser and another way: what extraction must give, no more and no
+# less.
 
 GLUING = {
     "a",
@@ -168,7 +190,8 @@ VOID = {"br", "img", "hr", "col", "meta", "link", "input"}
 
 
 class _Words(HTMLParser):
-    """Text of #content without bylines, markers and notes; the notes apart; listings line by line."""
+    """Text of #content without bylines, markers and notes; the notes apart; listings line by
+    line."""
 
     def __init__(self):
         super().__init__()
@@ -187,7 +210,13 @@ class _Words(HTMLParser):
         if tag == "pre":
             self.listings.append("")
         self.stack.append(
-            (tag, values.get("id") == "content", marker or byline or tag in SKIPPED, kind == "footnote", tag == "pre")
+            (
+                tag,
+                values.get("id") == "content",
+                marker or byline or tag in SKIPPED,
+                kind == "footnote",
+                tag == "pre",
+            )
         )
 
     def handle_startendtag(self, tag, attributes):
@@ -206,7 +235,9 @@ class _Words(HTMLParser):
         self.put(data)
 
     def put(self, data):
-        _, content, skipped, note, listing = [any(column) for column in zip(*self.stack, strict=True)] or [False] * 5
+        _, content, skipped, note, listing = [
+            any(column) for column in zip(*self.stack, strict=True)
+        ] or [False] * 5
         if content and not skipped:
             (self.notes if note else self.out).append(data)
             if listing:
@@ -233,16 +264,23 @@ def assert_exact(body, book, title):
     assert " ".join(chapter.notes).split() == normalize("".join(reference.notes)).split()
     content = read_content(body, book)
     blocks = [block.text for block in content.blocks if block.kind == "listing"]
-    lines = [[line.rstrip() for line in listing.strip("\n").split("\n")] for listing in reference.listings]
+    lines = [
+        [line.rstrip() for line in listing.strip("\n").split("\n")]
+        for listing in reference.listings
+    ]
     assert [block.split("\n") for block in blocks] == lines
 
 
 SAMPLES = [
-    (book, entry) for book in books_of_profile("sample") for entry in read_sample_book(PACKAGED / book.name).entries
+    (book, entry)
+    for book in books_of_profile("sample")
+    for entry in read_sample_book(PACKAGED / book.name).entries
 ]
 
 
-@pytest.mark.parametrize(("book", "entry"), SAMPLES, ids=[f"{book.name}/{entry.slug}" for book, entry in SAMPLES])
+@pytest.mark.parametrize(
+    ("book", "entry"), SAMPLES, ids=[f"{book.name}/{entry.slug}" for book, entry in SAMPLES]
+)
 def test_a_sample_chapter_is_extracted_exactly(book, entry):
     page = chapter_page(read_sample_book(PACKAGED / book.name), entry.slug)
     assert_exact(page.encode(), book, entry.title)
@@ -273,6 +311,9 @@ def test_the_real_contents_page_lists_the_whole_book():
     contents = read_contents(body, book)
     assert len(contents.chapters) + len(contents.left_out) == 48
     assert [left.title for left in contents.left_out] == ["Bibliography"]
-    assert (contents.chapters[3].slug, contents.chapters[3].title) == ("introduction", "1. Introduction")
+    assert (contents.chapters[3].slug, contents.chapters[3].title) == (
+        "introduction",
+        "1. Introduction",
+    )
     chapter = shared_file("site_pages/introduction.html").read_bytes()
     assert read_contents(chapter, book).chapters == contents.chapters

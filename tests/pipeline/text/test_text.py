@@ -28,8 +28,12 @@ def test_line_breaks_and_indentation_stay():
 
 
 def test_a_chapter_never_changes_sides():
-    assert [held_out("sre-book", slug, 0.3) for slug in ("foreword", "introduction", "simplicity", "monitoring")] == [
-        held_out("sre-book", slug, 0.3) for slug in ("foreword", "introduction", "simplicity", "monitoring")
+    assert [
+        held_out("sre-book", slug, 0.3)
+        for slug in ("foreword", "introduction", "simplicity", "monitoring")
+    ] == [
+        held_out("sre-book", slug, 0.3)
+        for slug in ("foreword", "introduction", "simplicity", "monitoring")
     ]
     assert held_out("sre-book", "preface", 1.0)
     assert not held_out("sre-book", "preface", 0.0)
@@ -74,17 +78,26 @@ def test_documents_without_a_run_share_nothing():
 
 
 def test_repeated_tokens_do_not_blow_up():
-    assert shared_runs({"a": [5] * 20_000}, {"b": [5] * 10_000}) == [SharedRun("a", 0, "b", 0, 10_000)]
+    assert shared_runs({"a": [5] * 20_000}, {"b": [5] * 10_000}) == [
+        SharedRun("a", 0, "b", 0, 10_000)
+    ]
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(st.integers(0, 2), max_size=40), st.lists(st.integers(0, 2), max_size=40), st.integers(1, 6))
+@given(
+    st.lists(st.integers(0, 2), max_size=40),
+    st.lists(st.integers(0, 2), max_size=40),
+    st.integers(1, 6),
+)
 def test_shared_runs_agree_with_the_plain_search(train, held, n):
     grams = {tuple(train[i : i + n]) for i in range(len(train) - n + 1)}
     expected = {i for i in range(len(held) - n + 1) if tuple(held[i : i + n]) in grams}
     covered = set()
     for run in shared_runs({"t": train}, {"h": held}, n):
-        assert train[run.train_start : run.train_start + run.length] == held[run.held_out_start :][: run.length]
+        assert (
+            train[run.train_start : run.train_start + run.length]
+            == held[run.held_out_start :][: run.length]
+        )
         covered |= set(range(run.held_out_start, run.held_out_start + run.length - n + 1))
     assert covered == expected
 
@@ -158,5 +171,8 @@ def test_damaged_text_is_a_readable_error(book, scraped, tmp_path, damage):
         path.write_text("{")
     with pytest.raises(DamagedText, match="remove the folder and clean the book again"):
         read_texts(tmp_path / "text")
-    assert corpus.clean_book(scraped.folder, tmp_path / "text", book).written in ((), ("on-the-lamp",))
+    assert corpus.clean_book(scraped.folder, tmp_path / "text", book).written in (
+        (),
+        ("on-the-lamp",),
+    )
     assert len(read_texts(tmp_path / "text")) == 6

@@ -26,7 +26,9 @@ def publish_one(registry, checkpoint_folder, run_id):
     return publish(registry, checkpoint_folder, run_id, {"val_loss": "1.5"}, "a test")
 
 
-def test_a_published_version_is_complete_and_comes_back(registry, checkpoint_folder, run_id, tmp_path):
+def test_a_published_version_is_complete_and_comes_back(
+    registry, checkpoint_folder, run_id, tmp_path
+):
     version = publish_one(registry, checkpoint_folder, run_id)
     assert version_of_alias(registry, CHALLENGER) == version
     assert registry.get_model_version(MODEL_NAME, version).tags["val_loss"] == "1.5"
@@ -36,11 +38,18 @@ def test_a_published_version_is_complete_and_comes_back(registry, checkpoint_fol
 
 
 def test_a_version_holds_data_only(registry, checkpoint_folder, run_id, tmp_path):
-    folder = fetch_version(registry, publish_one(registry, checkpoint_folder, run_id), tmp_path / "fetched").parent
+    folder = fetch_version(
+        registry, publish_one(registry, checkpoint_folder, run_id), tmp_path / "fetched"
+    ).parent
     names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
     assert names == [
         *("MLmodel", "manifest.json", "model/config.json", "model/generation_config.json"),
-        *("model/model.safetensors", "model/tokenizer.json", "model/tokenizer_config.json", "model/training.json"),
+        *(
+            "model/model.safetensors",
+            "model/tokenizer.json",
+            "model/tokenizer_config.json",
+            "model/training.json",
+        ),
     ]
 
 
@@ -52,19 +61,29 @@ def test_a_run_shows_its_settings_its_data_and_its_model(registry, checkpoint_fo
     assert len(run.outputs.model_outputs) == 1
 
 
-def test_a_failed_upload_registers_nothing_and_moves_no_alias(registry, checkpoint_folder, run_id, monkeypatch):
+def test_a_failed_upload_registers_nothing_and_moves_no_alias(
+    registry, checkpoint_folder, run_id, monkeypatch
+):
     first = publish_one(registry, checkpoint_folder, run_id)
-    monkeypatch.setattr(publishing, "stage_artifact", lambda *_: (_ for _ in ()).throw(OSError("no space left")))
+    monkeypatch.setattr(
+        publishing, "stage_artifact", lambda *_: (_ for _ in ()).throw(OSError("no space left"))
+    )
     with pytest.raises(OSError, match="no space left"):
         publish_one(registry, checkpoint_folder, run_id)
     assert version_of_alias(registry, CHALLENGER) == first
     assert len(registry.search_model_versions(f"name = '{MODEL_NAME}'")) == 1
 
 
-def test_a_damaged_artifact_is_noticed(registry, checkpoint_folder, run_id, tmp_path, mlflow_server):
+def test_a_damaged_artifact_is_noticed(
+    registry, checkpoint_folder, run_id, tmp_path, mlflow_server
+):
     version = publish_one(registry, checkpoint_folder, run_id)
     model_id = registry.get_model_version(MODEL_NAME, version).source.rpartition("/")[2]
-    stored = next((mlflow_server.log.parent.parent / "mlflow" / "artifacts").rglob(f"{model_id}/**/model.safetensors"))
+    stored = next(
+        (mlflow_server.log.parent.parent / "mlflow" / "artifacts").rglob(
+            f"{model_id}/**/model.safetensors"
+        )
+    )
     stored.write_bytes(stored.read_bytes()[:-1] + b"x")
     with pytest.raises(ValueError, match=r"model/model\.safetensors is missing or damaged"):
         fetch_version(registry, version, tmp_path / "fetched")
@@ -76,7 +95,11 @@ def test_a_champion_to_start_from_is_taken_whole_or_not_at_all(
     home, version = Home(tmp_path / "home"), publish_one(registry, checkpoint_folder, run_id)
     registry.set_registered_model_alias(MODEL_NAME, CHAMPION, version)
     model_id = registry.get_model_version(MODEL_NAME, version).source.rpartition("/")[2]
-    stored = next((mlflow_server.log.parent.parent / "mlflow" / "artifacts").rglob(f"{model_id}/**/model.safetensors"))
+    stored = next(
+        (mlflow_server.log.parent.parent / "mlflow" / "artifacts").rglob(
+            f"{model_id}/**/model.safetensors"
+        )
+    )
     good = stored.read_bytes()
     stored.write_bytes(good[:-1] + b"x")
     for _ in range(2):  # what was fetched and found damaged is not taken for good the next time
@@ -96,7 +119,13 @@ def test_a_champion_to_start_from_is_taken_whole_or_not_at_all(
     ("challenger", "champion", "promoted"),
     [
         *((1.5, None, True), (1.9999, None, True), (2.5, None, False), (float("nan"), None, False)),
-        *((1.5, 1.6, True), (1.6, 1.6, False), (1.5999, 1.6, False), (1.7, 1.6, False), (float("nan"), 1.6, False)),
+        *(
+            (1.5, 1.6, True),
+            (1.6, 1.6, False),
+            (1.5999, 1.6, False),
+            (1.7, 1.6, False),
+            (float("nan"), 1.6, False),
+        ),
     ],
 )
 def test_the_better_version_wins(challenger, champion, promoted):
@@ -128,7 +157,11 @@ def test_runs_end_as_they_ended(registry):
             assert caught is error
         return client.get_run(run_id).info.status
 
-    assert [status_after(e) for e in (None, ValueError("x"), KeyboardInterrupt())] == ["FINISHED", "FAILED", "KILLED"]
+    assert [status_after(e) for e in (None, ValueError("x"), KeyboardInterrupt())] == [
+        "FINISHED",
+        "FAILED",
+        "KILLED",
+    ]
 
 
 def test_a_server_that_is_down_is_told_within_seconds(monkeypatch):

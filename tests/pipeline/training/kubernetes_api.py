@@ -1,7 +1,9 @@
-"""As much of the Kubernetes API as a training needs, over HTTP: pods are made, listed, read, deleted.
+"""As much of the Kubernetes API as a training needs, over HTTP: pods are made, listed, read,
+deleted.
 
-There is no cluster here, so a pod is a process on this machine that runs its container's command; what a pod's schema
-allows is asked of kubernetes-validate. Deleting sends SIGTERM, and the pod is listed until its process has ended.
+There is no cluster here, so a pod is a process on this machine that runs its container's command;
+what a pod's schema allows is asked of kubernetes-validate. Deleting sends SIGTERM, and the pod is
+listed until its process has ended.
 """
 
 import json
@@ -25,7 +27,9 @@ class Pod:
     """A pod's manifest and its process."""
 
     def __init__(self, manifest):
-        kubernetes_validate.validate({"apiVersion": "v1", "kind": "Pod", **manifest}, API_VERSION, strict=True)
+        kubernetes_validate.validate(
+            {"apiVersion": "v1", "kind": "Pod", **manifest}, API_VERSION, strict=True
+        )
         self.manifest, self.lines, self.deleted_at = manifest, [], None
         self.name = manifest["metadata"]["name"]
         container = manifest["spec"]["containers"][0]
@@ -58,9 +62,16 @@ class Pod:
 
     def as_read(self):
         status = self.process.poll()
-        terminated = {"terminated": {"exitCode": status, "reason": "Error" if status else "Completed"}}
+        terminated = {
+            "terminated": {"exitCode": status, "reason": "Error" if status else "Completed"}
+        }
         container = {
-            **dict(name=self.manifest["spec"]["containers"][0]["name"], image="x", imageID="x", restartCount=0),
+            **dict(
+                name=self.manifest["spec"]["containers"][0]["name"],
+                image="x",
+                imageID="x",
+                restartCount=0,
+            ),
             **dict(ready=status is None, state={"running": {}} if status is None else terminated),
         }
         phase = "Running" if status is None else ("Failed" if status else "Succeeded")
@@ -101,7 +112,10 @@ class Cluster:
             pod
             for pod in self.pods.values()
             if field in ("", f"metadata.name={pod.name}")
-            and (not label or label in {f"{k}={v}" for k, v in pod.manifest["metadata"]["labels"].items()})
+            and (
+                not label
+                or label in {f"{k}={v}" for k, v in pod.manifest["metadata"]["labels"].items()}
+            )
         ]
 
     def close(self):
@@ -133,8 +147,13 @@ class Api(BaseHTTPRequestHandler):
     def do_GET(self):
         below, query = self.parts()
         if not below:
-            found = self.cluster.selected(query.get("fieldSelector", ""), query.get("labelSelector", ""))
-            self.say(200, {"kind": "PodList", "apiVersion": "v1", "items": [pod.as_read() for pod in found]})
+            found = self.cluster.selected(
+                query.get("fieldSelector", ""), query.get("labelSelector", "")
+            )
+            self.say(
+                200,
+                {"kind": "PodList", "apiVersion": "v1", "items": [pod.as_read() for pod in found]},
+            )
         elif below[0] not in self.cluster.pods:
             self.missing()
         elif below[1:] == ["log"]:
@@ -153,7 +172,8 @@ class Api(BaseHTTPRequestHandler):
         self.say(200, pod.as_read())
 
     def stream(self, pod, follow):
-        """The log's lines with their times, chunk by chunk as an API server sends them, until the container ends."""
+        """The log's lines with their times, chunk by chunk as an API server sends them, until the
+        container ends."""
         self.send_response(200)
         self.send_header("Content-Type", "text/plain")
         self.send_header("Transfer-Encoding", "chunked")

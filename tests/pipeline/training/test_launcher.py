@@ -11,22 +11,17 @@ import dagster as dg
 import psutil
 import pytest
 
-from devopsgpt_model.config import TrainingConfig
-from devopsgpt_model.token_bins import write_token_bins
-from devopsgpt_model.tokenizer import Tokenizer
-from devopsgpt_model.training.job import TrainingJob
 from devopsgpt_model.training.report import read_metrics
 from devopsgpt_pipeline.defs.resources import launcher_from_environment
 from devopsgpt_pipeline.home import Home
 from devopsgpt_pipeline.training.kubernetes_launcher import KubernetesLauncher
-from devopsgpt_pipeline.training.launcher import LocalLauncher, command_of, processes_for, visible_gpus
-
-TEXT = "a steady service answers; a slow service makes its users wait. " * 60
-CONFIG = TrainingConfig(
-    **dict(n_layer=1, n_head=2, n_embd=32, block_size=32, batch_size=2, grad_accum_steps=4, max_steps=12),
-    **dict(eval_interval=6, log_interval=3, warmup_steps=2, device="cpu", dtype="float32", compile="off"),
+from devopsgpt_pipeline.training.launcher import (
+    LocalLauncher,
+    command_of,
+    processes_for,
+    visible_gpus,
 )
-ENDLESS = dataclasses.replace(CONFIG, max_steps=1_000_000, eval_interval=1_000_000)
+from pipeline.training.running import CONFIG, ENDLESS, losses
 
 # A step worker: Dagster, the launcher, and a training that somebody kills.
 WORKER = """
@@ -49,14 +44,6 @@ with dg.DagsterInstance.ephemeral() as instance:
 """
 
 
-@pytest.fixture
-def job(tmp_path):
-    documents = {"train": [("t", TEXT)], "val": [("v", "a slow answer makes a service wait. " * 8)]}
-    write_token_bins(tmp_path / "bins", "toy", Tokenizer.plain_bytes(), documents)
-    (tmp_path / "out").mkdir()
-    return TrainingJob(config=CONFIG, bins=tmp_path / "bins", out=tmp_path / "out")
-
-
 def train(job, processes, on_metrics=lambda message: None):
     """Through Dagster, in this process. returns: what the launcher passed on, message by message"""
     heard = []
@@ -71,12 +58,10 @@ def train(job, processes, on_metrics=lambda message: None):
         return dg.MaterializeResult()
 
     with dg.DagsterInstance.ephemeral() as instance:
-        dg.materialize([trained], resources={"launcher": LocalLauncher(processes=processes)}, instance=instance)
+        dg.materialize(
+            [trained], resources={"launcher": LocalLauncher(processes=processes)}, instance=instance
+        )
     return heard
-
-
-def losses(messages):
-    return [(m["step"], m.get("train_loss", m.get("val_loss"))) for m in messages]
 
 
 def start_worker(job, processes):
@@ -98,15 +83,6 @@ def assert_all_end(processes, seconds):
     assert alive == []
 
 
-@pytest.fixture(autouse=True)
-def nothing_left_behind(tmp_path):
-    """A test that fails leaves no trainer."""
-    yield
-    for process in psutil.process_iter(["cmdline"]):
-        if any(str(tmp_path) in word for word in process.info["cmdline"] or []):
-            process.kill()
-
-
 @pytest.mark.slow
 def test_two_ranks_report_once_and_give_the_losses_of_one_process(job, tmp_path):
     alone = dataclasses.replace(job, out=tmp_path / "alone")
@@ -126,7 +102,8 @@ def test_losses_are_heard_while_the_trainer_trains(job):
         if message["step"] >= 6:
             raise HeardEnough
 
-    with pytest.raises(HeardEnough):  # a training without end: waiting for it to be over would hear nothing
+    # a training without end: waiting for it to be over would hear nothing
+    with pytest.raises(HeardEnough):
         train(dataclasses.replace(job, config=ENDLESS), 1, hear)
     assert (job.out / "state.safetensors").exists()
 
@@ -154,7 +131,10 @@ def test_no_trainer_outlives_a_worker_that_was_killed(job, processes):
 
 def test_a_trainer_that_does_not_end_is_killed_in_time(monkeypatch):
     monkeypatch.setattr("devopsgpt_pipeline.training.launcher.AGENT_GRACE_S", 0.1)
-    deaf = "import signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN); print(flush=True); time.sleep(600)"
+    deaf = (
+        "import signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN); print(flush=True); "
+        "time.sleep(600)"
+    )
     with subprocess.Popen([sys.executable, "-c", deaf], stdout=subprocess.PIPE) as process:
         process.stdout.readline()
         LocalLauncher(termination_timeout_s=0.1)._terminate(process)
@@ -178,8 +158,13 @@ def test_micro_batches_that_several_processes_cannot_share_are_told(job):
         (8, 32, "cpu", 1),
     ],
 )
-def test_a_training_takes_the_gpus_that_its_micro_batches_can_be_dealt_out_to(gpus, accum, device, expected):
-    assert processes_for(dataclasses.replace(CONFIG, grad_accum_steps=accum, device=device), gpus) == expected
+def test_a_training_takes_the_gpus_that_its_micro_batches_can_be_dealt_out_to(
+    gpus, accum, device, expected
+):
+    assert (
+        processes_for(dataclasses.replace(CONFIG, grad_accum_steps=accum, device=device), gpus)
+        == expected
+    )
 
 
 def test_gpus_are_counted_only_where_there_is_a_driver(monkeypatch, tmp_path):
@@ -206,10 +191,18 @@ def test_the_launcher_comes_from_the_environment(monkeypatch, tmp_path):
     monkeypatch.setenv("DEVOPSGPT_KUBERNETES_IMAGE", "registry.example/devopsgpt-pipeline:1")
     launcher = launcher_from_environment(home)
     assert isinstance(launcher, KubernetesLauncher)
-    assert (launcher.processes, launcher.home_path, launcher.namespace) == (2, str(tmp_path), "default")
+    assert (launcher.processes, launcher.home_path, launcher.namespace) == (
+        2,
+        str(tmp_path),
+        "default",
+    )
     monkeypatch.setenv("DEVOPSGPT_LAUNCHER", "slurm")
-    with pytest.raises(ValueError, match="DEVOPSGPT_LAUNCHER must be local or kubernetes, got 'slurm'"):
+    with pytest.raises(
+        ValueError, match="DEVOPSGPT_LAUNCHER must be local or kubernetes, got 'slurm'"
+    ):
         launcher_from_environment(home)
     monkeypatch.setenv("DEVOPSGPT_PROCESSES", "all")
-    with pytest.raises(ValueError, match="DEVOPSGPT_PROCESSES must be a number, 0 for every visible GPU, got 'all'"):
+    with pytest.raises(
+        ValueError, match="DEVOPSGPT_PROCESSES must be a number, 0 for every visible GPU, got 'all'"
+    ):
         launcher_from_environment(home)

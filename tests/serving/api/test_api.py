@@ -31,7 +31,9 @@ def test_readyz_tells_version_and_lineage(service):
 
 def test_generate_answers_as_the_model_does(service):
     answer = service.generate("hello", max_token_len=20, seed=5).json()
-    expected = generate_text(make_model(1), Tokenizer.plain_bytes(), "hello", 20, temperature=0.8, seed=5)
+    expected = generate_text(
+        make_model(1), Tokenizer.plain_bytes(), "hello", 20, temperature=0.8, seed=5
+    )
     assert answer["completions"] == [{"text": expected, "finish_reason": "length"}]
     assert (answer["model"], answer["version"]) == (service.name, "1")
     assert answer["usage"] == {"prompt_tokens": 5, "completion_tokens": 20, "total_tokens": 25}
@@ -47,18 +49,24 @@ def test_the_originals_query_parameters_work(service):
 
 
 def test_the_body_wins_over_the_query(service):
-    answer = service.http.post("/api/generate", params={"prompt": "abc", "max_token_len": 2}, json={"prompt": "hello"})
+    answer = service.http.post(
+        "/api/generate", params={"prompt": "abc", "max_token_len": 2}, json={"prompt": "hello"}
+    )
     assert answer.json()["usage"] == {"prompt_tokens": 5, "completion_tokens": 2, "total_tokens": 7}
 
 
 def test_pre_prompt_stands_before_the_prompt(service):
-    joined = service.generate("the prompt", pre_prompt="Before it,", max_token_len=12, temperature=0).json()
+    joined = service.generate(
+        "the prompt", pre_prompt="Before it,", max_token_len=12, temperature=0
+    ).json()
     whole = service.generate("Before it, the prompt", max_token_len=12, temperature=0).json()
     assert joined["completions"] == whole["completions"]
 
 
 def test_iterations_are_different_answers(service):
-    texts = [one["text"] for one in service.generate("x", iterations=4, seed=1).json()["completions"]]
+    texts = [
+        one["text"] for one in service.generate("x", iterations=4, seed=1).json()["completions"]
+    ]
     assert len(set(texts)) == 4
 
 
@@ -74,7 +82,12 @@ def test_any_character_is_welcome(service):
     [
         ({"prompt": ""}, 422, "prompt", "the prompt must have at least one character"),
         ({"prompt": "x" * BLOCK_SIZE}, 400, "prompt", f"at most {BLOCK_SIZE - 1} tokens"),
-        ({"prompt": "x", "max_token_len": 0}, 422, "max_token_len", "greater than or equal to 1, got 0"),
+        (
+            {"prompt": "x", "max_token_len": 0},
+            422,
+            "max_token_len",
+            "greater than or equal to 1, got 0",
+        ),
         (
             {"prompt": "x", "max_token_len": 9999},
             422,
@@ -107,7 +120,12 @@ def test_an_empty_query_is_an_empty_prompt(service):
 def test_no_prompt_begins_a_document(service):
     answer = service.http.post("/api/generate").json()
     assert answer["usage"]["prompt_tokens"] == 1
-    assert service.http.post("/api/generate", json={"pre_prompt": "abc"}).json()["usage"]["prompt_tokens"] == 3
+    assert (
+        service.http.post("/api/generate", json={"pre_prompt": "abc"}).json()["usage"][
+            "prompt_tokens"
+        ]
+        == 3
+    )
 
 
 def test_the_document_tells_the_limits(service):
@@ -116,9 +134,13 @@ def test_the_document_tells_the_limits(service):
     assert schemas["CompletionRequest"]["properties"]["max_tokens"]["anyOf"][0]["maximum"] == 4096
 
 
-@pytest.mark.parametrize("content", [b"{", b"[]", b'"x"', b'{"prompt": "\\ud800"}', b'{"prompt": NaN}', b"\xff\xfe"])
+@pytest.mark.parametrize(
+    "content", [b"{", b"[]", b'"x"', b'{"prompt": "\\ud800"}', b'{"prompt": NaN}', b"\xff\xfe"]
+)
 def test_bodies_that_are_no_request_are_refused(service, content):
-    answer = service.http.post("/api/generate", content=content, headers={"Content-Type": "application/json"})
+    answer = service.http.post(
+        "/api/generate", content=content, headers={"Content-Type": "application/json"}
+    )
     assert answer.status_code == 422, answer.text
     assert set(answer.json()) == {"error"}
 
@@ -156,4 +178,7 @@ def test_every_answer_has_request_id_and_version(service, path):
 
 def test_a_strange_request_id_is_replaced(service):
     given = "x" * 200
-    assert service.http.get("/api/healthz", headers={"X-Request-ID": given}).headers["x-request-id"] != given
+    assert (
+        service.http.get("/api/healthz", headers={"X-Request-ID": given}).headers["x-request-id"]
+        != given
+    )

@@ -49,7 +49,9 @@ def test_a_completion(service, client):
 def test_a_stream_adds_up_to_the_whole(service, client):
     asked = dict(model=service.name, prompt="hello", max_tokens=30, seed=9)
     whole = client.completions.create(**asked)
-    chunks = list(client.completions.create(**asked, stream=True, stream_options={"include_usage": True}))
+    chunks = list(
+        client.completions.create(**asked, stream=True, stream_options={"include_usage": True})
+    )
     assert "".join(chunk.choices[0].text for chunk in chunks[:-1]) == whole.choices[0].text
     assert chunks[-2].choices[0].finish_reason == "length"
     assert chunks[-1].choices == []
@@ -59,20 +61,26 @@ def test_a_stream_adds_up_to_the_whole(service, client):
 
 
 def test_a_stream_without_options_tells_no_usage(service, client):
-    chunks = list(client.completions.create(model=service.name, prompt="hello", max_tokens=3, stream=True))
+    chunks = list(
+        client.completions.create(model=service.name, prompt="hello", max_tokens=3, stream=True)
+    )
     assert chunks[-1].choices[0].finish_reason == "length"
     assert "usage" not in chunks[0].model_fields_set
 
 
 @pytest.mark.parametrize("prompt", ["ab", [97, 98], [97.0, 98.0], ["ab"], [[97, 98]]])
 def test_each_form_of_a_prompt_means_the_same(service, client, prompt):
-    answer = client.completions.create(model=service.name, prompt=prompt, temperature=0, max_tokens=8, echo=True)
+    answer = client.completions.create(
+        model=service.name, prompt=prompt, temperature=0, max_tokens=8, echo=True
+    )
     assert answer.choices[0].text.startswith("ab")
     assert answer.usage.prompt_tokens == 2
 
 
 def test_several_prompts_and_answers_come_in_order(service, client):
-    answer = client.completions.create(model=service.name, prompt=["a", "b"], n=2, max_tokens=5, seed=3, echo=True)
+    answer = client.completions.create(
+        model=service.name, prompt=["a", "b"], n=2, max_tokens=5, seed=3, echo=True
+    )
     assert [choice.index for choice in answer.choices] == [0, 1, 2, 3]
     assert [choice.text[0] for choice in answer.choices] == ["a", "a", "b", "b"]
     assert answer.usage.prompt_tokens == 2
@@ -85,7 +93,9 @@ def test_no_prompt_begins_a_document(service, client):
 
 
 def test_logprobs_are_the_models_own(service, client):
-    answer = client.completions.create(model=service.name, prompt="ab", max_tokens=6, logprobs=3, echo=True, seed=3)
+    answer = client.completions.create(
+        model=service.name, prompt="ab", max_tokens=6, logprobs=3, echo=True, seed=3
+    )
     told = answer.choices[0].logprobs
     assert len(told.tokens) == 8
     assert told.token_logprobs[0] is None
@@ -103,7 +113,9 @@ def test_logprobs_are_the_models_own(service, client):
 def test_the_likeliest_token_is_told_once(service, client):
     asked = dict(model=service.name, prompt="ab", max_tokens=6)
     told = client.completions.create(**asked, temperature=0, logprobs=3).choices[0].logprobs
-    assert [(len(top), max(top, key=top.get)) for top in told.top_logprobs] == [(3, token) for token in told.tokens]
+    assert [(len(top), max(top, key=top.get)) for top in told.top_logprobs] == [
+        (3, token) for token in told.tokens
+    ]
     told = client.completions.create(**asked, logprobs=0).choices[0].logprobs
     pairs = zip(told.tokens, told.token_logprobs, strict=True)
     assert told.top_logprobs == [{token: logprob} for token, logprob in pairs]
@@ -112,14 +124,20 @@ def test_the_likeliest_token_is_told_once(service, client):
 def test_streamed_logprobs_are_the_same(service, client):
     asked = dict(model=service.name, prompt="ab", max_tokens=12, logprobs=2, echo=True, seed=2)
     whole = client.completions.create(**asked).choices[0].logprobs
-    pieces = [chunk.choices[0].logprobs for chunk in client.completions.create(**asked, stream=True)]
+    pieces = [
+        chunk.choices[0].logprobs for chunk in client.completions.create(**asked, stream=True)
+    ]
     for name in ("tokens", "token_logprobs", "text_offset", "top_logprobs"):
-        assert [each for piece in pieces for each in getattr(piece, name)] == getattr(whole, name), name
+        assert [each for piece in pieces for each in getattr(piece, name)] == getattr(
+            whole, name
+        ), name
 
 
 def test_a_text_can_be_scored_up_to_the_whole_context(service, client):
     prompt = "x" * BLOCK_SIZE
-    answer = client.completions.create(model=service.name, prompt=prompt, max_tokens=0, echo=True, logprobs=0)
+    answer = client.completions.create(
+        model=service.name, prompt=prompt, max_tokens=0, echo=True, logprobs=0
+    )
     assert answer.choices[0].text == prompt
     assert len(answer.choices[0].logprobs.token_logprobs) == BLOCK_SIZE
     ids = torch.tensor([Tokenizer.plain_bytes().encode(prompt)])
@@ -171,7 +189,10 @@ def test_a_field_that_would_have_an_effect_is_named_with_what_is_possible(servic
     for fields, message in (
         ({"suffix": "s"}, 'suffix: Only null or "" is supported; leave it out'),
         ({"logit_bias": {"5": 1}}, "logit_bias: Only null, {} or zeros is supported; leave it out"),
-        ({"best_of": 3, "n": 2}, "best_of: Only null or as many as n, 2, is supported; leave it out, got 3"),
+        (
+            {"best_of": 3, "n": 2},
+            "best_of: Only null or as many as n, 2, is supported; leave it out, got 3",
+        ),
     ):
         with pytest.raises(openai.UnprocessableEntityError) as caught:
             client.completions.create(model=service.name, prompt="x", **fields)
@@ -193,7 +214,15 @@ def test_a_field_without_effect_is_taken(service, client):
     asked = dict(model=service.name, prompt="hello", max_tokens=6, seed=1)
     whole = [choice.text for choice in client.completions.create(**asked, n=2).choices]
     for fields in (
-        {"suffix": None, "logit_bias": None, "best_of": None, "n": None, "user": None, "stop": None, "echo": None},
+        {
+            "suffix": None,
+            "logit_bias": None,
+            "best_of": None,
+            "n": None,
+            "user": None,
+            "stop": None,
+            "echo": None,
+        },
         {"suffix": "", "logit_bias": {}, "best_of": 1},
         {"logit_bias": {"5": 0}, "best_of": 1, "n": 1},
         {"best_of": 2, "n": 2},
@@ -223,8 +252,12 @@ def test_a_list_of_stop_strings_ends_at_whichever_comes_first(service, client):
     text = client.completions.create(**asked).choices[0].text
     first, later = text[10:12], text[30:33]
     for stream in (False, True):
-        answer = client.completions.create(**asked, stop=[later, first, "never there"], stream=stream)
-        told = "".join(chunk.choices[0].text for chunk in answer) if stream else answer.choices[0].text
+        answer = client.completions.create(
+            **asked, stop=[later, first, "never there"], stream=stream
+        )
+        told = (
+            "".join(chunk.choices[0].text for chunk in answer) if stream else answer.choices[0].text
+        )
         assert told == text[: text.index(first)]
 
 
@@ -258,7 +291,9 @@ def test_the_extensions_and_penalties_take_effect(service, client):
 
 def test_the_asynchronous_client_streams_too(service):
     async def ask():
-        async with openai.AsyncOpenAI(base_url=f"{service.url}/v1", api_key="unused", max_retries=0) as client:
+        async with openai.AsyncOpenAI(
+            base_url=f"{service.url}/v1", api_key="unused", max_retries=0
+        ) as client:
             asked = dict(model=service.name, prompt="hello", max_tokens=12, seed=9)
             whole = await client.completions.create(**asked)
             stream = await client.completions.create(**asked, stream=True)
@@ -304,16 +339,36 @@ def test_each_error_has_the_clients_own_class(common_shelf, tmp_path):
             return type(error), error.status_code, error.type, error.code
 
         unknown = error_of(api_key="wrong")
-        assert told(unknown) == (openai.AuthenticationError, 401, "authentication_error", "invalid_api_key")
+        assert told(unknown) == (
+            openai.AuthenticationError,
+            401,
+            "authentication_error",
+            "invalid_api_key",
+        )
         invalid = "invalid_request_error"
         too_large = error_of(prompt="x" * 3000)
         assert told(too_large) == (openai.APIStatusError, 413, invalid, "body_too_large")
         too_long = error_of(prompt=" " * 500)
         assert told(too_long) == (openai.BadRequestError, 400, invalid, "context_length_exceeded")
-        assert told(error_of(temperature=9)) == (openai.UnprocessableEntityError, 422, invalid, "invalid_value")
-        assert told(error_of(model="other")) == (openai.NotFoundError, 404, "not_found_error", "model_not_found")
+        assert told(error_of(temperature=9)) == (
+            openai.UnprocessableEntityError,
+            422,
+            invalid,
+            "invalid_value",
+        )
+        assert told(error_of(model="other")) == (
+            openai.NotFoundError,
+            404,
+            "not_found_error",
+            "model_not_found",
+        )
         slow_down(service, 0.05)
-        assert told(error_of()) == (openai.InternalServerError, 504, "timeout_error", "deadline_exceeded")
+        assert told(error_of()) == (
+            openai.InternalServerError,
+            504,
+            "timeout_error",
+            "deadline_exceeded",
+        )
         in_stream = error_of(stream=True)
         assert type(in_stream) is openai.APIError, "a stream's error comes after its 200"
         assert (in_stream.type, in_stream.code) == ("timeout_error", "deadline_exceeded")
@@ -325,14 +380,26 @@ def test_each_error_has_the_clients_own_class(common_shelf, tmp_path):
         assert 1 <= int(full.response.headers["retry-after"]) <= 2
         busy.join()
         service.service.engine.current.runner.error = RuntimeError("out of memory")
-        assert told(error_of()) == (openai.InternalServerError, 500, "server_error", "engine_failure")
+        assert told(error_of()) == (
+            openai.InternalServerError,
+            500,
+            "server_error",
+            "engine_failure",
+        )
         service.service.draining = True
-        assert told(error_of()) == (openai.InternalServerError, 503, "service_unavailable", "draining")
+        assert told(error_of()) == (
+            openai.InternalServerError,
+            503,
+            "service_unavailable",
+            "draining",
+        )
 
 
 def test_the_client_comes_back_after_a_full_queue_by_itself(common_shelf, tmp_path):
     where = dict(tracking_uri=common_shelf.url, model_name=common_shelf.name, poll_interval_s=60)
-    with serving(tmp_path, **where, max_batch_size=1, max_queue=0, max_choices=1, max_prompts=1) as service:
+    with serving(
+        tmp_path, **where, max_batch_size=1, max_queue=0, max_choices=1, max_prompts=1
+    ) as service:
         service.wait_for("1")
         slow_down(service, 0.02)
         busy = threading.Thread(target=service.complete, args=("x",), kwargs={"max_tokens": 60})

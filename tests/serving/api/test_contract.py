@@ -1,4 +1,5 @@
-"""Schemathesis against the service's own OpenAPI document: every answer must be one that is described there."""
+"""Schemathesis against the service's own OpenAPI document: every answer must be one that is
+described there."""
 
 import json
 import shutil
@@ -16,11 +17,14 @@ KEY = "the-key"
 
 @pytest.fixture(scope="module")
 def guarded(mlflow_server, tmp_path_factory):
-    """A service that asks for keys, and answers shortly. Its context is long: no schema can say what 400 says."""
+    """A service that asks for keys, and answers shortly. Its context is long: no schema can say
+    what 400 says."""
     shelf = Shelf(mlflow_server.url)
     shelf.publish(make_model(block_size=4096))
     where = dict(tracking_uri=shelf.url, model_name=shelf.name, api_keys=KEY, poll_interval_s=60)
-    with serving(tmp_path_factory.mktemp("guarded"), **where, max_tokens=32, max_choices=4, max_prompts=3) as service:
+    with serving(
+        tmp_path_factory.mktemp("guarded"), **where, max_tokens=32, max_choices=4, max_prompts=3
+    ) as service:
         service.wait_for("1")
         yield service
 
@@ -30,7 +34,9 @@ def findings(service, folder, *options, document=None):
     where = document or f"{service.url}/openapi.json"
     command = [SCHEMATHESIS, "run", where, "--header", f"Authorization: Bearer {KEY}"]
     fixed = ["--seed", "1", "--generation-database", "none", "--warnings", "off", "--no-color"]
-    done = subprocess.run([*command, *fixed, *options], cwd=folder, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [*command, *fixed, *options], cwd=folder, capture_output=True, text=True, check=False
+    )
     print(done.stdout, done.stderr)
     return done.stdout if done.returncode else ""
 
@@ -50,7 +56,9 @@ def test_schemathesis_would_find_an_answer_that_is_not_described(guarded, tmp_pa
     document = guarded.http.get("/openapi.json").json()
     del document["paths"]["/v1/completions"]["post"]["responses"]["422"]
     (tmp_path / "openapi.json").write_text(json.dumps(document))
-    found = findings(guarded, tmp_path, "--url", guarded.url, "--max-examples", "20", document="openapi.json")
+    found = findings(
+        guarded, tmp_path, "--url", guarded.url, "--max-examples", "20", document="openapi.json"
+    )
     assert "Undocumented status code" in found
 
 
@@ -65,7 +73,19 @@ def test_the_document_tells_the_vocabulary_and_the_keys(guarded, service):
     forms = document["components"]["schemas"]["CompletionRequest"]["properties"]["prompt"]["anyOf"]
     assert forms[1]["items"]["maximum"] == forms[3]["items"]["items"]["maximum"] == 256
     assert [form.get("maxItems") for form in forms[:4]] == [None, None, 3, 3]
-    assert len(document["components"]["schemas"]["CompletionRequest"]["anyOf"]) == 1 + 4, "best_of: null, or n of 1..4"
-    asking = {path for path, routes in document["paths"].items() if any("security" in one for one in routes.values())}
-    assert asking == {"/api/generate", "/admin/reload", "/v1/models", "/v1/models/{model}", "/v1/completions"}
+    assert len(document["components"]["schemas"]["CompletionRequest"]["anyOf"]) == 1 + 4, (
+        "best_of: null, or n of 1..4"
+    )
+    asking = {
+        path
+        for path, routes in document["paths"].items()
+        if any("security" in one for one in routes.values())
+    }
+    assert asking == {
+        "/api/generate",
+        "/admin/reload",
+        "/v1/models",
+        "/v1/models/{model}",
+        "/v1/completions",
+    }
     assert "securitySchemes" not in service.http.get("/openapi.json").json()["components"]

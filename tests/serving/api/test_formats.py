@@ -14,7 +14,9 @@ from serving.conftest import serving
 def reduced(request, common_shelf, tmp_path_factory):
     if request.param not in available(torch.device("cpu")):
         pytest.skip(f"this processor has no {request.param}")
-    where = dict(tracking_uri=common_shelf.url, model_name=common_shelf.name, precision=request.param)
+    where = dict(
+        tracking_uri=common_shelf.url, model_name=common_shelf.name, precision=request.param
+    )
     with serving(tmp_path_factory.mktemp(request.param), **where, max_batch_size=4) as service:
         service.wait_for("1")
         yield service
@@ -26,13 +28,17 @@ def test_a_seed_gives_the_same_text_alone_among_others_and_streamed(reduced):
     assert alone["usage"] == {"prompt_tokens": 5, "completion_tokens": 40, "total_tokens": 45}
     assert alone["choices"][0]["finish_reason"] == "length"
     others = [
-        threading.Thread(target=reduced.complete, args=("other " * count,), kwargs={"max_tokens": 60})
+        threading.Thread(
+            target=reduced.complete, args=("other " * count,), kwargs={"max_tokens": 60}
+        )
         for count in range(1, 6)
     ]
     for other in others:
         other.start()
     answer = reduced.complete("hello", **asked, stream=True)
-    events = [json.loads(line[6:]) for line in answer.text.split("\n\n") if line.startswith("data: {")]
+    events = [
+        json.loads(line[6:]) for line in answer.text.split("\n\n") if line.startswith("data: {")
+    ]
     assert "".join(event["choices"][0]["text"] for event in events) == alone["choices"][0]["text"]
     for other in others:
         other.join()

@@ -52,7 +52,9 @@ def idle(service):
 
 def test_a_full_queue_is_429_at_once(small_service):
     slow_down(small_service, 0.02)
-    thread = threading.Thread(target=small_service.generate, args=("x",), kwargs={"iterations": 4, "max_token_len": 30})
+    thread = threading.Thread(
+        target=small_service.generate, args=("x",), kwargs={"iterations": 4, "max_token_len": 30}
+    )
     thread.start()
     until(lambda: small_service.service.engine.running == 2)
     answer = httpx.post(f"{small_service.url}/api/generate", json={"prompt": "x"}, timeout=1)
@@ -163,7 +165,10 @@ def test_a_deadline_holds_though_the_engine_hangs(common_shelf, tmp_path, monkey
         try:
             began = time.monotonic()
             answer = httpx.post(f"{service.url}/api/generate", json={"prompt": "x"}, timeout=5)
-            assert (answer.status_code, answer.json()["error"]["code"]) == (504, "deadline_exceeded")
+            assert (answer.status_code, answer.json()["error"]["code"]) == (
+                504,
+                "deadline_exceeded",
+            )
             assert 0.8 <= time.monotonic() - began < 3
             text = service.complete("x", max_tokens=100, stream=True).text
             assert '"code":"deadline_exceeded"' in text
@@ -188,7 +193,9 @@ def test_a_stream_that_fails_counts_as_an_error_under_its_id(small_service, capl
 
     def ask(request_id):
         body = {"model": small_service.name, "prompt": "x", "max_tokens": 9, "stream": True}
-        answer = small_service.http.post("/v1/completions", json=body, headers={"X-Request-ID": request_id})
+        answer = small_service.http.post(
+            "/v1/completions", json=body, headers={"X-Request-ID": request_id}
+        )
         assert answer.status_code == 200
         return answer.text
 
@@ -196,7 +203,8 @@ def test_a_stream_that_fails_counts_as_an_error_under_its_id(small_service, capl
         return {
             record.message: record
             for record in list(caplog.records)
-            if request_id in (getattr(record, "request_id", ""), *getattr(record, "request_ids", ()))
+            if request_id
+            in (getattr(record, "request_id", ""), *getattr(record, "request_ids", ()))
         }
 
     slow_down(small_service, 0)
@@ -205,7 +213,10 @@ def test_a_stream_that_fails_counts_as_an_error_under_its_id(small_service, capl
     assert '"code":"engine_failure"' in ask("bad")
     until(lambda: {"request"} <= logged("bad").keys() & logged("good").keys())
     bad, good = logged("bad"), logged("good")
-    assert (bad["a stream failed"].levelname, bad["a stream failed"].code) == ("ERROR", "engine_failure")
+    assert (bad["a stream failed"].levelname, bad["a stream failed"].code) == (
+        "ERROR",
+        "engine_failure",
+    )
     assert "out of memory" in bad["a model failed"].exc_text
     assert (bad["request"].status, bad["request"].error_code) == (200, "engine_failure")
     assert set(good) == {"request"}
@@ -238,7 +249,11 @@ def test_keys_are_asked_for(common_shelf, tmp_path):
             assert service.http.get(path).status_code == 200, path
         for key in (None, "wrong", "firs"):
             headers = {"Authorization": f"Bearer {key}"} if key else {}
-            for method, path in (("GET", "/v1/models"), ("POST", "/api/generate"), ("POST", "/admin/reload")):
+            for method, path in (
+                ("GET", "/v1/models"),
+                ("POST", "/api/generate"),
+                ("POST", "/admin/reload"),
+            ):
                 answer = service.http.request(method, path, headers=headers)
                 assert answer.status_code == 401
                 assert answer.json()["error"]["code"] == "invalid_api_key"
@@ -254,22 +269,30 @@ def status_with(authorization, accepted):
     async def ask():
         transport = httpx.ASGITransport(app=Keys(PlainTextResponse("passed"), accepted))
         async with httpx.AsyncClient(transport=transport, base_url="http://here") as client:
-            return (await client.get("/v1/models", headers={"Authorization": authorization})).status_code
+            return (
+                await client.get("/v1/models", headers={"Authorization": authorization})
+            ).status_code
 
     return asyncio.run(ask())
 
 
-@pytest.mark.parametrize("authorization", ["Bearer abc", "bearer abc", "BEARER  abc ", "Bearer schlüssel"])
+@pytest.mark.parametrize(
+    "authorization", ["Bearer abc", "bearer abc", "BEARER  abc ", "Bearer schlüssel"]
+)
 def test_a_key_passes_behind_its_scheme_in_any_case(authorization):
     assert status_with(authorization.encode(), ["abc", "schlüssel"]) == 200
 
 
-@pytest.mark.parametrize("authorization", ["", "abc", "Bearer", "Bearerabc", "Basic abc", "Bearer Bearer abc"])
+@pytest.mark.parametrize(
+    "authorization", ["", "abc", "Bearer", "Bearerabc", "Basic abc", "Bearer Bearer abc"]
+)
 def test_a_key_without_its_scheme_is_refused(authorization):
     assert status_with(authorization.encode(), ["abc"]) == 401
 
 
-@pytest.mark.parametrize(("given", "status"), [("first", 200), ("second", 200), ("third", 200), ("wrong", 401)])
+@pytest.mark.parametrize(
+    ("given", "status"), [("first", 200), ("second", 200), ("third", 200), ("wrong", 401)]
+)
 def test_every_key_is_compared_whichever_fits(monkeypatch, given, status):
     compared = []
 
@@ -284,7 +307,10 @@ def test_every_key_is_compared_whichever_fits(monkeypatch, given, status):
 
 def test_other_origins_are_admitted_only_by_name(service, common_shelf, tmp_path):
     origin = {"Origin": "https://example.org"}
-    assert "access-control-allow-origin" not in service.http.get("/api/healthz", headers=origin).headers
+    assert (
+        "access-control-allow-origin"
+        not in service.http.get("/api/healthz", headers=origin).headers
+    )
     where = dict(tracking_uri=common_shelf.url, model_name=common_shelf.name)
     with serving(tmp_path, **where, cors_origins="https://example.org") as other:
         headers = other.http.get("/api/healthz", headers=origin).headers
@@ -295,7 +321,10 @@ def test_a_browser_may_ask_without_a_key_whether_it_may_ask(common_shelf, tmp_pa
     where = dict(tracking_uri=common_shelf.url, model_name=common_shelf.name, api_keys="k")
     origin = {"Origin": "https://example.org"}
     with serving(tmp_path, **where, cors_origins="https://example.org") as service:
-        asks = origin | {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization"}
+        asks = origin | {
+            "Access-Control-Request-Method": "POST",
+            "Access-Control-Request-Headers": "authorization",
+        }
         answer = service.http.options("/v1/completions", headers=asks)
         assert answer.status_code == 200
         assert "x-request-id" in answer.headers
@@ -352,19 +381,29 @@ def test_a_file_of_keys_without_a_key_does_not_open_the_service(tmp_path, conten
     keys = tmp_path / "keys"
     keys.write_text(content)
     for others in ({}, {"api_keys": "k"}, {"host": "0.0.0.0", "allow_anonymous": True}):
-        with pytest.raises(ValidationError, match="must hold a key, got only blank lines; write one a line"):
+        with pytest.raises(
+            ValidationError, match="must hold a key, got only blank lines; write one a line"
+        ):
             Settings(api_keys_file=keys, **others)
     keys.write_text(f"{content}second")
     assert Settings(api_keys_file=keys, api_keys="first").accepted_keys() == ["first", "second"]
 
 
 def test_a_text_before_every_prompt_is_computed_once(common_shelf, tmp_path):
-    where = dict(tracking_uri=common_shelf.url, model_name=common_shelf.name, pre_prompt="Notes of the night shift.")
+    where = dict(
+        tracking_uri=common_shelf.url,
+        model_name=common_shelf.name,
+        pre_prompt="Notes of the night shift.",
+    )
     with serving(tmp_path, **where) as service:
         service.wait_for("1")
-        answers = [service.generate(prompt, max_token_len=1).json() for prompt in ("A disk", "It rings")]
+        answers = [
+            service.generate(prompt, max_token_len=1).json() for prompt in ("A disk", "It rings")
+        ]
         before = len("Notes of the night shift. ")
         assert [answer["usage"]["prompt_tokens"] for answer in answers] == [before + 6, before + 8]
-        assert f"devopsgpt:prefix_cache_hits_total {before:.1f}" in service.http.get("/metrics").text
+        assert (
+            f"devopsgpt:prefix_cache_hits_total {before:.1f}" in service.http.get("/metrics").text
+        )
         unasked = service.generate("A disk", pre_prompt="", max_token_len=1).json()
         assert unasked["usage"]["prompt_tokens"] == 6

@@ -21,7 +21,11 @@ def test_the_openapi_document_tells_every_error_in_one_form(service):
 
 def test_metrics_count_what_happened(service, common_shelf):
     def metric(name):
-        return float(re.search(rf"^{re.escape(name)} (\S+)$", service.http.get("/metrics").text, re.MULTILINE)[1])
+        return float(
+            re.search(
+                rf"^{re.escape(name)} (\S+)$", service.http.get("/metrics").text, re.MULTILINE
+            )[1]
+        )
 
     before = metric("devopsgpt:generation_tokens_total")
     service.generate("hello", max_token_len=7)
@@ -30,7 +34,9 @@ def test_metrics_count_what_happened(service, common_shelf):
     assert metric("devopsgpt:registry_up") == 1
     assert metric(f'devopsgpt:model_info{{model="{service.name}",version="1"}}') == 1
     version = common_shelf.client.get_model_version(common_shelf.name, "1")
-    assert metric("devopsgpt:model_registered_timestamp_seconds") == version.creation_timestamp // 1000
+    assert (
+        metric("devopsgpt:model_registered_timestamp_seconds") == version.creation_timestamp // 1000
+    )
     assert metric("devopsgpt:time_to_first_token_seconds_count") > 0
     assert metric("devopsgpt:inter_token_latency_seconds_count") > 0
     rejected = 'devopsgpt:rejections_total{code="empty_prompt"}'
@@ -44,7 +50,9 @@ def mine(caplog, request_id):
 
 def test_logs_tell_the_request_and_not_the_prompt(service, caplog):
     with caplog.at_level(logging.INFO, "devopsgpt_serving"):
-        service.http.post("/api/generate", json={"prompt": "a secret"}, headers={"X-Request-ID": "me-1"})
+        service.http.post(
+            "/api/generate", json={"prompt": "a secret"}, headers={"X-Request-ID": "me-1"}
+        )
         until(lambda: mine(caplog, "me-1"))
     (record,) = mine(caplog, "me-1")
     line = json.loads(JsonLines().format(record))

@@ -17,7 +17,9 @@ CALM = (
     "--disable-component-update",
     "--disable-sync",
 )
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+CHROMIUM = (
+    shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+)
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +50,10 @@ def tab(browser, service, **look):
 
     page.route("**/*", only_ours)
     page.on("pageerror", lambda error: page.complaints.append(str(error)))
-    page.on("console", lambda message: page.complaints.append(message.text) if message.type == "error" else None)
+    page.on(
+        "console",
+        lambda message: page.complaints.append(message.text) if message.type == "error" else None,
+    )
     page.goto(service.url)
     page.get_by_text(f"{service.name}, version 1").wait_for()
     yield page
@@ -99,7 +104,9 @@ def test_each_setting_of_the_playground_is_sent(page, service):
     body = asked.value.post_data_json
     assert {name: body[name] for name in chosen} == chosen
     assert set(SamplingFields.model_fields) <= set(chosen), "a setting that the page does not have"
-    expected = body["prompt"] + service.complete(body["prompt"], **chosen).json()["choices"][0]["text"]
+    expected = (
+        body["prompt"] + service.complete(body["prompt"], **chosen).json()["choices"][0]["text"]
+    )
     assert page.locator("#answer").evaluate("node => node.textContent") == expected
 
 
@@ -127,9 +134,12 @@ def test_the_playground_stops_an_answer_and_the_engine_with_it(browser, slow_ser
         page.get_by_label("API key").fill("the-key")
         page.get_by_label("Most tokens").fill("100")
         page.keyboard.press("Control+Enter")
-        page.get_by_text(re.compile(r"version 1: ([3-9]|\d\d) tokens")).wait_for()  # a busy machine shows not each one
+        # a busy machine shows not each one
+        page.get_by_text(re.compile(r"version 1: ([3-9]|\d\d) tokens")).wait_for()
         stop.click() if way == "button" else page.keyboard.press("Escape")
-        page.get_by_text(re.compile(r"version 1: \d{1,2} tokens, [\d.]+ tokens/s, stopped")).wait_for()
+        page.get_by_text(
+            re.compile(r"version 1: \d{1,2} tokens, [\d.]+ tokens/s, stopped")
+        ).wait_for()
         assert stop.is_disabled()
         until(lambda: slow_service.service.engine.running == 0, seconds=1)
         assert page.complaints == []
@@ -183,7 +193,17 @@ def test_the_playground_needs_no_mouse(page):
         order.append(now)
         page.keyboard.press("Tab")
     penalties = ["repetition_penalty", "presence_penalty", "frequency_penalty"]
-    assert order == ["prompt", "max_tokens", "temperature", "top_k", "top_p", *penalties, "seed", "stop", "key"]
+    assert order == [
+        "prompt",
+        "max_tokens",
+        "temperature",
+        "top_k",
+        "top_p",
+        *penalties,
+        "seed",
+        "stop",
+        "key",
+    ]
     outline = "getComputedStyle(document.activeElement).outlineStyle"
     assert page.evaluate(outline) == "solid", "where the keyboard is cannot be seen"
     page.keyboard.press("Enter")
@@ -219,14 +239,20 @@ CONTRAST = """() => {
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [320, 390, 1280])
 def test_the_playground_is_readable(browser, service, scheme, width):
-    with tab(browser, service, color_scheme=scheme, viewport={"width": width, "height": 800}) as page:
+    with tab(
+        browser, service, color_scheme=scheme, viewport={"width": width, "height": 800}
+    ) as page:
         contrasts = page.evaluate(CONTRAST)
         assert len(contrasts) > 12
         assert min(contrasts.values()) >= 4.5, contrasts  # WCAG AA
-        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "wider than the screen"
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), (
+            "wider than the screen"
+        )
         dark = page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(22, 24, 28)"
         assert dark == (scheme == "dark")
-        heights = page.locator("button").evaluate_all("all => all.map(one => one.getBoundingClientRect().height)")
+        heights = page.locator("button").evaluate_all(
+            "all => all.map(one => one.getBoundingClientRect().height)"
+        )
         assert min(heights) >= 44, "too small for a finger"
 
 

@@ -29,7 +29,9 @@ def check(captured, eager, tolerance):
         torch.testing.assert_close(got, expected, atol=tolerance, rtol=0)
         starts = [start + 1 for start in starts]
     keys, expected = captured.cache.keys[0].float(), eager.cache.keys[0].float()
-    torch.testing.assert_close(keys[3:, :, : BLOCK_SIZE - 1], expected[3:, :, : BLOCK_SIZE - 1], atol=0, rtol=0)
+    torch.testing.assert_close(
+        keys[3:, :, : BLOCK_SIZE - 1], expected[3:, :, : BLOCK_SIZE - 1], atol=0, rtol=0
+    )
 
 
 @pytest.mark.parametrize("rows", [3, 4, 5])
@@ -46,7 +48,9 @@ def test_rows_that_are_asked_for_alone_get_the_same_numbers(kind, asked):
         runner.prefill(row, prompt, 0, every=False)
     starts = [len(prompt) for prompt in prompts]
     whole = runner.decode([11, 12, 13], starts).clone()
-    torch.testing.assert_close(runner.decode([11, 12, 13], starts, asked), whole[asked], atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        runner.decode([11, 12, 13], starts, asked), whole[asked], atol=1e-5, rtol=0
+    )
 
 
 @pytest.mark.parametrize("known", [1, 5, 15, 16, 17, 40, 41])
@@ -56,7 +60,9 @@ def test_a_prompt_gives_the_same_numbers_however_much_of_it_is_known(monkeypatch
     model = make_model(2, n_embd=64)
     runner = Uncaptured(copy.deepcopy(model), 3, "float32")
     every = runner.prefill(1, prompt, 0, every=True)
-    torch.testing.assert_close(every, EagerRunner(model, 1).prefill(0, prompt, 0, every=True), atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        every, EagerRunner(model, 1).prefill(0, prompt, 0, every=True), atol=1e-5, rtol=0
+    )
     whole = runner.prefill(0, prompt, 0, every=False)
     runner.copy_prefix(0, 2, known)
     assert torch.equal(runner.prefill(2, prompt[known:], known, every=False), whole)

@@ -1,4 +1,5 @@
-"""The C++ that computes a step: what it gives, that rows are alone in it, and what happens where it is not compiled."""
+"""The C++ that computes a step: what it gives, that rows are alone in it, and what happens where it
+is not compiled."""
 
 import copy
 import logging
@@ -30,11 +31,20 @@ from serving.conftest import BLOCK_SIZE, make_model
 CPU = torch.device("cpu")
 PROMPT = list(range(3, 90))
 
-WIDEST = {precision: processor.instructions_for(precision) for precision in ("float32", "bfloat16", "int8")}
-KINDS = [(instructions, precision) for instructions, formats in build.INSTRUCTIONS.items() for precision in formats]
+WIDEST = {
+    precision: processor.instructions_for(precision)
+    for precision in ("float32", "bfloat16", "int8")
+}
+KINDS = [
+    (instructions, precision)
+    for instructions, formats in build.INSTRUCTIONS.items()
+    for precision in formats
+]
 
 kinds = pytest.mark.parametrize(("instructions", "precision"), KINDS, indirect=["instructions"])
-needs_code = pytest.mark.skipif(WIDEST["float32"] is None, reason="this processor has neither AVX-512 nor AVX2")
+needs_code = pytest.mark.skipif(
+    WIDEST["float32"] is None, reason="this processor has neither AVX-512 nor AVX2"
+)
 
 
 @pytest.fixture
@@ -43,13 +53,18 @@ def instructions(request, monkeypatch):
     precision = request.node.callspec.params["precision"]
     if request.param != WIDEST[precision] and not (request.param == "avx2" and WIDEST["float32"]):
         pytest.skip(f"this processor has no {request.param}, or not with {precision}")
-    monkeypatch.setattr("devopsgpt_serving.compute.native.runner.instructions_for", lambda _: request.param)
+    monkeypatch.setattr(
+        "devopsgpt_serving.compute.native.runner.instructions_for", lambda _: request.param
+    )
     return request.param
 
 
 def fill(runner, row, ids, chunk=1000):
     """Compute a prompt. returns: logits of every token"""
-    chunks = [runner.prefill(row, ids[at : at + chunk], at, every=True) for at in range(0, len(ids), chunk)]
+    chunks = [
+        runner.prefill(row, ids[at : at + chunk], at, every=True)
+        for at in range(0, len(ids), chunk)
+    ]
     return torch.cat(chunks)
 
 
@@ -61,15 +76,23 @@ def test_every_width_of_head_gives_what_torch_does(n_head, instructions, precisi
     model = GPT(config).init_weights(2).eval()
     eager, native = EagerRunner(copy.deepcopy(model), 2), NativeRunner(model, 2)
     with torch.no_grad():
-        torch.testing.assert_close(fill(native, 1, PROMPT), fill(eager, 1, PROMPT), atol=1e-5, rtol=0)
-        got, expected = native.decode([5, 6], [0, len(PROMPT)]), eager.decode([5, 6], [0, len(PROMPT)])
+        torch.testing.assert_close(
+            fill(native, 1, PROMPT), fill(eager, 1, PROMPT), atol=1e-5, rtol=0
+        )
+        got, expected = (
+            native.decode([5, 6], [0, len(PROMPT)]),
+            eager.decode([5, 6], [0, len(PROMPT)]),
+        )
     torch.testing.assert_close(got, expected, atol=1e-5, rtol=0)
 
 
 @kinds
 def test_a_rows_numbers_are_the_same_in_any_company(instructions, precision):
     model, rows = make_model(3, n_embd=64), 30  # past two tiles of tokens
-    together, alone = NativeRunner(copy.deepcopy(model), rows, precision), NativeRunner(model, 1, precision)
+    together, alone = (
+        NativeRunner(copy.deepcopy(model), rows, precision),
+        NativeRunner(model, 1, precision),
+    )
     lengths = [1 + 3 * row % BLOCK_SIZE for row in range(rows)]
     for row, length in enumerate(lengths):
         fill(together, row, PROMPT[:length])
@@ -88,7 +111,9 @@ def test_rows_that_nobody_asks_for_are_left_alone(instructions, precision):
     starts = [20, 21, 22, 23]
     kept = [keys[[0, 2]].clone() for keys in runner.keys]
     some = runner.decode([1, 2, 3, 4], starts, asked=[1, 3])
-    assert all(torch.equal(keys[[0, 2]], before) for keys, before in zip(runner.keys, kept, strict=True))
+    assert all(
+        torch.equal(keys[[0, 2]], before) for keys, before in zip(runner.keys, kept, strict=True)
+    )
     assert torch.equal(some, runner.decode([1, 2, 3, 4], starts)[[1, 3]])
 
 
@@ -112,7 +137,9 @@ def test_weights_that_are_no_numbers_are_refused(instructions, precision):
     model = make_model(6)
     with torch.no_grad():
         model.h[1].mlp.c_fc.weight[5, 7] = float("nan")
-    loaded = LoadedModel(Version("m", "1", "", 0), NativeRunner(model, 2, precision), Tokenizer.plain_bytes())
+    loaded = LoadedModel(
+        Version("m", "1", "", 0), NativeRunner(model, 2, precision), Tokenizer.plain_bytes()
+    )
     with pytest.raises(CheckpointError, match="no numbers"):
         warm_up(loaded)
 
@@ -123,7 +150,9 @@ def test_a_seed_gives_the_same_text_in_any_company():
     engine = Engine(max_running=8, max_queue=8, prefill_chunk=16)
     engine.start()
     precision = "int8" if WIDEST["int8"] else "float32"
-    engine.install(LoadedModel(Version("m", "1", "", 0), NativeRunner(make_model(7), 8, precision), tokenizer))
+    engine.install(
+        LoadedModel(Version("m", "1", "", 0), NativeRunner(make_model(7), 8, precision), tokenizer)
+    )
 
     def ask(jobs):
         ends, made = queue.Queue(), []
@@ -135,7 +164,9 @@ def test_a_seed_gives_the_same_text_in_any_company():
             assert not getattr(ends.get(timeout=20), "error", None)
         return [one.tokens for one in made]
 
-    jobs = list(enumerate(["a", "a long prompt " * 6, "xyz", "b" * 40, "the same", "the same", "last"]))
+    jobs = list(
+        enumerate(["a", "a long prompt " * 6, "xyz", "b" * 40, "the same", "the same", "last"])
+    )
     try:
         together = ask(jobs)
         assert together == [ask([job])[0] for job in jobs]
@@ -150,7 +181,10 @@ def test_loading_takes_it_where_it_is_to_be_had():
 
 
 def test_a_shape_that_it_does_not_know_is_left_to_torch():
-    model = GPT(GPTConfig(vocab_size=257, block_size=16, n_layer=1, n_head=4, n_embd=32)).init_weights(1)  # heads of 8
+    # heads of 8
+    model = GPT(
+        GPTConfig(vocab_size=257, block_size=16, n_layer=1, n_head=4, n_embd=32)
+    ).init_weights(1)
     assert type(choose_runner(model, 2, "float32")) is EagerRunner
 
 
@@ -162,7 +196,9 @@ def test_a_format_that_only_compiled_code_has_becomes_float32_for_such_a_shape(m
         expected = model(torch.tensor([[1, 2, 3]]))[0][0]
     with caplog.at_level(logging.WARNING):
         runner = choose_runner(model, 2, "int8")
-    torch.testing.assert_close(runner.prefill(0, [1, 2, 3], 0, every=True), expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        runner.prefill(0, [1, 2, 3], 0, every=True), expected, atol=1e-5, rtol=0
+    )
     assert [record.precision for record in caplog.records] == ["int8"]
 
 

@@ -1,4 +1,5 @@
-"""Number formats on the CPU: what they may cost in accuracy on a trained model, and which one is chosen."""
+"""Number formats on the CPU: what they may cost in accuracy on a trained model, and which one is
+chosen."""
 
 import copy
 
@@ -9,18 +10,27 @@ from devopsgpt_model.config import GPTConfig
 from devopsgpt_model.gpt import GPT
 from devopsgpt_serving.compute.native.processor import instructions_for
 from devopsgpt_serving.compute.native.runner import NativeRunner, able
-from devopsgpt_serving.compute.precision import Int8Linear, choose_precision, of_torch, pack, packable
+from devopsgpt_serving.compute.precision import (
+    Int8Linear,
+    choose_precision,
+    of_torch,
+    pack,
+    packable,
+)
 from devopsgpt_serving.compute.runner import EagerRunner
 
 CPU = torch.device("cpu")
-SENTENCE = b"An error budget is what a service may fail; spend it on change, and stop when it is gone. "
+SENTENCE = (
+    b"An error budget is what a service may fail; spend it on change, and stop when it is gone. "
+)
 T = 64
 
 pytestmark = pytest.mark.skipif(not packable(CPU), reason="this torch has no oneDNN")
 
 
 def windows(seed):
-    """Text that has to be learned and cannot be known by heart: the sentence with some bytes replaced."""
+    """Text that has to be learned and cannot be known by heart: the sentence with some bytes
+    replaced."""
     generator = torch.Generator().manual_seed(seed)
     text = torch.tensor(list(SENTENCE * 3))
     starts = torch.randint(len(text) - T, (8, 1), generator=generator)
@@ -56,7 +66,12 @@ def logprobs(model, idx, precision=None, runner=EagerRunner):
     runner = runner(copy.deepcopy(model), 2, precision)
     half = T // 2  # in two pieces, so that keys and values come from the cache too
     rows = [
-        torch.cat([runner.prefill(1, ids[:half], 0, every=True), runner.prefill(1, ids[half:], half, every=True)])
+        torch.cat(
+            [
+                runner.prefill(1, ids[:half], 0, every=True),
+                runner.prefill(1, ids[half:], half, every=True),
+            ]
+        )
         for ids in idx.tolist()
     ]
     return torch.log_softmax(torch.stack(rows).float(), -1)
@@ -67,9 +82,15 @@ def val_loss(scores, idx):
 
 
 @pytest.mark.parametrize("runner", [EagerRunner, NativeRunner])
-@pytest.mark.parametrize(("precision", "bound"), [("float32", 1e-4), ("bfloat16", 0.15), ("int8", 0.05)])
+@pytest.mark.parametrize(
+    ("precision", "bound"), [("float32", 1e-4), ("bfloat16", 0.15), ("int8", 0.05)]
+)
 def test_log_probabilities_stay_near_float32(trained, precision, bound, runner):
-    if not (able(trained.config, precision, CPU) if runner is NativeRunner else precision in of_torch(CPU)):
+    if not (
+        able(trained.config, precision, CPU)
+        if runner is NativeRunner
+        else precision in of_torch(CPU)
+    ):
         pytest.skip(f"this processor has no {precision}")
     idx = windows(1000)
     expected = logprobs(trained, idx)
@@ -81,14 +102,18 @@ def test_log_probabilities_stay_near_float32(trained, precision, bound, runner):
 def test_int8_of_the_narrower_instructions_stays_near_float32_too(trained, monkeypatch):
     if instructions_for("float32") is None:
         pytest.skip("this processor has not even AVX2")
-    monkeypatch.setattr("devopsgpt_serving.compute.native.runner.instructions_for", lambda _: "avx2")
+    monkeypatch.setattr(
+        "devopsgpt_serving.compute.native.runner.instructions_for", lambda _: "avx2"
+    )
     idx = windows(1000)
     expected, got = logprobs(trained, idx), logprobs(trained, idx, "int8", NativeRunner)
     assert (got - expected).abs().max() <= 0.05
     assert val_loss(got, idx) == pytest.approx(val_loss(expected, idx), rel=0.005)
 
 
-needs_torchs_int8 = pytest.mark.skipif("int8" not in of_torch(CPU), reason="torch's int8 overflows without VNNI")
+needs_torchs_int8 = pytest.mark.skipif(
+    "int8" not in of_torch(CPU), reason="torch's int8 overflows without VNNI"
+)
 
 
 @needs_torchs_int8
@@ -99,8 +124,11 @@ def test_an_int8_layer_multiplies_by_its_rounded_weights():
     x[0, 0] = 0.0
     scale = weight.abs().amax(1, keepdim=True) / 127
     expected = torch.nn.functional.linear(x, (weight / scale).round() * scale, bias)
-    error = (Int8Linear(weight, bias)(x) - expected).abs() / x.abs().amax(-1, keepdim=True).clamp_min(1e-6)
-    assert error.max() < 2e-3  # 24 products, each off by at most half of 1/32512 of the largest, times weights to 3
+    error = (Int8Linear(weight, bias)(x) - expected).abs() / x.abs().amax(
+        -1, keepdim=True
+    ).clamp_min(1e-6)
+    # 24 products, each off by at most half of 1/32512 of the largest, times weights to 3
+    assert error.max() < 2e-3
     assert torch.equal(Int8Linear(weight, bias)(x)[0, 0], bias)
 
 
@@ -126,7 +154,9 @@ def test_auto_takes_int8_then_bfloat16_then_float32(monkeypatch, bfloat16, vnni,
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: bfloat16)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
     monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: vnni)
-    monkeypatch.setattr("devopsgpt_serving.compute.precision.has_code", lambda wanted: codes and wanted == "int8")
+    monkeypatch.setattr(
+        "devopsgpt_serving.compute.precision.has_code", lambda wanted: codes and wanted == "int8"
+    )
     expected = "int8" if vnni or codes else "bfloat16" if bfloat16 else "float32"
     assert choose_precision("auto", CPU) == expected
     assert choose_precision("float32", CPU) == "float32"
@@ -146,5 +176,7 @@ def test_auto_takes_bfloat16_on_cuda_and_never_int8(monkeypatch, able, expected)
 
 
 def test_a_format_that_is_not_to_be_had_is_refused():
-    with pytest.raises(ValueError, match=r"precision int8 is not to be had on this meta, which has float32"):
+    with pytest.raises(
+        ValueError, match=r"precision int8 is not to be had on this meta, which has float32"
+    ):
         choose_precision("int8", torch.device("meta"))

@@ -87,7 +87,9 @@ class Asked:
 def alone(prompt, seed=1, model_seed=1, **settings):
     ids = TOKENIZER.encode(prompt)
     settings = {"max_tokens": 20, "temperature": 0.8} | settings
-    return TOKENIZER.decode(stream_ids(make_model(model_seed), ids, eot_id=256, seed=seed, **settings))
+    return TOKENIZER.decode(
+        stream_ids(make_model(model_seed), ids, eot_id=256, seed=seed, **settings)
+    )
 
 
 def test_the_batch_changes_no_answer(engine):
@@ -98,7 +100,9 @@ def test_the_batch_changes_no_answer(engine):
     ]
     for seed, (prompt, one) in enumerate(zip(prompts, asked, strict=True)):
         if prompt:
-            assert one.text == alone(prompt, seed, top_k=40, top_p=0.9, max_tokens=30 + seed), prompt
+            assert one.text == alone(prompt, seed, top_k=40, top_p=0.9, max_tokens=30 + seed), (
+                prompt
+            )
 
 
 @pytest.mark.parametrize("temperature", [0, 1e-9, 2])
@@ -132,7 +136,10 @@ def test_a_long_prompt_is_computed_in_chunks_while_others_go_on(engine):
 
 def test_short_prompts_share_a_chunk(engine):
     runner = engine.current.loaded.runner
-    asked = [Sequence(TOKENIZER.encode(p), Sampling(max_tokens=3), queue.Queue().put) for p in ("abc", "de", "f" * 12)]
+    asked = [
+        Sequence(TOKENIZER.encode(p), Sampling(max_tokens=3), queue.Queue().put)
+        for p in ("abc", "de", "f" * 12)
+    ]
     engine.submit(engine.current, asked)
     until(lambda: all(one.ended for one in asked))
     assert [length for _, _, length in runner.prefilled] == [3, 2, 12]
@@ -141,14 +148,26 @@ def test_short_prompts_share_a_chunk(engine):
 
 def test_every_way_of_drawing_is_the_same_in_a_batch_as_alone():
     logits = torch.randn(6, 300, generator=torch.Generator().manual_seed(1))
-    ways = [{"temperature": 0.0}, {}, {"temperature": 0.5}, {"top_k": 5}, {"top_p": 0.5}, {"presence_penalty": 2.0}]
+    ways = [
+        {"temperature": 0.0},
+        {},
+        {"temperature": 0.5},
+        {"top_k": 5},
+        {"top_p": 0.5},
+        {"presence_penalty": 2.0},
+    ]
 
     def samplers():
-        return [Sampler(Sampling(max_tokens=9, seed=seed, **way), [1]) for seed, way in enumerate(ways)]
+        return [
+            Sampler(Sampling(max_tokens=9, seed=seed, **way), [1]) for seed, way in enumerate(ways)
+        ]
 
     batch, lone = samplers(), samplers()
     together = [draw_each(logits.roll(step, 1), batch) for step in range(9)]
-    alone = [[draw_each(logits.roll(step, 1)[i : i + 1], [one])[0] for i, one in enumerate(lone)] for step in range(9)]
+    alone = [
+        [draw_each(logits.roll(step, 1)[i : i + 1], [one])[0] for i, one in enumerate(lone)]
+        for step in range(9)
+    ]
     assert together == alone
     assert all(one.drawn.total() == 9 for one in batch)
 
@@ -216,14 +235,19 @@ def test_a_prompt_that_begins_a_little_alike_does_not_take_the_row(engine):
 def test_rows_that_are_taken_are_not_written_over(engine):
     texts = [letter * 40 for letter in "abcdefgh"]
     for _ in range(2):
-        asked = [Asked(engine, text, seed=seed, max_tokens=9 + 7 * seed) for seed, text in enumerate(texts)]
+        asked = [
+            Asked(engine, text, seed=seed, max_tokens=9 + 7 * seed)
+            for seed, text in enumerate(texts)
+        ]
         for seed, one in enumerate(asked):
             assert one.text == alone(texts[seed], seed, max_tokens=9 + 7 * seed)
 
 
 def test_metrics_tell_how_much_of_the_prompts_was_found():
     metrics = Metrics()
-    engine = Engine(max_running=2, max_queue=0, prefill_chunk=16, on_token=metrics.token, on_end=metrics.ended)
+    engine = Engine(
+        max_running=2, max_queue=0, prefill_chunk=16, on_token=metrics.token, on_end=metrics.ended
+    )
     engine.start()
     engine.install(load(rows=2))
     for last in "xy":
@@ -269,7 +293,11 @@ def test_penalties_take_what_they_say():
 def test_penalties_keep_a_greedy_answer_from_repeating(engine):
     plain = Asked(engine, "aaaa", temperature=0, max_tokens=40).sequence
     until(lambda: plain.ended)
-    for penalty in ({"presence_penalty": 2.0}, {"frequency_penalty": 2.0}, {"repetition_penalty": 5.0}):
+    for penalty in (
+        {"presence_penalty": 2.0},
+        {"frequency_penalty": 2.0},
+        {"repetition_penalty": 5.0},
+    ):
         sequence = Asked(engine, "aaaa", temperature=0, max_tokens=40, **penalty).sequence
         until(lambda s=sequence: s.ended)
         assert len(set(sequence.tokens)) > len(set(plain.tokens)), penalty
@@ -317,7 +345,9 @@ def test_a_swap_lets_the_old_model_finish(engine):
     engine.install(load("2", seed=2))
     newer = Asked(engine, "hello", seed=1)
     assert newer.text == alone("hello", 1, model_seed=2)
-    assert [one.text for one in running] == [alone("hello", seed, max_tokens=50) for seed in range(6)]
+    assert [one.text for one in running] == [
+        alone("hello", seed, max_tokens=50) for seed in range(6)
+    ]
     until(lambda: old not in engine._lanes)
 
 

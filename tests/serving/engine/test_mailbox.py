@@ -12,7 +12,8 @@ from devopsgpt_serving.engine.sequence import Finished, Progress
 
 
 def deliver(interval_s, script):
-    """Run a script of (seconds to wait before, report, at_once) in a thread. returns: (seconds, report) as they came"""
+    """Run a script of (seconds to wait before, report, at_once) in a thread. returns: (seconds,
+    report) as they came"""
 
     async def receive():
         mailbox, reports = Mailbox(interval_s), asyncio.Queue()
@@ -39,8 +40,14 @@ def tokens(count, pause=0.01):
 
 
 def test_everything_comes_in_order():
-    came = deliver(0.03, [(0, Progress("first"), True), *tokens(30, 0.002), (0, Finished("stop"), True)])
-    assert [report for _, report in came] == [Progress("first"), *map(Progress, map(str, range(30))), Finished("stop")]
+    came = deliver(
+        0.03, [(0, Progress("first"), True), *tokens(30, 0.002), (0, Finished("stop"), True)]
+    )
+    assert [report for _, report in came] == [
+        Progress("first"),
+        *map(Progress, map(str, range(30))),
+        Finished("stop"),
+    ]
 
 
 def test_what_can_wait_comes_in_few_deliveries_and_what_cannot_at_once():

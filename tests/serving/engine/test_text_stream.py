@@ -48,4 +48,8 @@ def test_text_that_may_become_a_stop_string_waits():
 
 
 def test_tokens_are_told_as_text_or_bytes():
-    assert [token_text(TOKENIZER, token) for token in (97, 0xE2, 256)] == ["a", "bytes:\\xe2", "<|endoftext|>"]
+    assert [token_text(TOKENIZER, token) for token in (97, 0xE2, 256)] == [
+        "a",
+        "bytes:\\xe2",
+        "<|endoftext|>",
+    ]

@@ -1,4 +1,5 @@
-"""The engine setting `vllm`: our routes and the alias watch before a server that speaks vLLM's protocol."""
+"""The engine setting `vllm`: our routes and the alias watch before a server that speaks vLLM's
+protocol."""
 
 import os
 import signal
@@ -26,8 +27,11 @@ def vllm(tmp_path):
 
 
 def before_vllm(shelf, vllm, tmp_path, vllm_start_s=2):
-    """A service that leaves computing to this vLLM. vllm_start_s: short where a version is to be refused"""
-    where = dict(tracking_uri=shelf.url, model_name=shelf.name, vllm_url=vllm.url, vllm_api_key="key")
+    """A service that leaves computing to this vLLM. vllm_start_s: short where a version is to be
+    refused"""
+    where = dict(
+        tracking_uri=shelf.url, model_name=shelf.name, vllm_url=vllm.url, vllm_api_key="key"
+    )
     return serving(tmp_path, engine="vllm", max_batch_size=4, vllm_start_s=vllm_start_s, **where)
 
 
@@ -81,7 +85,9 @@ def test_it_answers_as_our_own_engine_does(quiet_front, service, fields):
         assert mine["finish_reason"] == other["finish_reason"]
         if "logprobs" in fields:
             assert mine["logprobs"]["tokens"] == other["logprobs"]["tokens"]
-            scores = zip(mine["logprobs"]["token_logprobs"], other["logprobs"]["token_logprobs"], strict=True)
+            scores = zip(
+                mine["logprobs"]["token_logprobs"], other["logprobs"]["token_logprobs"], strict=True
+            )
             assert all(a == b or abs(a - b) < 1e-4 for a, b in scores)
             assert [set(top or {}) for top in mine["logprobs"]["top_logprobs"]] == [
                 set(top or {}) for top in other["logprobs"]["top_logprobs"]
@@ -135,8 +141,12 @@ def test_a_version_that_vllm_does_not_load_is_refused_and_the_link_goes_back(fro
 
 
 @pytest.mark.parametrize("broken", ["status", "scores"])
-def test_a_version_that_vllm_lists_and_cannot_compute_is_refused(front, shelf, vllm, monkeypatch, broken):
-    monkeypatch.setattr(vllm, *{"status": ("status", 500), "scores": ("events", no_numbers)}[broken])
+def test_a_version_that_vllm_lists_and_cannot_compute_is_refused(
+    front, shelf, vllm, monkeypatch, broken
+):
+    monkeypatch.setattr(
+        vllm, *{"status": ("status", 500), "scores": ("events", no_numbers)}[broken]
+    )
     shelf.publish(make_model(2))
     until(lambda: failed(front), 20)
     assert front.ready()["version"] == "1"
@@ -157,7 +167,8 @@ def test_a_start_that_falls_back_leaves_vllm_with_what_it_fell_back_to(shelf, vl
     served = vllm.served()
     honest = only(served, vllm)
     shelf.publish(make_model(2))
-    for _ in range(2):  # the first start has to fetch version 2 and falls back before, the second after vLLM refused it
+    # the first start has to fetch version 2 and falls back before, the second after vLLM refused it
+    for _ in range(2):
         with before_vllm(shelf, vllm, tmp_path) as running:
             until(lambda running=running: failed(running), 20)
             running.wait_for("1")
@@ -231,7 +242,8 @@ def test_vllm_in_trouble_is_a_503_and_nothing_is_left_over(front, vllm, how):
 
 STANDIN = """
 import http.server, json, sys
-name, port = sys.argv[sys.argv.index("--served-model-name") + 1], int(sys.argv[sys.argv.index("--port") + 1])
+option = lambda name: sys.argv[sys.argv.index(name) + 1]
+name, port = option("--served-model-name"), int(option("--port"))
 class Handler(http.server.BaseHTTPRequestHandler):
     def log_message(self, *_): pass
     def do_GET(self):
@@ -257,7 +269,11 @@ def test_the_script_beside_vllm_follows_the_link_and_starts_it_again_when_it_die
     program.write_text(f"#!{sys.executable}\n{STANDIN}")
     program.chmod(0o755)
     port = free_port()
-    settings = {"VLLM_LINK": str(tmp_path / "vllm"), "VLLM_PORT": str(port), "VLLM_COMMAND": str(program)}
+    settings = {
+        "VLLM_LINK": str(tmp_path / "vllm"),
+        "VLLM_PORT": str(port),
+        "VLLM_COMMAND": str(program),
+    }
     follower = subprocess.Popen(
         ["bash", REPOSITORY / "deploy/vllm/follow.sh"],
         env=os.environ | settings,
@@ -268,7 +284,9 @@ def test_the_script_beside_vllm_follows_the_link_and_starts_it_again_when_it_die
         for key in ("1-abc", "2-def"):
             turn_link(tmp_path / "vllm", f"{key}/model")
             until(lambda key=key: listed(f"http://127.0.0.1:{port}") == [key], 15)
-        child = subprocess.run(["pgrep", "-P", str(follower.pid), "-f", "vllm-standin"], capture_output=True, text=True)
+        child = subprocess.run(
+            ["pgrep", "-P", str(follower.pid), "-f", "vllm-standin"], capture_output=True, text=True
+        )
         os.kill(int(child.stdout), signal.SIGKILL)
         until(lambda: not listed(f"http://127.0.0.1:{port}"), 5)
         until(lambda: listed(f"http://127.0.0.1:{port}") == ["2-def"], 15)

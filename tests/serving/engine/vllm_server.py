@@ -1,4 +1,5 @@
-"""A server that speaks vLLM's protocol over a GPT of ours, and follows the link as deploy/vllm/follow.sh does."""
+"""A server that speaks vLLM's protocol over a GPT of ours, and follows the link as
+deploy/vllm/follow.sh does."""
 
 import http.server
 import json
@@ -15,7 +16,14 @@ class VllmServer:
     """What vLLM answers to GET /v1/models and to a streamed POST /v1/completions with token ids."""
 
     def __init__(self, cache):
-        self.cache, self.delay_s, self.status, self.bodies, self.hung_up, self.keys = cache, 0.0, 200, [], 0, set()
+        self.cache, self.delay_s, self.status, self.bodies, self.hung_up, self.keys = (
+            cache,
+            0.0,
+            200,
+            [],
+            0,
+            set(),
+        )
         self.cut_after = None
         server = self
 
@@ -25,13 +33,17 @@ class VllmServer:
 
             def do_GET(self):
                 server.keys.add(self.headers.get("Authorization"))
-                self.answer(200, {"object": "list", "data": [{"id": name} for name in server.served()]})
+                self.answer(
+                    200, {"object": "list", "data": [{"id": name} for name in server.served()]}
+                )
 
             def do_POST(self):
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 server.bodies.append(body)
                 if server.status != 200 or body["model"] not in server.served():
-                    return self.answer(server.status if server.status != 200 else 404, {"error": {"message": "no"}})
+                    return self.answer(
+                        server.status if server.status != 200 else 404, {"error": {"message": "no"}}
+                    )
                 self.send_response(200)
                 self.send_header("Content-Type", "text/event-stream")
                 self.end_headers()
@@ -68,7 +80,9 @@ class VllmServer:
         settings = dict(temperature=body["temperature"], top_k=body["top_k"], top_p=body["top_p"])
         drawn = 0
         seed = body["seed"] if body["seed"] is not None else 1
-        for token in stream_ids(model, prompt, body["max_tokens"], eot_id=eot, seed=seed, **settings):
+        for token in stream_ids(
+            model, prompt, body["max_tokens"], eot_id=eot, seed=seed, **settings
+        ):
             ids.append(token)
             drawn += 1
             yield chunk([scored(model, ids, len(ids) - 1, body["logprobs"])], None)
@@ -89,7 +103,11 @@ def scored(model, ids, index, top):
         logits = model.extend(torch.tensor([ids[:index]]), cache, torch.tensor([0]))[0]
     logprobs = torch.log_softmax(logits.float(), 0)
     best = logprobs.topk(top) if top else None
-    likeliest = {f"token_id:{i}": p for p, i in zip(*map(torch.Tensor.tolist, best), strict=True)} if best else {}
+    likeliest = (
+        {f"token_id:{i}": p for p, i in zip(*map(torch.Tensor.tolist, best), strict=True)}
+        if best
+        else {}
+    )
     own = float(logprobs[ids[index]])
     return ids[index], own, likeliest | {f"token_id:{ids[index]}": own}
 
@@ -101,5 +119,10 @@ def chunk(scores, reason):
         "top_logprobs": [likeliest for _, _, likeliest in scores],
         "text_offset": [0] * len(scores),
     }
-    choice = {"index": 0, "text": "", "logprobs": logprobs if scores else None, "finish_reason": reason}
+    choice = {
+        "index": 0,
+        "text": "",
+        "logprobs": logprobs if scores else None,
+        "finish_reason": reason,
+    }
     return {"id": "cmpl-x", "object": "text_completion", "choices": [choice]}

@@ -1,4 +1,5 @@
-"""Ways to spoil a published version; after some its manifest is right again, so that only loading can tell."""
+"""Ways to spoil a published version; after some its manifest is right again, so that only loading
+can tell."""
 
 import hashlib
 import json

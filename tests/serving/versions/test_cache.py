@@ -55,15 +55,21 @@ def test_a_damaged_file_is_noticed_and_removed(cache, damage):
     assert not path.parent.parent.exists()
 
 
-@pytest.mark.parametrize("name", ["../evil", "model/../evil", "/etc/passwd", "model/.hidden", "other/x", "model/a/b"])
+@pytest.mark.parametrize(
+    "name", ["../evil", "model/../evil", "/etc/passwd", "model/.hidden", "other/x", "model/a/b"]
+)
 def test_a_manifest_names_plain_files_only(cache, name):
     with cache.staging() as staging:
-        (staging / "manifest.json").write_text(json.dumps({"files": {name: {"sha256": "0", "size": 1}}}))
+        (staging / "manifest.json").write_text(
+            json.dumps({"files": {name: {"sha256": "0", "size": 1}}})
+        )
         with pytest.raises(DamagedVersion, match="model/<name> only"):
             cache.keep(staging, version_of(1))
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"files": {}}', '{"files": {"model/x": {}}}'])
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", "{}", '{"files": {}}', '{"files": {"model/x": {}}}']
+)
 def test_a_manifest_that_is_none_is_refused(cache, content):
     with cache.staging() as staging:
         (staging / "manifest.json").write_text(content)
@@ -123,7 +129,10 @@ def test_what_any_service_of_the_cache_served_last_stays(cache):
         os.utime(keep(cache, version_of(number), b"x" * 600_000), (number, number))
     cache.remember(version_of(1), "champion")
     cache.trim(in_use={version_of(3).key})
-    assert {path.name for path in cache.folder.glob("[0-9]*")} == {version_of(1).key, version_of(3).key}
+    assert {path.name for path in cache.folder.glob("[0-9]*")} == {
+        version_of(1).key,
+        version_of(3).key,
+    }
     cache.remember(version_of(3), "champion")
     cache.trim(in_use=set())
     assert [path.name for path in cache.folder.glob("[0-9]*")] == [version_of(3).key]
@@ -151,7 +160,9 @@ def test_another_name_or_alias_has_another_memory(cache):
     assert cache.last_good("other", "champion") is None, "the note itself tells whose it is"
 
 
-@pytest.mark.parametrize("name", ["../../evil", "/etc/passwd", "a/b", "team:model", "ü" * 500, "", "\udc80"])
+@pytest.mark.parametrize(
+    "name", ["../../evil", "/etc/passwd", "a/b", "team:model", "ü" * 500, "", "\udc80"]
+)
 def test_any_name_is_a_file_of_the_cache(cache, name):
     version = Version(name, "1", "models:/m-1", 0)
     cache.remember(version, name)

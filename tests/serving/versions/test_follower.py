@@ -103,7 +103,9 @@ def test_an_alias_that_is_removed_during_a_download_leaves_the_model_in_place(he
     assert held.service.follower.state.reloads == 1
 
 
-def test_a_registry_that_falls_silent_after_a_download_was_right_before(shelf, tmp_path, proxy, monkeypatch):
+def test_a_registry_that_falls_silent_after_a_download_was_right_before(
+    shelf, tmp_path, proxy, monkeypatch
+):
     with serving(tmp_path, tracking_uri=proxy.url, model_name=shelf.name) as service:
         registry = service.service.follower.registry
         fetch = registry.fetch
@@ -163,7 +165,10 @@ def test_a_truncated_download_never_replaces_a_good_one(shelf, tmp_path, proxy):
         service.wait_for("1")
         proxy.mode = "truncate"
         shelf.publish(seed=2)
-        until(lambda: "version 2 cannot be served" in (service.ready()["problem"] or ""), say=service.ready)
+        until(
+            lambda: "version 2 cannot be served" in (service.ready()["problem"] or ""),
+            say=service.ready,
+        )
         assert service.generate("x").json()["version"] == "1"
         assert "devopsgpt:up_to_date 0.0" in service.http.get("/metrics").text
         proxy.mode = "pass"
@@ -221,7 +226,9 @@ def test_old_versions_go_where_the_cache_is_full(shelf, tmp_path):
     shelf.publish(seed=1)
     with serving(tmp_path, **where) as service:
         service.wait_for("1")
-        one = sum(path.stat().st_size for path in (tmp_path / "cache").glob("1-*/**/*") if path.is_file())
+        one = sum(
+            path.stat().st_size for path in (tmp_path / "cache").glob("1-*/**/*") if path.is_file()
+        )
     with serving(tmp_path, **where, max_cache_bytes=int(2.5 * one)) as service:
         for seed in (2, 3):
             assert "1" in kept(), "no need to drop it yet"
@@ -246,7 +253,9 @@ class Waits(threading.Event):
 
 
 def test_replicas_look_every_15_seconds_and_not_in_step(tmp_path):
-    follower = build_service(Settings(cache_dir=tmp_path, tracking_uri="http://127.0.0.1:9")).follower
+    follower = build_service(
+        Settings(cache_dir=tmp_path, tracking_uri="http://127.0.0.1:9")
+    ).follower
     follower._poke = waits = Waits()
     follower.start()
     until(lambda: len(waits.noted) >= 20)
@@ -261,12 +270,14 @@ def test_the_old_model_is_freed_once_its_last_answer_is_out_without_a_collection
     shelf.publish(seed=1)
     with serving(tmp_path, tracking_uri=shelf.url, model_name=shelf.name) as service:
         service.wait_for("1")
-        until(lambda: gc.get_freeze_count() > 100_000)  # later collections leave out what is imported
+        # later collections leave out what is imported
+        until(lambda: gc.get_freeze_count() > 100_000)
         old = weakref.ref(service.service.engine.current.loaded.runner)
         service.generate("x")
         shelf.publish(seed=2)
         with no_collections() as asked_for:
-            service.wait_for("2")  # and nothing is asked of it: an idle service holds one model, too
+            # and nothing is asked of it: an idle service holds one model, too
+            service.wait_for("2")
             until(lambda: old() is None)
         assert asked_for == []  # each would hold up every answer, the longer the more is imported
 
@@ -287,7 +298,9 @@ def no_collections():
 @pytest.mark.parametrize("mode", ["500", "hang", "refuse"])
 def test_the_service_outlives_its_registry(shelf, tmp_path, proxy, mode):
     shelf.publish(seed=1)
-    with serving(tmp_path, tracking_uri=proxy.url, model_name=shelf.name, registry_timeout_s=1) as service:
+    with serving(
+        tmp_path, tracking_uri=proxy.url, model_name=shelf.name, registry_timeout_s=1
+    ) as service:
         service.wait_for("1")
         proxy.refuse() if mode == "refuse" else setattr(proxy, "mode", mode)
         until(lambda: service.ready()["registry_up"] is False)
@@ -312,14 +325,19 @@ def test_a_restart_without_the_registry_serves_the_last_good_version(shelf, tmp_
         assert service.ready()["from_cache"]
         assert nobody in service.ready()["problem"]
         assert service.generate("hello", seed=1).json() == expected
-    for other in ({"model_name": f"{shelf.name}-b"}, {"model_name": shelf.name, "alias": "challenger"}):
+    for other in (
+        {"model_name": f"{shelf.name}-b"},
+        {"model_name": shelf.name, "alias": "challenger"},
+    ):
         with serving(tmp_path, tracking_uri=nobody, **other) as service:
             until(lambda: service.ready()["registry_up"] is False)
             assert service.ready()["version"] is None
             assert service.generate("hello").status_code == 503
 
 
-def test_a_name_of_its_own_is_not_answered_by_another_while_it_is_fetched(shelf, mlflow_server, tmp_path, proxy):
+def test_a_name_of_its_own_is_not_answered_by_another_while_it_is_fetched(
+    shelf, mlflow_server, tmp_path, proxy
+):
     other = Shelf(mlflow_server.url)
     for each in (shelf, other):
         each.publish(seed=1)
@@ -349,19 +367,27 @@ def test_a_damaged_cache_is_not_served(shelf, tmp_path):
 
 def test_reload_looks_at_once(shelf, tmp_path):
     shelf.publish(seed=1)
-    with serving(tmp_path, tracking_uri=shelf.url, model_name=shelf.name, poll_interval_s=60) as service:
+    with serving(
+        tmp_path, tracking_uri=shelf.url, model_name=shelf.name, poll_interval_s=60
+    ) as service:
         service.wait_for("1")
         shelf.publish(seed=2)
         assert service.http.post("/admin/reload").json()["version"] == "2"
 
 
-def test_reloads_during_a_download_share_a_look_and_hold_up_no_answer(shelf, tmp_path, proxy, monkeypatch):
+def test_reloads_during_a_download_share_a_look_and_hold_up_no_answer(
+    shelf, tmp_path, proxy, monkeypatch
+):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "60")  # longer than the registry stands still
     shelf.publish(seed=1)
     with (
-        serving(tmp_path, tracking_uri=proxy.url, model_name=shelf.name, poll_interval_s=600) as service,
+        serving(
+            tmp_path, tracking_uri=proxy.url, model_name=shelf.name, poll_interval_s=600
+        ) as service,
         ThreadPoolExecutor(41) as people,
-        httpx.Client(base_url=service.url, timeout=60, limits=httpx.Limits(max_connections=None)) as http,
+        httpx.Client(
+            base_url=service.url, timeout=60, limits=httpx.Limits(max_connections=None)
+        ) as http,
     ):
         service.wait_for("1")
         proxy.mode = "stall"
@@ -374,7 +400,8 @@ def test_reloads_during_a_download_share_a_look_and_hold_up_no_answer(shelf, tmp
         until(lambda: service.service.follower._asked.qsize() == 40)
         assert service.generate("x").json()["version"] == "1"
         assert service.complete("x").status_code == 200
-        proxy.mode = "pass"  # the download under way ends early, and with it the look that the first one asked for
+        # the download under way ends early, and with it the look that the first one asked for
+        proxy.mode = "pass"
         assert "version 2 cannot be served" in first.result().json()["problem"]
         assert {other.result().json()["version"] for other in others} == {"2"}
         # two looks, and one more before the second one's version is served

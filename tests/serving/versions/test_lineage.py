@@ -14,7 +14,9 @@ DOCUMENTS = {"lineage.json": json.dumps(LINEAGE), "README.md": "---\nlicense: mi
 
 
 def retrieve(service):
-    return OpenAI(base_url=f"{service.url}/v1", api_key="none", max_retries=0).models.retrieve(service.name)
+    return OpenAI(base_url=f"{service.url}/v1", api_key="none", max_retries=0).models.retrieve(
+        service.name
+    )
 
 
 def test_the_models_lineage_is_told_also_while_the_registry_is_down(shelf, tmp_path):
@@ -43,7 +45,9 @@ def test_a_swap_swaps_the_lineage(shelf, tmp_path):
         assert retrieve(service).lineage["git_commit"] == "abc"
 
 
-@pytest.mark.parametrize(("text", "told"), [("{", "is damaged"), ("[]", "must be an object, got list")])
+@pytest.mark.parametrize(
+    ("text", "told"), [("{", "is damaged"), ("[]", "must be an object, got list")]
+)
 def test_a_lineage_that_cannot_be_read_is_a_damaged_version(tmp_path, text, told):
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "lineage.json").write_text(text)

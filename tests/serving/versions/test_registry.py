@@ -10,7 +10,12 @@ import pytest
 
 from devopsgpt_serving.versions import registry as registry_module
 from devopsgpt_serving.versions.cache import DamagedVersion, VersionCache
-from devopsgpt_serving.versions.registry import NoModelYet, Registry, RegistryUnavailable, limit_patience
+from devopsgpt_serving.versions.registry import (
+    NoModelYet,
+    Registry,
+    RegistryUnavailable,
+    limit_patience,
+)
 from serving.conftest import serving, until
 from serving.versions.spoiling import cut_short, drop_file, drop_manifest, flip_a_byte
 
@@ -39,7 +44,11 @@ def test_a_version_arrives_verified_and_is_not_fetched_again(common_shelf, cache
     registry = Registry(proxy.url, common_shelf.name, "champion", 2)
     version = registry.resolve()
     folder = registry.fetch(version, cache)
-    assert sorted(path.name for path in folder.iterdir()) == ["manifest.json", "model", "version.json"]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "manifest.json",
+        "model",
+        "version.json",
+    ]
     assert json.loads((folder / "version.json").read_text())["tags"] == version.tags
     asked = len(proxy.requests)
     assert registry.fetch(version, cache) == folder
@@ -72,14 +81,19 @@ def test_a_registry_in_trouble_is_unavailable(common_shelf, cache, proxy, mode):
     assert list(cache.folder.iterdir()) == []
 
 
-PATIENCE = ("MLFLOW_HTTP_REQUEST_TIMEOUT", "MLFLOW_HTTP_REQUEST_MAX_RETRIES", "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR")
+PATIENCE = (
+    "MLFLOW_HTTP_REQUEST_TIMEOUT",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR",
+)
 
 
 @pytest.fixture
 def as_deployed(monkeypatch):
     """An environment without the patience that these tests give to MLflow's client."""
     for name in PATIENCE:
-        monkeypatch.setenv(name, "")  # for monkeypatch to put back what there was, also where there was nothing
+        # for monkeypatch to put back what there was, also where there was nothing
+        monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
 
 
@@ -105,7 +119,8 @@ def test_a_registry_that_hangs_is_given_up_within_seconds(as_deployed, common_sh
     began = time.monotonic()
     with pytest.raises(RegistryUnavailable):
         Registry(proxy.url, common_shelf.name, "champion", 1).resolve()
-    assert time.monotonic() - began < 10  # two tries of 1 s and the wait between; MLflow's own patience is minutes
+    # two tries of 1 s and the wait between; MLflow's own patience is minutes
+    assert time.monotonic() - began < 10
 
 
 SKINNY = """
@@ -118,7 +133,8 @@ class Without:
 
     def find_spec(self, name, path=None, target=None):
         if name.split(".")[0] not in {absent!r}:
-            return next(filter(None, (finder.find_spec(name, path, target) for finder in self.finders)), None)
+            specs = (finder.find_spec(name, path, target) for finder in self.finders)
+            return next(filter(None, specs), None)
 
 sys.meta_path[:] = [Without()]
 from pathlib import Path
@@ -133,7 +149,18 @@ print(registry.fetch(registry.resolve(), cache).name)
 print(sorted({forbidden!r} & {{name.split(".")[0] for name in sys.modules}}))
 """
 NOT_IN_SKINNY = (
-    *("pandas", "flask", "sqlalchemy", "alembic", "docker", "graphene", "sklearn", "scipy", "matplotlib", "pyarrow"),
+    *(
+        "pandas",
+        "flask",
+        "sqlalchemy",
+        "alembic",
+        "docker",
+        "graphene",
+        "sklearn",
+        "scipy",
+        "matplotlib",
+        "pyarrow",
+    ),
     *("dagster", "transformers", "devopsgpt_pipeline"),
 )
 
@@ -147,7 +174,9 @@ def test_mlflow_skinny_is_enough(common_shelf, tmp_path):
         url=common_shelf.url,
         name=common_shelf.name,
     )
-    answer = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False)
+    answer = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False
+    )
     assert answer.returncode == 0, answer.stderr
     key, loaded = answer.stdout.split("\n")[:2]
     assert key.startswith("1-")

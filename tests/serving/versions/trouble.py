@@ -1,4 +1,5 @@
-"""A proxy before a real server that refuses, hangs, answers 500 or cuts an answer short when told to."""
+"""A proxy before a real server that refuses, hangs, answers 500 or cuts an answer short when told
+to."""
 
 import http.client
 import http.server
@@ -7,7 +8,8 @@ import time
 
 
 class Proxy:
-    """mode: "pass", "refuse", "hang", "500", and in the middle of the weights' file "truncate", "stall" or "hold"
+    """mode: "pass", "refuse", "hang", "500", and in the middle of the weights' file "truncate",
+    "stall" or "hold"
 
     "stall" sends nothing more, "hold" sends the rest once the mode is another.
     """
@@ -57,17 +59,24 @@ class Proxy:
             return
         connection = http.client.HTTPConnection("127.0.0.1", self.target_port, timeout=30)
         headers = {name: value for name, value in handler.headers.items() if name.lower() != "host"}
-        connection.request(handler.command, handler.path, body, headers | {"Accept-Encoding": "identity"})
+        connection.request(
+            handler.command, handler.path, body, headers | {"Accept-Encoding": "identity"}
+        )
         answer = connection.getresponse()
         content = answer.read()
         handler.send_response(answer.status)
-        handler.send_header("Content-Type", answer.headers.get("Content-Type", "application/octet-stream"))
+        handler.send_header(
+            "Content-Type", answer.headers.get("Content-Type", "application/octet-stream")
+        )
         handler.send_header("Content-Length", str(len(content)))
         handler.send_header("Connection", "close")
         handler.end_headers()
         connection.close()
         weights = handler.path.partition("?")[0].endswith("model.safetensors")
-        cut, held = weights and self.mode in ("truncate", "stall", "hold"), weights and self.mode == "hold"
+        cut, held = (
+            weights and self.mode in ("truncate", "stall", "hold"),
+            weights and self.mode == "hold",
+        )
         handler.wfile.write(content[: len(content) // 2] if cut else content)
         while cut and self.mode in ("stall", "hold"):
             time.sleep(0.02)
