@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from devopsgpt_model.atomic import whole_folder, write_json
+from devopsgpt_model.atomic import atomic_folder, write_json
 from devopsgpt_model.config import GPTConfig
 from devopsgpt_model.gpt import GPT
 from devopsgpt_model.tokenizer import Tokenizer
@@ -46,7 +46,7 @@ def save_checkpoint(
 
     raises: OSError on a full disk, what was there untouched
     """
-    with whole_folder(folder) as staging:
+    with atomic_folder(folder) as staging:
         try:
             save_file(
                 export_weights(model), staging / "model.safetensors", metadata={"format": "pt"}

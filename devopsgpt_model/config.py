@@ -43,6 +43,14 @@ class GPTConfig:
     def head_dim(self) -> int:
         return self.n_embd // self.n_head
 
+    @property
+    def parameter_count(self) -> int:
+        """Weights, the head tied to the token embedding. source: Radford et al. 2019"""
+        width = self.n_embd
+        # attention 4w^2 + 4w, MLP 8w^2 + 5w, two norms 4w
+        per_layer = 12 * width**2 + 13 * width
+        return (self.vocab_size + self.block_size) * width + self.n_layer * per_layer + 2 * width
+
 
 GPT2_SIZES = {
     "gpt2": GPTConfig(vocab_size=50257, block_size=1024, n_layer=12, n_head=12, n_embd=768),
@@ -50,6 +58,18 @@ GPT2_SIZES = {
     "gpt2-large": GPTConfig(vocab_size=50257, block_size=1024, n_layer=36, n_head=20, n_embd=1280),
     "gpt2-xl": GPTConfig(vocab_size=50257, block_size=1024, n_layer=48, n_head=25, n_embd=1600),
 }
+
+
+def in_millions(parameters: int) -> str:
+    """124M, or 1.1M for small ones: how people name a model's size."""
+    millions = parameters / 1e6
+    return f"{millions:.0f}M" if millions >= 10 else f"{millions:.2g}M"
+
+
+def model_size(init_from: str, parameters: int) -> str:
+    """What searches find a model by, and what starts from it: the size of GPT-2 that it is, or its
+    parameters."""
+    return init_from if init_from in GPT2_SIZES else in_millions(parameters)
 
 
 @dataclass(frozen=True, kw_only=True)

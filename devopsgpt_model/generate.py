@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from devopsgpt_model.gpt import GPT
-from devopsgpt_model.sampling import Draw, sample_tokens, stream_of
+from devopsgpt_model.sampling import SamplingParams, random_stream, sample_tokens
 from devopsgpt_model.tokenizer import Tokenizer
 
 
@@ -26,7 +26,7 @@ def stream_ids(
 
     raises: ValueError for an empty prompt, one that fills the context, or a setting out of range
     """
-    draw = Draw(stream_of(seed), temperature, top_k, top_p).check()
+    params = SamplingParams(random_stream(seed), temperature, top_k, top_p).check()
     room = model.config.block_size - len(prompt)
     if not prompt:
         raise ValueError("a prompt needs at least one token; begin with end-of-text for none")
@@ -40,7 +40,7 @@ def stream_ids(
     for _ in range(min(max_tokens, room)):
         logits = model.extend(ids, cache, torch.tensor([held], device=device))
         held += ids.size(1)
-        token = sample_tokens(logits, [draw])[0]
+        token = sample_tokens(logits, [params])[0]
         if token == eot_id:
             return
         yield token

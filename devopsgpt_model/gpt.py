@@ -35,24 +35,24 @@ class KVCache:
 
 
 @dataclass(frozen=True)
-class Places:
-    """Where t new tokens of B rows stand, worked out once for all layers."""
+class NewTokens:
+    """Positions and mask of t new tokens in each of B rows, worked out once for all layers."""
 
     positions: Tensor
     """int64 (B, t)"""
     rows: Tensor
     """int64 (B, 1): 0..B-1"""
-    seen: Tensor
+    mask: Tensor
     """bool (B, 1, t, length): which positions each new token attends to"""
 
     @classmethod
-    def of(cls, start: Tensor, count: int, length: int) -> "Places":
+    def of(cls, start: Tensor, count: int, length: int) -> "NewTokens":
         """start: int64 (B,), tokens that each row holds; count: t; length: largest position + 1, or
         more"""
         positions = start[:, None] + torch.arange(count, device=start.device)
         rows = torch.arange(len(start), device=start.device)[:, None]
-        seen = torch.arange(length, device=start.device) <= positions[:, None, :, None]
-        return cls(positions, rows, seen)
+        mask = torch.arange(length, device=start.device) <= positions[:, None, :, None]
+        return cls(positions, rows, mask)
 
 
 class Linear(nn.Linear):
@@ -90,18 +90,18 @@ class Attention(nn.Module):
         y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         return self._merge(y)
 
-    def extend(self, x: Tensor, keys: Tensor, values: Tensor, places: Places) -> Tensor:
+    def extend(self, x: Tensor, keys: Tensor, values: Tensor, new: NewTokens) -> Tensor:
         """Attention of new tokens to the cache and themselves; writes their keys and values into
         it.
 
         x: (B, t, C); keys, values: (B, H, block_size, D)
         """
         q, k, v = (each.to(keys.dtype) for each in self._heads(x))
-        keys[places.rows, :, places.positions] = k.transpose(1, 2)  # both (B, t, H, D)
-        values[places.rows, :, places.positions] = v.transpose(1, 2)
-        length = places.seen.size(-1)
+        keys[new.rows, :, new.positions] = k.transpose(1, 2)  # both (B, t, H, D)
+        values[new.rows, :, new.positions] = v.transpose(1, 2)
+        length = new.mask.size(-1)
         y = F.scaled_dot_product_attention(
-            q, keys[:, :, :length], values[:, :, :length], attn_mask=places.seen
+            q, keys[:, :, :length], values[:, :, :length], attn_mask=new.mask
         )
         return self._merge(y.to(x.dtype))
 
@@ -161,8 +161,8 @@ class Block(nn.Module):
         y: Tensor = x + self.mlp(self.ln_2(x))
         return y
 
-    def extend(self, x: Tensor, keys: Tensor, values: Tensor, places: Places) -> Tensor:
-        x = x + self.attn.extend(self.ln_1(x), keys, values, places)
+    def extend(self, x: Tensor, keys: Tensor, values: Tensor, new: NewTokens) -> Tensor:
+        x = x + self.attn.extend(self.ln_1(x), keys, values, new)
         y: Tensor = x + self.mlp(self.ln_2(x))
         return y
 
@@ -266,18 +266,13 @@ class GPT(nn.Module):
                 f"a sequence has at most {self.config.block_size} tokens (block_size), got {length}"
             )
         return self.logits(
-            self.extend_hidden(idx, cache, Places.of(start, idx.size(1), length))[:, -1]
+            self.extend_hidden(idx, cache, NewTokens.of(start, idx.size(1), length))[:, -1]
         )
 
-    def extend_hidden(self, idx: Tensor, cache: KVCache, places: Places) -> Tensor:
+    def extend_hidden(self, idx: Tensor, cache: KVCache, new: NewTokens) -> Tensor:
         """Final normalized residual stream of new tokens. idx: int64 (B, t); returns: (B, t, C)"""
-        x = self.wte(idx) + self.wpe(places.positions)
+        x = self.wte(idx) + self.wpe(new.positions)
         for block, keys, values in zip(self.h, cache.keys, cache.values, strict=True):
-            x = block.extend(x, keys, values, places)
+            x = block.extend(x, keys, values, new)
         hidden: Tensor = self.ln_f(x)
         return hidden
-
-    def parameter_count(self) -> int:
-        """Parameters of the published shape: without the vocabulary's padding."""
-        padding = (self.config.padded_vocab_size - self.config.vocab_size) * self.config.n_embd
-        return sum(parameter.numel() for parameter in self.parameters()) - padding

@@ -15,7 +15,7 @@ BLOCK = 256  # weights that are added up before one of them is looked for
 LEAST_TEMPERATURE = 1e-3  # below it the likeliest token is drawn anyway, and the division overflows
 
 
-class Draw(NamedTuple):
+class SamplingParams(NamedTuple):
     """How the tokens of one sequence are drawn."""
 
     generator: random.Random
@@ -28,7 +28,7 @@ class Draw(NamedTuple):
     """The share of probability that the most likely tokens must reach (Holtzman et al. 2019); those
     alike stay."""
 
-    def check(self) -> "Draw":
+    def check(self) -> "SamplingParams":
         """Itself. raises: ValueError for a setting out of range"""
         if not 0 <= self.temperature <= 2:
             raise ValueError(f"temperature must be 0 (greedy) to 2, got {self.temperature}")
@@ -39,32 +39,32 @@ class Draw(NamedTuple):
         return self
 
 
-def stream_of(seed: int) -> random.Random:
+def random_stream(seed: int) -> random.Random:
     """The stream of random numbers of a seed: any whole number."""
     # all its digits count: of a number the sign does not, and neighbours begin alike
     return random.Random(str(seed))
 
 
-def sample_tokens(logits: Tensor, draws: list[Draw]) -> list[int]:
+def sample_tokens(logits: Tensor, params: list[SamplingParams]) -> list[int]:
     """A token id for each row of logits (R, V), any of them; the same for a row alone as among
     others.
 
     On a GPU up to the rounding of sums, whose order there depends on R.
-    raises: ValueError for more or fewer draws than rows
+    raises: ValueError for more or fewer params than rows
     """
-    if len(draws) != len(logits):
+    if len(params) != len(logits):
         raise ValueError(
-            f"each row of logits wants its draw: {len(logits)} rows, {len(draws)} draws"
+            f"each row of logits needs its SamplingParams: {len(logits)} rows, {len(params)} params"
         )
     alike: dict[tuple[bool, int], list[int]] = defaultdict(list)
-    for row, draw in enumerate(draws):
-        alike[draw.temperature < LEAST_TEMPERATURE, draw.top_k].append(row)
+    for row, one in enumerate(params):
+        alike[one.temperature < LEAST_TEMPERATURE, one.top_k].append(row)
     tokens: dict[int, int] = {}
     for (greedy, top_k), rows in alike.items():
         theirs = _rows(logits, rows).float()
-        ids = _likeliest(theirs) if greedy else _drawn(theirs, top_k, [draws[row] for row in rows])
+        ids = _likeliest(theirs) if greedy else _drawn(theirs, top_k, [params[row] for row in rows])
         tokens |= zip(rows, ids, strict=True)
-    return [tokens[row] for row in range(len(draws))]
+    return [tokens[row] for row in range(len(params))]
 
 
 def _rows(tensor: Tensor, rows: list[int]) -> Tensor:
@@ -77,19 +77,19 @@ def _likeliest(logits: Tensor) -> list[int]:
     return logits.argmax(1).tolist()  # type: ignore[no-any-return]
 
 
-def _drawn(logits: Tensor, top_k: int, draws: list[Draw]) -> list[int]:
+def _drawn(logits: Tensor, top_k: int, params: list[SamplingParams]) -> list[int]:
     """A token id for each row out of its top_k likeliest, 0 for all. logits: (R, V)"""
     kept = logits.topk(min(top_k, logits.size(1))) if top_k else None
-    degrees = torch.tensor([[draw.temperature] for draw in draws], device=logits.device)
+    degrees = torch.tensor([[one.temperature] for one in params], device=logits.device)
     weights = torch.softmax((logits if kept is None else kept.values) / degrees, dim=1)
-    picked = _pick(weights, draws)
-    if rows := [row for row, draw in enumerate(draws) if draw.top_p < 1]:
-        picked[rows] = _repick(_rows(weights, rows), picked[rows], [draws[row] for row in rows])
+    picked = _pick(weights, params)
+    if rows := [row for row, one in enumerate(params) if one.top_p < 1]:
+        picked[rows] = _repick(_rows(weights, rows), picked[rows], [params[row] for row in rows])
     ids = picked if kept is None else kept.indices.gather(1, picked[:, None])[:, 0]
     return ids.tolist()  # type: ignore[no-any-return]
 
 
-def _repick(weights: Tensor, picked: Tensor, draws: list[Draw]) -> Tensor:
+def _repick(weights: Tensor, picked: Tensor, params: list[SamplingParams]) -> Tensor:
     """What was picked, where it is one of the largest weights that reach top_p, else a pick of
     those.
 
@@ -99,24 +99,22 @@ def _repick(weights: Tensor, picked: Tensor, draws: list[Draw]) -> Tensor:
     """
     larger = weights.where(weights > weights.gather(1, picked[:, None]), 0)
     sums = _block_sums(larger).sum(1, dtype=torch.float64)
-    enough = torch.tensor(
-        [draw.top_p for draw in draws], dtype=torch.float64, device=weights.device
-    )
+    enough = torch.tensor([one.top_p for one in params], dtype=torch.float64, device=weights.device)
     # nothing is larger than the largest, however small top_p is
     rows = ((sums >= enough) & (sums > 0)).nonzero()[:, 0]
     if len(rows):
-        fewer, theirs = larger[rows], [draws[row] for row in rows.tolist()]
+        fewer, theirs = larger[rows], [params[row] for row in rows.tolist()]
         picked[rows] = _repick(fewer, _pick(fewer, theirs), theirs)
     return picked
 
 
-def _pick(weights: Tensor, draws: list[Draw]) -> Tensor:
+def _pick(weights: Tensor, params: list[SamplingParams]) -> Tensor:
     """An index for each row of weights (R, N), as likely as its weight.
 
     A block of weights is picked, then one of its own: to add up 50,257 one after the other takes
     five times as long.
     """
-    numbers = [[draw.generator.random()] for draw in draws]
+    numbers = [[one.generator.random()] for one in params]
     points = torch.tensor(numbers, dtype=torch.float64, device=weights.device)
     if weights.size(1) <= BLOCK:
         return _locate(weights, points)[0][:, 0]

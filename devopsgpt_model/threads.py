@@ -8,7 +8,9 @@ share in files of control groups.
 
 import math
 import os
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path("/")
@@ -72,3 +74,21 @@ def _read(path: str | Path) -> str:
         return (ROOT / path).read_text()
     except OSError:
         return ""
+
+
+@contextmanager
+def repeat_every(every_s: float, do: Callable[[], None]) -> Iterator[None]:
+    """Call a function every so many seconds, on a thread of its own, until the block is left."""
+    ended = threading.Event()
+
+    def work() -> None:
+        while not ended.wait(every_s):
+            do()
+
+    thread = threading.Thread(target=work, daemon=True, name="repeat-every")
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from devopsgpt_model.atomic import whole_folder, write_json
+from devopsgpt_model.atomic import atomic_folder, write_json
 from devopsgpt_model.tokenizer import Tokenizer
 
 DTYPE = np.dtype("<u2")
@@ -77,7 +77,7 @@ def write_token_bins(
     if tokenizer.vocab_size > np.iinfo(DTYPE).max + 1:
         raise ValueError(f"vocab_size must fit uint16 (at most 65,536), got {tokenizer.vocab_size}")
     splits = {}
-    with whole_folder(folder) as staging:
+    with atomic_folder(folder) as staging:
         for split in SPLITS:
             ids, offsets = _encode(tokenizer, documents[split], separate)
             if not ids.size:

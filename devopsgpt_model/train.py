@@ -15,7 +15,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import IO
 
-from devopsgpt_model.atomic import write_whole
+from devopsgpt_model.atomic import write_atomically
 from devopsgpt_model.device import choose_device
 from devopsgpt_model.memory import keep_freed_memory
 from devopsgpt_model.stop import STOPPED, Stopped, StopRequest
@@ -126,7 +126,7 @@ def _end(job: TrainingJob, reason: str, status: int) -> int:
     """Say why a run ended early, to whoever reads stderr and to the launcher. returns: status"""
     print(reason, file=sys.stderr)
     try:
-        write_whole(job.out / FAILURE_FILE, f"{reason}\n".encode())
+        write_atomically(job.out / FAILURE_FILE, f"{reason}\n".encode())
     except OSError as error:
         print(f"{FAILURE_FILE} could not be written: {error}", file=sys.stderr)
     return status

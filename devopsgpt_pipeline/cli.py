@@ -138,7 +138,10 @@ def _wait_for_an_end(servers: Any, children: Any) -> None:
     "--temperature", default=0.8, show_default=True, help="0 takes the most likely token each time."
 )
 @click.option(
-    "--top-k", default=200, show_default=True, help="Draw from the k most likely tokens; 0 for all."
+    "--top-k",
+    default=200,
+    show_default=True,
+    help="Draw from the k most likely tokens; 0 for all.",
 )
 @click.option(
     "--top-p",

@@ -44,7 +44,7 @@ def compile_pays(
         return False
     measured = MEASURED[device.type]
     tokens = config.max_steps * config.grad_accum_steps * config.batch_size * config.block_size
-    seconds = 6 * model.parameter_count() * tokens / measured.eager_flops
+    seconds = 6 * model.config.parameter_count * tokens / measured.eager_flops
     return seconds * measured.saved > measured.seconds
 
 

@@ -15,7 +15,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from devopsgpt_model.atomic import write_whole
+from devopsgpt_model.atomic import write_atomically
 
 # how long the end of a run waits for a tracking server that does not answer
 DELIVERY_DEADLINE_S = 60.0
@@ -38,7 +38,7 @@ class Report(AbstractContextManager["Report"]):
         """
         self.path, ends = metrics_file, {"train_loss": trained_to, "val_loss": evaluated_at}
         lines = [line for line in read_metrics(metrics_file) if line["step"] <= ends[_kind(line)]]
-        write_whole(self.path, "".join(json.dumps(line) + "\n" for line in lines).encode())
+        write_atomically(self.path, "".join(json.dumps(line) + "\n" for line in lines).encode())
         self._mlflow = _MlflowSender(tracking_uri, run_id, lines) if tracking_uri else None
         self._pipes = _open_pipes()
 

@@ -387,7 +387,7 @@ class Trainer:
             where += f", {self.step.at_once * self.config.batch_size} sequences at once"
         start = f"resuming at step {self.progress.step}" if self.progress.step else "starting"
         return (
-            f"{start}: {self.model.parameter_count():,} parameters, {self.tokens_per_step:,} "
+            f"{start}: {self.model.config.parameter_count:,} parameters, {self.tokens_per_step:,} "
             "tokens/step, "
             f"{self.config.max_steps:,} steps, {self.data.windows_per_epoch} windows/epoch, on "
             f"{where}"

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from devopsgpt_model.atomic import whole_folder, write_json
+from devopsgpt_model.atomic import atomic_folder, write_json
 from devopsgpt_model.token_bins import DTYPE, SplitMeta, TokenBinsMeta, read_meta, read_tokens
 from devopsgpt_model.tokenizer import Tokenizer
 from devopsgpt_pipeline.datasets.encode import Encoders
@@ -164,7 +164,7 @@ def _write_bins(
 ) -> TokenBinsMeta:
     """Both bins and what describes them, whole or not at all. meta.json names the shards, not 8
     million documents."""
-    with whole_folder(folder) as staging:
+    with atomic_folder(folder) as staging:
         splits = {
             split: _write_split(staging / f"{split}.bin", shards, held == (split == "val"))
             for split in ("train", "val")

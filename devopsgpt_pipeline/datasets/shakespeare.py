@@ -7,7 +7,7 @@ from pathlib import Path
 
 import requests
 
-from devopsgpt_model.atomic import write_whole
+from devopsgpt_model.atomic import write_atomically
 from devopsgpt_model.token_bins import TokenBinsMeta, write_token_bins
 from devopsgpt_model.tokenizer import Tokenizer
 
@@ -37,7 +37,7 @@ def fetch_shakespeare(path: Path, url: str = URL) -> str:
             ) from error
         _check(response.content, url)
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, response.content)
+        write_atomically(path, response.content)
     content = path.read_bytes()
     _check(content, str(path))
     return content.decode("utf-8")

@@ -4,6 +4,7 @@ import dagster as dg
 from pydantic import Field
 
 from devopsgpt_model.atomic import write_json
+from devopsgpt_model.config import model_size
 from devopsgpt_pipeline.defs import OWNERS
 from devopsgpt_pipeline.defs.datasets import TOKEN_BINS
 from devopsgpt_pipeline.defs.resources import HomeResource, MlflowResource
@@ -13,7 +14,7 @@ from devopsgpt_pipeline.evaluation.comparison import (
     compare_with_start,
     metrics_of,
 )
-from devopsgpt_pipeline.evaluation.measure import NANOGPT_BATCHES, model_size
+from devopsgpt_pipeline.evaluation.measure import NANOGPT_BATCHES
 from devopsgpt_pipeline.evaluation.published import PROTOCOL_DATASET
 from devopsgpt_pipeline.tracking.runs import log_bytes, log_dataset, log_final
 

@@ -4,7 +4,7 @@ import hashlib
 
 import dagster as dg
 
-from devopsgpt_model.atomic import whole_folder
+from devopsgpt_model.atomic import atomic_folder
 from devopsgpt_pipeline.defs import OWNERS, pictures
 from devopsgpt_pipeline.defs.automation import ON_MEASURED
 from devopsgpt_pipeline.defs.resources import HomeResource, MlflowResource
@@ -31,7 +31,7 @@ def leaderboard(
     client = mlflow.client()
     board = read_leaderboard(client)
     text, png = board.markdown(), pictures.loss_against_parameters(board)
-    with whole_folder(home.folders.leaderboard) as staging:
+    with atomic_folder(home.folders.leaderboard) as staging:
         (staging / TABLE).write_text(text, encoding="utf-8")
         (staging / PICTURE).write_bytes(png)
     run_id = leaderboard_run(client)

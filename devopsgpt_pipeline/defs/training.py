@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from devopsgpt_model.atomic import whole_folder
+from devopsgpt_model.atomic import atomic_folder
 from devopsgpt_model.config import GPT2_SIZES, TrainingConfig
 from devopsgpt_model.training.job import TrainingJob
 from devopsgpt_model.training.report import read_metrics
@@ -133,7 +133,7 @@ def _keep(
 ) -> dg.MaterializeResult:  # type: ignore[type-arg]
     """Take the finished checkpoint in, and clear the working folder: a later run with these
     settings starts anew."""
-    with whole_folder(home.finetuned) as staging:
+    with atomic_folder(home.finetuned) as staging:
         shutil.copytree(job.out / "checkpoint", staging, dirs_exist_ok=True)
         shutil.copy(job.out / LINEAGE_FILE, staging)
     facts = json.loads((job.out / "result.json").read_text())

@@ -106,7 +106,7 @@ def compare_with_start(folder: Path, bins: Path, batches: int = NANOGPT_BATCHES)
         finetuned=_numbers(evaluate_split(finetuned.model, finetuned.tokenizer, bins)),
         samples=list(zip(SAMPLE_PROMPTS, before, after, strict=True)),
         memorization=memorization(finetuned, bins),
-        parameters=finetuned.model.parameter_count(),
+        parameters=finetuned.model.config.parameter_count,
         elsewhere=[
             (
                 measure("start", start, other, _batches_on(other, batches)).as_json(),

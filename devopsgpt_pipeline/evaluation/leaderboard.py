@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from devopsgpt_model.config import GPT2_SIZES
-from devopsgpt_pipeline.evaluation.measure import in_millions, parameter_count
+from devopsgpt_model.config import GPT2_SIZES, in_millions
 from devopsgpt_pipeline.evaluation.published import LOSSES, PROTOCOL_DATASET, published_metrics
 from devopsgpt_pipeline.tracking.client import (
     aliases_by_name,
@@ -232,7 +231,7 @@ def with_published(board: Leaderboard) -> Leaderboard:
 
 
 def _published(size: str) -> Entry:
-    parameters = parameter_count(GPT2_SIZES[size])
+    parameters = GPT2_SIZES[size].parameter_count
     return Entry(
         f"{size} as published", "published", parameters, published_metrics(size), size=size
     )

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from devopsgpt_model.config import GPT2_SIZES, GPTConfig
+from devopsgpt_model.config import in_millions
 from devopsgpt_model.token_bins import read_meta, read_tokens
 from devopsgpt_model.tokenizer import Tokenizer
 from devopsgpt_pipeline.evaluation.published import LOSSES, PROTOCOL_DATASET
@@ -122,26 +122,6 @@ class Measurement:
         return asdict(self)
 
 
-def in_millions(parameters: int) -> str:
-    """124M, or 1.1M for small ones: how people name a model's size."""
-    millions = parameters / 1e6
-    return f"{millions:.0f}M" if millions >= 10 else f"{millions:.2g}M"
-
-
-def parameter_count(config: GPTConfig) -> int:
-    """Weights of a GPT-2 of this shape, its head tied to the token embedding. source: Radford et
-    al. 2019"""
-    width = config.n_embd
-    per_layer = 12 * width**2 + 13 * width  # attention 4w^2 + 4w, MLP 8w^2 + 5w, two norms 4w
-    return (config.vocab_size + config.block_size) * width + config.n_layer * per_layer + 2 * width
-
-
-def model_size(init_from: str, parameters: int) -> str:
-    """What searches find a model by, and what starts from it: the size of GPT-2 that it is, or its
-    parameters."""
-    return init_from if init_from in GPT2_SIZES else in_millions(parameters)
-
-
 def measure(
     name: str, checkpoint: "Checkpoint", bins: Path, batches: int = NANOGPT_BATCHES
 ) -> Measurement:
@@ -160,7 +140,7 @@ def measure(
     left_out = _why_left_out(checkpoint, {"val": val, "train": train}, batches)
     return Measurement(
         model=name,
-        parameters=model.parameter_count(),
+        parameters=model.config.parameter_count,
         dataset=meta.dataset,
         data_version=meta.data_version,
         val_loss=full.loss,

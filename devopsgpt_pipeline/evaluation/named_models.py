@@ -70,7 +70,7 @@ def find_model(home: Home, client: "MlflowClient | None", name: str, scratch: Pa
         fetch_pretrained(name, home.pretrained / name)
         checkpoint = _load(home.pretrained / name)
         run_id = baseline_run(
-            client, name, checkpoint.model.parameter_count(), checkpoint.tokenizer
+            client, name, checkpoint.model.config.parameter_count, checkpoint.tokenizer
         )
         return NamedModel(name, home.pretrained / name, checkpoint, run_id)
     version = _version_named(client, name)

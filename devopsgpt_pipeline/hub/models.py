@@ -16,7 +16,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from devopsgpt_pipeline.meanwhile import meanwhile
+from devopsgpt_model.threads import repeat_every
 
 WEIGHTS = "model.safetensors"
 NEEDED = ("config.json", "tokenizer.json", WEIGHTS)
@@ -155,7 +155,7 @@ def _told(name: str, partial: Path, size: int, say: Say) -> Iterator[None]:
         here = partial.stat().st_size
         say(f"{name}: {here / 1e6:,.1f} of {size / 1e6:,.1f} MB ({here / max(size, 1):.0%})")
 
-    with nullcontext() if sys.stderr.isatty() else meanwhile(tell, TELL_EVERY_S):
+    with nullcontext() if sys.stderr.isatty() else repeat_every(TELL_EVERY_S, tell):
         yield
 
 

@@ -7,8 +7,9 @@ measured or recorded.
 
 from typing import Any
 
+from devopsgpt_model.config import in_millions
 from devopsgpt_pipeline.evaluation.comparison import Comparison
-from devopsgpt_pipeline.evaluation.measure import Measurement, in_millions
+from devopsgpt_pipeline.evaluation.measure import Measurement
 from devopsgpt_pipeline.evaluation.memorization import RUN_TOKENS
 from devopsgpt_pipeline.tracking.client import MODEL_NAME
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from devopsgpt_pipeline.sources.whole_files import finish_switch, switch_files
+from devopsgpt_model.atomic import finish_switch, switch_files
 
 MANIFEST, HISTORY = "manifest.json", "history.json"
 HISTORY_DAYS = 365

@@ -13,8 +13,8 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from devopsgpt_model.atomic import write_atomically
 from devopsgpt_pipeline.sources.web.fetch import Page
-from devopsgpt_pipeline.sources.whole_files import write_whole
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +66,7 @@ class SeenPages:
             page.fetched_at,
             checked_at or _now(),
         )
-        write_whole(self._path(url), page.body)
+        write_atomically(self._path(url), page.body)
         self._set(url, row)
         return row
 
@@ -125,7 +125,7 @@ class SeenPages:
             "scraped_at": self.scraped_at,
             "pages": pages,
         }
-        write_whole(self.folder / "index.json", json.dumps(table, indent=1).encode())
+        write_atomically(self.folder / "index.json", json.dumps(table, indent=1).encode())
 
 
 def _now() -> str:

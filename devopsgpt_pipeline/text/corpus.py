@@ -8,9 +8,9 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from devopsgpt_model.atomic import finish_switch, switch_files
 from devopsgpt_pipeline.sources.archive import MANIFEST, ChapterArchive
 from devopsgpt_pipeline.sources.books import Book
-from devopsgpt_pipeline.sources.whole_files import finish_switch, switch_files
 from devopsgpt_pipeline.text.extract import extract_chapter
 
 

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
+from devopsgpt_model.threads import repeat_every
 from devopsgpt_model.training.job import HEARTBEAT_FILE, TrainingJob
-from devopsgpt_pipeline.meanwhile import meanwhile
 from devopsgpt_pipeline.training.launcher import (
     Context,
     Launcher,
@@ -218,5 +218,5 @@ def beating(path: Path) -> Iterator[None]:
     """Touch a file every few seconds: how a trainer on another machine knows that its launcher
     lives."""
     path.touch()
-    with meanwhile(lambda: os.utime(path), HEARTBEAT_S):
+    with repeat_every(HEARTBEAT_S, lambda: os.utime(path)):
         yield

@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING
 from filelock import FileLock
 
 from devopsgpt_model.atomic import write_json
-from devopsgpt_model.config import GPT2_SIZES, GPTConfig, TrainingConfig
+from devopsgpt_model.config import GPT2_SIZES, GPTConfig, TrainingConfig, model_size
 from devopsgpt_model.token_bins import TokenBinsMeta, read_meta
 from devopsgpt_model.training.job import TrainingJob
-from devopsgpt_pipeline.evaluation.measure import model_size, parameter_count
 from devopsgpt_pipeline.home import Home
 from devopsgpt_pipeline.hub.models import HUB_NAME
 from devopsgpt_pipeline.hub.pretrained import PRETRAINED, fetch_from_hub
@@ -92,7 +91,7 @@ def _prepare(
             "init_from": config.init_from,
         }
         tags |= {"init_source": init.source, f"data_version/{dataset}": meta.data_version}
-        parameters = parameter_count(_shape(config, init.folder, meta.vocab_size))
+        parameters = _shape(config, init.folder, meta.vocab_size).parameter_count
         tags["model_size"] = model_size(config.init_from, parameters)
         run_id = start_run(client, run_name, params, tags, source)
         log_final(client, run_id, {"parameters": parameters}, step=0)

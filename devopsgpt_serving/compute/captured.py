@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from devopsgpt_model.gpt import GPT, Places
+from devopsgpt_model.gpt import GPT, NewTokens
 from devopsgpt_serving.compute.precision import Precision
 from devopsgpt_serving.compute.runner import EagerRunner
 
@@ -53,10 +53,10 @@ class CapturedRunner(EagerRunner):
         last = len(ids) - 1
         at = torch.arange(size, device=self.device).clamp_(max=last)
         positions = start + at[None]  # (1, size)
-        seen = torch.arange(self.block_size, device=self.device) <= positions[:, None, :, None]
-        places = Places(positions, torch.zeros(1, 1, dtype=torch.int64, device=self.device), seen)
+        mask = torch.arange(self.block_size, device=self.device) <= positions[:, None, :, None]
+        new = NewTokens(positions, torch.zeros(1, 1, dtype=torch.int64, device=self.device), mask)
         idx = torch.tensor([ids], device=self.device)[:, at]
-        return self.model.extend_hidden(idx, self.cache.rows(row, row + 1), places)[0, : last + 1]
+        return self.model.extend_hidden(idx, self.cache.rows(row, row + 1), new)[0, : last + 1]
 
     @torch.inference_mode()
     def decode(self, ids: list[int], starts: list[int], asked: list[int] | None = None) -> Tensor:
@@ -72,8 +72,8 @@ class CapturedRunner(EagerRunner):
 
     def step(self) -> Tensor:
         """What the graph computes. returns: logits (rows, V) of the tokens in the buffers"""
-        places = Places.of(self.starts, 1, self.block_size)
-        return self.head(self.model.extend_hidden(self.ids, self.cache, places)[:, -1])
+        new = NewTokens.of(self.starts, 1, self.block_size)
+        return self.head(self.model.extend_hidden(self.ids, self.cache, new)[:, -1])
 
     def capture(self) -> Callable[[], Tensor]:
         """Record a step. returns: what replays it"""

@@ -11,7 +11,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from devopsgpt_model.gpt import GPT, Places
+from devopsgpt_model.gpt import GPT, NewTokens
 from devopsgpt_serving.compute.precision import Precision, pack, packable
 
 
@@ -96,10 +96,10 @@ class EagerRunner:
     def _extend(self, rows: slice, ids: list[list[int]], starts: list[int]) -> Tensor:
         """Hidden states of new tokens. ids: B lists of t. returns: (B, t, C)"""
         idx = torch.tensor(ids, device=self.device)  # (B, t)
-        places = Places.of(
+        new = NewTokens.of(
             torch.tensor(starts, device=self.device), idx.size(1), max(starts) + idx.size(1)
         )
-        return self.model.extend_hidden(idx, self.cache.rows(rows.start, rows.stop), places)
+        return self.model.extend_hidden(idx, self.cache.rows(rows.start, rows.stop), new)
 
 
 def _head(model: GPT) -> Callable[[Tensor], Tensor]:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from devopsgpt_model.tokenizer import Tokenizer
 from devopsgpt_serving.compute.runner import Runner
-from devopsgpt_serving.engine.sampling import Sampler, TokenScore, draw_each, score_token
+from devopsgpt_serving.engine.sampling import Sampler, TokenScore, sample_each, score_token
 from devopsgpt_serving.engine.sequence import (
     DeadlinePassed,
     FinishReason,
@@ -223,7 +223,7 @@ class Lane:
     def _advance(self, rows: list[Row], logits: Tensor) -> None:
         """Draw the next token of each row. logits: (len(rows), V)"""
         sequences = [row.sequence for row in rows if row.sequence is not None]
-        tokens = draw_each(logits, [sequence.sampler for sequence in sequences])
+        tokens = sample_each(logits, [sequence.sampler for sequence in sequences])
         for at, (row, sequence, token) in enumerate(zip(rows, sequences, tokens, strict=True)):
             top = sequence.sampling.logprobs
             self._accept(

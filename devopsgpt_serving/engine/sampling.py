@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from devopsgpt_model.sampling import Draw, sample_tokens, stream_of
+from devopsgpt_model.sampling import SamplingParams, random_stream, sample_tokens
 
 MAX_SEED = 2**63 - 1
 
@@ -57,7 +57,9 @@ class Sampler:
     def __init__(self, sampling: Sampling, prompt: list[int]) -> None:
         self.sampling = sampling
         seed = secrets.randbelow(MAX_SEED) if sampling.seed is None else sampling.seed
-        self.draw = Draw(stream_of(seed), sampling.temperature, sampling.top_k, sampling.top_p)
+        self.params = SamplingParams(
+            random_stream(seed), sampling.temperature, sampling.top_k, sampling.top_p
+        )
         self.prompt = set(prompt)
         self.drawn: Counter[int] = Counter()
 
@@ -87,12 +89,12 @@ class Sampler:
         return logits
 
 
-def draw_each(logits: Tensor, samplers: list[Sampler]) -> list[int]:
+def sample_each(logits: Tensor, samplers: list[Sampler]) -> list[int]:
     """The next token id of each row. logits: (R, V)"""
     if any(one.penalizes for one in samplers):
         rows = zip(logits, samplers, strict=True)
         logits = torch.stack([one.penalized(row) if one.penalizes else row for row, one in rows])
-    tokens = sample_tokens(logits, [one.draw for one in samplers])
+    tokens = sample_tokens(logits, [one.params for one in samplers])
     for one, token in zip(samplers, tokens, strict=True):
         one.drawn[token] += 1
     return tokens

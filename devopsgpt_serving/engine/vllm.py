@@ -26,7 +26,7 @@ from typing import Any, cast
 
 import torch
 
-from devopsgpt_model.atomic import turn_link
+from devopsgpt_model.atomic import replace_symlink
 from devopsgpt_model.tokenizer import Tokenizer
 from devopsgpt_serving.compute.runner import Runner
 from devopsgpt_serving.engine.engine import Stopping
@@ -102,13 +102,13 @@ def vllm_loader(
         remote = RemoteModel(url, version.key, rows, block_size, api_key)
         link = cache / LINK
         before = os.readlink(link) if link.is_symlink() else None
-        turn_link(link, f"{version.key}/model")
+        replace_symlink(link, f"{version.key}/model")
         try:
             wait_until_listed(remote, start_s)
             generate_once(remote, tokenizer.eot_id)
         except VllmUnavailable:
             if before is not None:
-                turn_link(link, before)  # back to what worked
+                replace_symlink(link, before)  # back to what worked
             raise
         # a VllmLane asks only for its shape; there is no arithmetic here
         return LoadedModel(version, cast(Runner, remote), tokenizer)

@@ -19,7 +19,7 @@ import pytest
 from click.testing import CliRunner
 
 from deploy.conftest import Postgres
-from devopsgpt_model.atomic import whole_folder
+from devopsgpt_model.atomic import atomic_folder
 from devopsgpt_pipeline.cli import main
 from devopsgpt_pipeline.home import Home
 from devopsgpt_pipeline.local import servers
@@ -40,7 +40,7 @@ def no_databases_of_the_caller(monkeypatch):
 @pytest.fixture
 def home(tmp_path):
     home = Home(tmp_path / "home").prepare()
-    with whole_folder(home.finetuned) as folder:
+    with atomic_folder(home.finetuned) as folder:
         (folder / "model.safetensors").write_bytes(os.urandom(100_000))
     (home.chapters / "book").mkdir(parents=True)
     (home.chapters / "book" / "page.html").write_text("<p>page</p>")

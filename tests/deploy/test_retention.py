@@ -7,7 +7,7 @@ import time
 import dagster as dg
 import pytest
 
-from devopsgpt_model.atomic import whole_folder, write_json
+from devopsgpt_model.atomic import atomic_folder, write_json
 from devopsgpt_pipeline.defs.resources import HomeResource, MlflowResource
 from devopsgpt_pipeline.home import Home
 from devopsgpt_pipeline.hub.models import NEEDED
@@ -107,7 +107,7 @@ def test_work_that_nobody_went_on_with_goes(home):
     for name in ("young", "old"):
         (home.training / name).mkdir(parents=True)
         (home.training / name / "state").write_text("x")
-    with whole_folder(home.finetuned) as folder:
+    with atomic_folder(home.finetuned) as folder:
         (folder / "config.json").write_text("{}")
     half = home.checkpoints / ".finetuned.halfway"
     half.mkdir()
@@ -157,7 +157,7 @@ def test_commits_of_the_hub_go_once_nothing_names_them_and_nothing_began_with_th
         place: fetched(home, letter * 40)
         for place, letter in (("finetuned", "e"), ("under way", "f"))
     }
-    with whole_folder(home.finetuned) as folder:
+    with atomic_folder(home.finetuned) as folder:
         write_json(folder / "training.json", {"init_checkpoint": str(starts["finetuned"])})
     (home.training / "job").mkdir(parents=True)
     write_json(home.training / "job" / "train.json", {"init_checkpoint": str(starts["under way"])})

@@ -76,8 +76,11 @@ def test_a_sequence_longer_than_the_context_is_refused(tiny_gpt):
     ],
 )
 def test_sizes_have_the_published_parameter_counts(size, parameters):
+    config = GPT2_SIZES[size]
+    assert config.parameter_count == parameters
     with torch.device("meta"):
-        assert GPT(GPT2_SIZES[size]).parameter_count() == parameters
+        padding = (config.padded_vocab_size - config.vocab_size) * config.n_embd
+        assert sum(each.numel() for each in GPT(config).parameters()) - padding == parameters
 
 
 def test_a_seed_decides_the_initial_weights():

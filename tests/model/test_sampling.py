@@ -3,13 +3,13 @@ import math
 import pytest
 import torch
 
-from devopsgpt_model.sampling import BLOCK, Draw, _locate, sample_tokens, stream_of
+from devopsgpt_model.sampling import BLOCK, SamplingParams, _locate, random_stream, sample_tokens
 
 LOGITS = torch.log(torch.tensor([0.5, 0.3, 0.15, 0.05]))
 
 
 def draws(count=2000, **settings):
-    draw = Draw(stream_of(0), **{"temperature": 1.0} | settings)
+    draw = SamplingParams(random_stream(0), **{"temperature": 1.0} | settings)
     return [sample_tokens(LOGITS[None], [draw])[0] for _ in range(count)]
 
 
@@ -48,13 +48,18 @@ def test_top_p_draws_what_sorting_would_as_often(top_p, top_k):
         logits >= logits.sort(descending=True).values[(top_k or 1000) - 1], -torch.inf
     )
     tokens = torch.tensor(
-        sample_tokens(logits.expand(20_000, -1), [Draw(stream_of(1), 1.0, top_k, top_p)] * 20_000)
+        sample_tokens(
+            logits.expand(20_000, -1),
+            [SamplingParams(random_stream(1), 1.0, top_k, top_p)] * 20_000,
+        )
     )
     check(torch.bincount(tokens, minlength=1000), nucleus(kept, top_p))
 
 
 def test_tokens_as_likely_as_the_one_that_crosses_top_p_stay():
-    assert set(sample_tokens(torch.zeros(200, 4), [Draw(stream_of(1), 1.0, 0, 0.5)] * 200)) == {
+    assert set(
+        sample_tokens(torch.zeros(200, 4), [SamplingParams(random_stream(1), 1.0, 0, 0.5)] * 200)
+    ) == {
         0,
         1,
         2,
@@ -84,7 +89,7 @@ def test_a_wide_vocabulary_is_drawn_from_as_its_probabilities_say():
     logits = torch.randn(1, 2 * BLOCK + 50, generator=torch.Generator().manual_seed(1)) * 1.5
     logits[0, ::3] = -torch.inf
     tokens = torch.tensor(
-        sample_tokens(logits.expand(40_000, -1), [Draw(stream_of(1), 1.0)] * 40_000)
+        sample_tokens(logits.expand(40_000, -1), [SamplingParams(random_stream(1), 1.0)] * 40_000)
     )
     check(torch.bincount(tokens, minlength=logits.size(1)), torch.softmax(logits[0], 0))
 
@@ -104,21 +109,23 @@ def test_no_point_lies_in_a_weight_of_zero(point):
 def test_logits_that_are_no_numbers_give_a_token_of_the_vocabulary(width, wrong, settings):
     logits = torch.zeros(2, width)
     logits[1, 7] = wrong
-    tokens = sample_tokens(logits, [Draw(stream_of(seed), 1.0, **settings) for seed in range(2)])
+    tokens = sample_tokens(
+        logits, [SamplingParams(random_stream(seed), 1.0, **settings) for seed in range(2)]
+    )
     assert all(0 <= token < width for token in tokens)
 
 
 def test_a_seed_is_any_number_and_neighbours_begin_apart():
-    firsts = [stream_of(seed).random() for seed in (-1, 0, 1, 2, 10**30)]
+    firsts = [random_stream(seed).random() for seed in (-1, 0, 1, 2, 10**30)]
     assert len(set(firsts)) == 5
-    assert stream_of(7).random() == stream_of(7).random()
-    begun = torch.tensor([stream_of(seed).random() for seed in range(20_000)])
+    assert random_stream(7).random() == random_stream(7).random()
+    begun = torch.tensor([random_stream(seed).random() for seed in range(20_000)])
     check(torch.histc(begun, 200, 0, 1), torch.full((200,), 1 / 200))
 
 
 def test_a_draw_too_many_is_told():
-    with pytest.raises(ValueError, match="2 rows, 3 draws"):
-        sample_tokens(torch.zeros(2, 5), [Draw(stream_of(1))] * 3)
+    with pytest.raises(ValueError, match="2 rows, 3 params"):
+        sample_tokens(torch.zeros(2, 5), [SamplingParams(random_stream(1))] * 3)
 
 
 def test_a_row_is_drawn_alike_alone_and_among_others():
@@ -138,7 +145,9 @@ def test_a_row_is_drawn_alike_alone_and_among_others():
     ]
 
     def draws():
-        return [Draw(stream_of(row), *ways[row % len(ways)]) for row in range(len(logits))]
+        return [
+            SamplingParams(random_stream(row), *ways[row % len(ways)]) for row in range(len(logits))
+        ]
 
     alone = [sample_tokens(logits[row : row + 1], [draw])[0] for row, draw in enumerate(draws())]
     assert sample_tokens(logits, draws()) == alone

@@ -5,12 +5,13 @@ import dagster as dg
 import pytest
 
 from devopsgpt_model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from devopsgpt_model.config import in_millions
 from devopsgpt_model.evaluate import mean_loss
 from devopsgpt_model.token_bins import read_tokens, write_token_bins
 from devopsgpt_model.tokenizer import Tokenizer
 from devopsgpt_pipeline.defs.baselines import agreement, build_gpt2_baseline
 from devopsgpt_pipeline.defs.resources import HomeResource, MlflowResource
-from devopsgpt_pipeline.evaluation.measure import Measurement, in_millions, measure
+from devopsgpt_pipeline.evaluation.measure import Measurement, measure
 from devopsgpt_pipeline.evaluation.published import LOSSES
 from devopsgpt_pipeline.home import Home
 

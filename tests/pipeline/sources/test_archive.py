@@ -8,14 +8,14 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from devopsgpt_pipeline.sources import whole_files
+from devopsgpt_model import atomic
+from devopsgpt_model.atomic import switch_files, write_atomically
 from devopsgpt_pipeline.sources.archive import (
     ArchivedPage,
     ChapterArchive,
     DamagedArchive,
     NoSuchVersion,
 )
-from devopsgpt_pipeline.sources.whole_files import switch_files, write_whole
 
 DAY = datetime(2026, 11, 1, 12, tzinfo=UTC)
 
@@ -148,9 +148,9 @@ def test_a_switch_that_is_cut_off_anywhere_happens_whole_or_not_at_all(archive, 
         return call
 
     with monkeypatch.context() as patch:
-        patch.setattr(whole_files.os, "replace", dying(os.replace))
-        patch.setattr(whole_files.Path, "write_bytes", dying(whole_files.Path.write_bytes))
-        patch.setattr(whole_files.Path, "unlink", dying(whole_files.Path.unlink))
+        patch.setattr(atomic.os, "replace", dying(os.replace))
+        patch.setattr(atomic.Path, "write_bytes", dying(atomic.Path.write_bytes))
+        patch.setattr(atomic.Path, "unlink", dying(atomic.Path.unlink))
         with suppress(_Killed):
             put(archive, {"one": b"new 1", "two": b"new 2"}, DAY + timedelta(days=1))
     with archive.held():
@@ -189,8 +189,8 @@ def test_a_page_that_is_gone_or_another_is_a_readable_error(archive):
 
 def test_a_file_is_written_whole(tmp_path):
     path = tmp_path / "deep" / "file.json"
-    write_whole(path, b"1")
-    write_whole(path, b"2")
+    write_atomically(path, b"1")
+    write_atomically(path, b"2")
     assert files_of(tmp_path) == {"deep/file.json": b"2"}
 
 

@@ -13,7 +13,7 @@ from devopsgpt_serving.compute.runner import EagerRunner
 from devopsgpt_serving.engine import engine as engine_module
 from devopsgpt_serving.engine.engine import Engine, EngineFailure, QueueFull, Stopping
 from devopsgpt_serving.engine.lane import Cancelled, LoadedModel
-from devopsgpt_serving.engine.sampling import Sampler, Sampling, draw_each
+from devopsgpt_serving.engine.sampling import Sampler, Sampling, sample_each
 from devopsgpt_serving.engine.sequence import DeadlinePassed, Failed, Finished, Sequence
 from devopsgpt_serving.metrics import Metrics
 from devopsgpt_serving.versions.cache import Version
@@ -163,9 +163,9 @@ def test_every_way_of_drawing_is_the_same_in_a_batch_as_alone():
         ]
 
     batch, lone = samplers(), samplers()
-    together = [draw_each(logits.roll(step, 1), batch) for step in range(9)]
+    together = [sample_each(logits.roll(step, 1), batch) for step in range(9)]
     alone = [
-        [draw_each(logits.roll(step, 1)[i : i + 1], [one])[0] for i, one in enumerate(lone)]
+        [sample_each(logits.roll(step, 1)[i : i + 1], [one])[0] for i, one in enumerate(lone)]
         for step in range(9)
     ]
     assert together == alone

@@ -262,7 +262,7 @@ def listed(url):
 
 
 def test_the_script_beside_vllm_follows_the_link_and_starts_it_again_when_it_dies(tmp_path):
-    from devopsgpt_model.atomic import turn_link
+    from devopsgpt_model.atomic import replace_symlink
     from devopsgpt_pipeline.local.servers import free_port
 
     program = tmp_path / "vllm-standin"
@@ -282,7 +282,7 @@ def test_the_script_beside_vllm_follows_the_link_and_starts_it_again_when_it_die
     )
     try:
         for key in ("1-abc", "2-def"):
-            turn_link(tmp_path / "vllm", f"{key}/model")
+            replace_symlink(tmp_path / "vllm", f"{key}/model")
             until(lambda key=key: listed(f"http://127.0.0.1:{port}") == [key], 15)
         child = subprocess.run(
             ["pgrep", "-P", str(follower.pid), "-f", "vllm-standin"], capture_output=True, text=True
