@@ -1,10 +1,11 @@
-"""Files and folders that are written whole or not at all.
+"""Files and folders that are written whole or not at all, and the hash that tells if they are.
 
 A switch of many files is prepared beside them, made valid by one rename, and then carried out: a
 process that dies before the rename has changed nothing, one that dies after it leaves a switch that
 the next opening finishes.
 """
 
+import hashlib
 import json
 import os
 import shutil
@@ -66,6 +67,12 @@ def write_atomically(path: Path, content: bytes) -> None:
 def write_json(path: Path, content: Any) -> None:
     """Write JSON for people and programs to read, in one move."""
     write_atomically(path, (json.dumps(content, indent=2, sort_keys=True) + "\n").encode())
+
+
+def file_sha256(path: Path) -> str:
+    """sha256 of a file's bytes, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def switch_files(

@@ -149,7 +149,7 @@ def _kernel_for(device: torch.device) -> Callable[[Tensor, Tensor, Tensor, int],
     """What computes loss_and_gradient_ there. Torch brings Triton along for CUDA, but not on every
     platform."""
     if device.type == "cuda" and find_spec("triton"):
-        from devopsgpt_model import loss_kernel
+        from devopsgpt_model.kernels import loss as kernels
 
-        return loss_kernel.loss_and_gradient_
+        return kernels.loss_and_gradient_
     return loss_and_gradient_

@@ -7,6 +7,7 @@ from typing import Any
 
 import dagster as dg
 
+from devopsgpt_model.tracking import DEFAULT_TRACKING_URI
 from devopsgpt_pipeline.datasets.folder import folders_from_environment
 from devopsgpt_pipeline.defs.automation import DAILY, ON_CHANGE, Timetable
 from devopsgpt_pipeline.defs.baselines import build_gpt2_baseline
@@ -142,7 +143,7 @@ def _automated(asset: dg.AssetsDefinition, timetable: Timetable) -> dg.AssetsDef
 def _from_environment() -> dg.Definitions:
     make_temporary_folder()
     profile = profile_from_environment()
-    tracking_uri = os.environ.get("MLFLOW_TRACKING_URI") or "http://127.0.0.1:5000"
+    tracking_uri = os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_TRACKING_URI
     ui_url = os.environ.get("DEVOPSGPT_MLFLOW_UI_URL") or tracking_uri
     books = books_from_environment(profile.name)
     home, timetable = Home.from_environment(), Timetable.from_environment()

@@ -16,8 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from devopsgpt_model.atomic import write_atomically
+from devopsgpt_model.tracking import limit_patience
 
 # how long the end of a run waits for a tracking server that does not answer
+SILENCE_S = 10  # of MLflow, after which a call is tried again
 DELIVERY_DEADLINE_S = 60.0
 
 
@@ -107,9 +109,7 @@ class _MlflowSender:
     step."""
 
     def __init__(self, tracking_uri: str, run_id: str, earlier: list[dict[str, Any]]) -> None:
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
-        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        limit_patience(SILENCE_S)
         self._tracking_uri, self._run_id = tracking_uri, run_id
         self._lines: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
         self._earlier = earlier

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
+from devopsgpt_model.tracking import without_login
 from devopsgpt_pipeline.home import Home
 from devopsgpt_pipeline.sources.books import Book
 from devopsgpt_pipeline.sources.web.fetch import Fetcher
@@ -60,13 +61,12 @@ class MlflowResource(dg.ConfigurableResource):  # type: ignore[type-arg]
 
     def run_link(self, experiment_id: str, run_id: str) -> dg.MetadataValue:
         return dg.MetadataValue.url(
-            f"{tracking.without_login(self.ui_url)}/#/experiments/{experiment_id}/runs/{run_id}"
+            f"{without_login(self.ui_url)}/#/experiments/{experiment_id}/runs/{run_id}"
         )
 
     def version_link(self, version: str) -> dg.MetadataValue:
         return dg.MetadataValue.url(
-            f"{tracking.without_login(self.ui_url)}"
-            f"/#/models/{tracking.MODEL_NAME}/versions/{version}"
+            f"{without_login(self.ui_url)}/#/models/{tracking.MODEL_NAME}/versions/{version}"
         )
 
 

@@ -1,12 +1,11 @@
 """Weights to start from: OpenAI's four sizes of GPT-2 at pinned revisions, and any other GPT-2
 model of the hub."""
 
-import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from devopsgpt_model.atomic import write_json
+from devopsgpt_model.atomic import file_sha256, write_json
 from devopsgpt_pipeline.hub.models import (
     COMMIT,
     NEEDED,
@@ -83,8 +82,7 @@ def fetch_pretrained(size: str, folder: Path, say: Say = say_on_stderr) -> str:
     if any(not (folder / name).exists() for name in FILES):
         expected = {WEIGHTS: source.sha256} if source.sha256 else {}
         fetch_or_say_what_to_do(source.model, FILES, folder, expected, say)
-    with (folder / WEIGHTS).open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
+    found = file_sha256(folder / WEIGHTS)
     if source.sha256 not in ("", found):
         raise ValueError(
             f"{folder / WEIGHTS} has the sha256 {found}, and {size}'s is {source.sha256}: put "

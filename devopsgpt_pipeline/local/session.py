@@ -10,6 +10,7 @@ from typing import Any
 import dagster as dg
 
 from devopsgpt_model.config import GPT2_SIZES, TrainingConfig
+from devopsgpt_model.tracking import DEFAULT_TRACKING_URI
 from devopsgpt_pipeline.home import Home
 from devopsgpt_pipeline.local import chain, servers
 from devopsgpt_pipeline.local.environment import configure
@@ -19,7 +20,6 @@ from devopsgpt_pipeline.profiles import Profile
 from devopsgpt_pipeline.tracking.client import connect
 
 BOOKS = "sre"  # the dataset that the chain makes
-UI_URL = "http://127.0.0.1:5000"  # where `devopsgpt up` shows MLflow; links in metadata point there
 AFTER_TOKEN_BINS = [
     dg.AssetKey(name)
     for name in (
@@ -83,7 +83,7 @@ def make_datasets(
 
     raises: ValueError for an unknown one; ChainError where it cannot be made
     """
-    configure(home, tracking_uri or UI_URL, UI_URL)
+    configure(home, tracking_uri or DEFAULT_TRACKING_URI, DEFAULT_TRACKING_URI)
     with ChainProgress() as progress, dg.DagsterInstance.get() as instance:
         from devopsgpt_pipeline.definitions import defs
 
@@ -95,7 +95,7 @@ def make_datasets(
 @contextmanager
 def _session(home: Home, profile: Profile) -> Iterator[tuple["Session", str]]:
     mlflow = servers.mlflow_server(home, servers.free_port())
-    configure(home, mlflow.url, UI_URL)
+    configure(home, mlflow.url, DEFAULT_TRACKING_URI)
     with ChainProgress() as progress:
         progress.say(f"profile {profile.name}, home {home.path}")
         with servers.running([mlflow]), dg.DagsterInstance.get() as instance:

@@ -5,7 +5,6 @@ Files move in last, by renaming, out of staging folders in or beside the places 
 The process that fills one holds its lock; those of a killed restore are cleared by the next.
 """
 
-import hashlib
 import json
 import os
 import shutil
@@ -19,6 +18,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from devopsgpt_model.atomic import file_sha256
 from devopsgpt_pipeline.home import Home
 from devopsgpt_pipeline.operations.backup import (
     FORMAT,
@@ -137,7 +137,7 @@ def _unpack(source: Path, staged: Path) -> None:
         if (
             not path.is_file()
             or path.stat().st_size != facts["size"]
-            or _sha256(path) != facts["sha256"]
+            or file_sha256(path) != facts["sha256"]
         ):
             raise BackupError(f"{source}: {name} is missing or damaged; take another backup")
     found = {
@@ -183,8 +183,3 @@ def _move_in(staged: Path, home: Path) -> None:
 def _move_entries(staged: Path, place: Path) -> None:
     for entry in sorted(staged.iterdir()):
         os.rename(entry, place / entry.name)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,15 +1,15 @@
 """One way to talk to MLflow: a client that notices within seconds that nobody answers."""
 
-import os
-import re
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+
+from devopsgpt_model.tracking import hide_password, limit_patience
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 MODEL_NAME = "devopsgpt"
 EXPERIMENT = "devopsgpt"
+SILENCE_S = 30  # after which a call is tried again
 CHALLENGER, CHAMPION, PREVIOUS = "challenger", "champion", "previous"
 
 
@@ -19,12 +19,7 @@ class TrackingUnavailable(ConnectionError):
 
 def connect(tracking_uri: str) -> "MlflowClient":
     """A client of the server. raises: TrackingUnavailable where none answers, with the remedy"""
-    # the client's own patience is four minutes
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+    limit_patience(SILENCE_S, retries=2)
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 
@@ -42,17 +37,6 @@ def connect(tracking_uri: str) -> "MlflowClient":
         hidden = hide_password(problem, tracking_uri)
         raise TrackingUnavailable(hidden) from (error if hidden == problem else None)
     return client
-
-
-def without_login(url: str) -> str:
-    """A URL for people to follow: a user and a password that it carries are left out."""
-    return re.sub(r"//[^/@]*@", "//", url, count=1)
-
-
-def hide_password(text: str, url: str) -> str:
-    """A text without the password that a URL carries."""
-    password = urlsplit(url).password
-    return text.replace(f":{password}@", ":***@") if password else text
 
 
 def experiment_id(client: "MlflowClient") -> str:

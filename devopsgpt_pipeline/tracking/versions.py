@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from devopsgpt_model.atomic import write_json
+from devopsgpt_model.atomic import file_sha256, write_json
 from devopsgpt_pipeline.tracking.client import CHALLENGER, MODEL_NAME
 
 if TYPE_CHECKING:
@@ -113,12 +113,6 @@ def checkpoint_sha256(checkpoint: Path) -> str:
     return hashlib.sha256(
         "".join(file_sha256(checkpoint / name) for name in names).encode()
     ).hexdigest()
-
-
-def file_sha256(path: Path) -> str:
-    """sha256 of a file's bytes, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def fetch_version(client: "MlflowClient", version: str, folder: Path) -> Path:

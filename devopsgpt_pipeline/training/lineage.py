@@ -11,12 +11,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from devopsgpt_model.atomic import file_sha256
 from devopsgpt_model.config import GPT2_SIZES, TrainingConfig
 from devopsgpt_model.token_bins import TokenBinsMeta
+from devopsgpt_model.tracking import without_login
 from devopsgpt_pipeline.hub.pretrained import PRETRAINED
 from devopsgpt_pipeline.registry.ancestry import LINEAGE_FILE
-from devopsgpt_pipeline.tracking.client import CHAMPION, without_login
-from devopsgpt_pipeline.tracking.versions import file_sha256
+from devopsgpt_pipeline.tracking.client import CHAMPION
 
 
 def lineage_of_training(

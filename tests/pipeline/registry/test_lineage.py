@@ -9,6 +9,7 @@ import time
 import pytest
 from click.testing import CliRunner
 
+from devopsgpt_model.atomic import file_sha256
 from devopsgpt_model.checkpoint import save_checkpoint
 from devopsgpt_model.config import TrainingConfig
 from devopsgpt_model.token_bins import read_meta
@@ -22,7 +23,7 @@ from devopsgpt_pipeline.sources.archive import ChapterArchive
 from devopsgpt_pipeline.sources.scrape import scrape_book
 from devopsgpt_pipeline.text.corpus import clean_book
 from devopsgpt_pipeline.tracking.client import CHAMPION, MODEL_NAME
-from devopsgpt_pipeline.tracking.versions import file_sha256, publish
+from devopsgpt_pipeline.tracking.versions import publish
 from devopsgpt_pipeline.training.lineage import as_text, completed, initial_weights
 from devopsgpt_pipeline.training.prepare import training_job
 

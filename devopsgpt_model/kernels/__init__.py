@@ -1,0 +1,1 @@
+"""Triton kernels for GPUs. Without Triton, torch computes the same."""

@@ -1,0 +1,40 @@
+"""How all three packages meet an MLflow server: its address, their patience, no password in a text.
+
+Imports no MLflow: the client reads these variables when it is imported, so they are set before.
+"""
+
+import os
+import re
+from urllib.parse import urlsplit
+
+DEFAULT_TRACKING_URI = "http://127.0.0.1:5000"  # where `devopsgpt up` starts one
+QUIET = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+}
+
+
+def limit_patience(timeout_s: int, retries: int = 1) -> None:
+    """Have MLflow's client give up within seconds, in place of 4 minutes, and keep it quiet.
+
+    timeout_s: silence after which a try has failed. Values that the operator set stay.
+    """
+    limits = {
+        "MLFLOW_HTTP_REQUEST_TIMEOUT": str(timeout_s),
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": str(retries),
+        "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
+    }
+    for name, value in (limits | QUIET).items():
+        os.environ.setdefault(name, value)
+
+
+def hide_password(text: str, url: str) -> str:
+    """A text without the password that a URL carries."""
+    password = urlsplit(url).password
+    return text.replace(f":{password}@", ":***@") if password else text
+
+
+def without_login(url: str) -> str:
+    """A URL for people to follow: a user and a password that it carries are left out."""
+    return re.sub(r"//[^/@]*@", "//", url, count=1)
