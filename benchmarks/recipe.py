@@ -26,8 +26,7 @@ from devopsgpt_model.config import GPTConfig, TrainingConfig
 from devopsgpt_model.device import choose_autocast
 from devopsgpt_model.evaluate import mean_loss, random_batch_loss
 from devopsgpt_model.gpt import GPT
-from devopsgpt_model.token_bins import read_meta, read_tokens
-from devopsgpt_model.tokenizer import Tokenizer
+from devopsgpt_model.token_bins import TokenBins
 from devopsgpt_model.training.ranks import Ranks
 from devopsgpt_model.training.step import TrainingStep
 
@@ -153,10 +152,11 @@ def main(arguments: list[str] | None = None) -> None:
     if not (options.bins and options.shakespeare):
         print("recipe: skipped, --bins and --shakespeare name its data")
         return
-    tokenizer = Tokenizer.load(options.bins)
+    bins = TokenBins.open(options.bins)
+    tokenizer = bins.tokenizer
     text = np.array(tokenizer.encode(options.shakespeare.read_text()), dtype=np.uint16)
-    train, val = read_tokens(options.bins, "train"), read_tokens(options.bins, "val")
-    start = pretrain(text, read_meta(options.bins).vocab_size)
+    train, val = bins.tokens("train"), bins.tokens("val")
+    start = pretrain(text, bins.meta.vocab_size)
     print(
         f"pretrained on {len(text):,} tokens; val_loss on the books {mean_loss(start, val):.4f}; ",
         end="",

@@ -64,7 +64,7 @@ def _our_step(case: Case, tokens: np.ndarray, device: str, compiled: bool) -> An
     from devopsgpt_model.batches import ShuffledWindows
     from devopsgpt_model.device import choose_autocast
     from devopsgpt_model.gpt import GPT
-    from devopsgpt_model.memory import keep_freed_memory
+    from devopsgpt_model.train import keep_freed_memory
     from devopsgpt_model.training.ranks import Ranks
     from devopsgpt_model.training.step import TrainingStep
 

@@ -36,6 +36,11 @@ def choose_autocast(wanted: str, device: torch.device) -> torch.dtype | None:
     return torch.bfloat16 if wanted == "bfloat16" else None
 
 
+def autocast(device: torch.device, dtype: torch.dtype | None) -> torch.autocast:
+    """Matrix products in this format within the block; None leaves them in float32."""
+    return torch.autocast(device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None)
+
+
 def _multiplies_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))

@@ -6,7 +6,6 @@ nanoGPT's estimate on random batches stands beside it, for comparing with its pu
 import math
 import time
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -14,11 +13,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from devopsgpt_model.batches import full_pass
-from devopsgpt_model.device import send
+from devopsgpt_model.device import autocast, send
 from devopsgpt_model.gpt import GPT
 from devopsgpt_model.loss import IGNORED, token_losses
 from devopsgpt_model.stop import NEVER, StopRequest
-from devopsgpt_model.token_bins import read_tokens
+from devopsgpt_model.token_bins import TokenBins
 from devopsgpt_model.tokenizer import Tokenizer
 
 # Tokens per forward pass, which hide what starting it costs.
@@ -42,7 +41,7 @@ def mean_loss(
     model: GPT,
     tokens: NDArray[np.uint16],
     block_size: int | None = None,
-    autocast: torch.dtype | None = None,
+    dtype: torch.dtype | None = None,
     every: int = 1,
 ) -> float:
     """Mean loss in nats/token over every token but the first, each predicted exactly once.
@@ -51,7 +50,7 @@ def mean_loss(
     context).
     every: 1 takes all windows, n every n-th of them
     """
-    total, count = summed_loss(model, tokens, block_size, autocast, every=every)
+    total, count = summed_loss(model, tokens, block_size, dtype, every=every)
     return total / count
 
 
@@ -60,7 +59,7 @@ def summed_loss(
     model: GPT,
     tokens: NDArray[np.uint16],
     block_size: int | None = None,
-    autocast: torch.dtype | None = None,
+    dtype: torch.dtype | None = None,
     rank: int = 0,
     ranks: int = 1,
     every: int = 1,
@@ -85,11 +84,11 @@ def summed_loss(
         if stop.made:
             break
         if number % ranks == rank:
-            losses = _losses(model, send(idx, device), send(targets, device), autocast)
+            losses = _losses(model, send(idx, device), send(targets, device), dtype)
             total += losses.double().sum()
             count += int((targets != IGNORED).sum())
     if number % ranks < rank:
-        _losses(model, send(idx, device), send(targets, device), autocast)
+        _losses(model, send(idx, device), send(targets, device), dtype)
     model.train(was_training)
     return float(total), count
 
@@ -98,10 +97,8 @@ def _rows(block_size: int, device: torch.device) -> int:
     return max(1, EVALUATION_TOKENS.get(device.type, EVALUATION_TOKENS["cpu"]) // block_size)
 
 
-def _losses(model: GPT, idx: Tensor, targets: Tensor, autocast: torch.dtype | None) -> Tensor:
-    with torch.autocast(
-        idx.device.type, dtype=autocast or torch.bfloat16, enabled=autocast is not None
-    ):
+def _losses(model: GPT, idx: Tensor, targets: Tensor, dtype: torch.dtype | None) -> Tensor:
+    with autocast(idx.device, dtype):
         return model.loss(idx, targets, token_losses)
 
 
@@ -113,7 +110,7 @@ def random_batch_loss(
     batch_size: int = 8,
     block_size: int | None = None,
     seed: int = 1337,
-    autocast: torch.dtype | None = None,
+    dtype: torch.dtype | None = None,
 ) -> float:
     """Mean loss in nats/token over random windows: an estimate, for comparing with nanoGPT's table
     only.
@@ -139,22 +136,31 @@ def random_batch_loss(
         rows = torch.from_numpy(
             np.stack([tokens[i : i + block_size + 1] for i in starts]).astype(np.int64)
         ).to(device)
-        with torch.autocast(
-            device.type, dtype=autocast or torch.bfloat16, enabled=autocast is not None
-        ):
+        with autocast(device, dtype):
             _, loss = model(rows[:, :-1], rows[:, 1:])
         total += float(loss)
     model.train(was_training)
     return total / batches
 
 
-def evaluate_split(model: GPT, tokenizer: Tokenizer, bins: Path, split: str = "val") -> Evaluation:
-    """Evaluate on the text of a token bin, encoded anew where the bin is written in another
-    vocabulary."""
-    tokens, written_in = read_tokens(bins, split), Tokenizer.load(bins)
-    if written_in.ranks != tokenizer.ranks:
-        tokens = encode_again(tokens, written_in, tokenizer)
-    return evaluate(model, tokenizer, tokens)
+def evaluate_split(
+    model: GPT, tokenizer: Tokenizer, bins: TokenBins, split: str = "val"
+) -> Evaluation:
+    """Evaluate on the text of a split, encoded anew where it is in another vocabulary."""
+    return evaluate(model, tokenizer, tokens_in(tokenizer, bins, split))
+
+
+def tokens_in(
+    tokenizer: Tokenizer, bins: TokenBins, split: str, most: int | None = None
+) -> NDArray[np.uint16]:
+    """A split in a model's own vocabulary: as it is on disk, or encoded anew.
+
+    most: tokens from the beginning that are encoded anew at most; None encodes all
+    """
+    tokens = bins.tokens(split)
+    if bins.tokenizer.ranks == tokenizer.ranks:
+        return tokens
+    return encode_again(tokens[:most], bins.tokenizer, tokenizer)
 
 
 def encode_again(tokens: NDArray[np.uint16], old: Tokenizer, new: Tokenizer) -> NDArray[np.uint16]:

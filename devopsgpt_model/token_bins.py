@@ -9,6 +9,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -108,36 +109,53 @@ def _encode(
     return np.concatenate(pieces) if pieces else np.array([], dtype=DTYPE), offsets
 
 
-def read_meta(folder: Path) -> TokenBinsMeta:
-    """raises: TokenBinsError where meta.json is missing or damaged"""
-    try:
-        content = json.loads((folder / "meta.json").read_text())
-        splits = {
-            name: SplitMeta(
-                **{**split, "documents": [tuple(document) for document in split["documents"]]}
+@dataclass(frozen=True)
+class TokenBins:
+    """A dataset, opened once: what its bins are, their tokenizer, and their tokens, mapped."""
+
+    folder: Path
+    meta: TokenBinsMeta
+
+    @classmethod
+    def open(cls, folder: Path) -> "TokenBins":
+        """raises: TokenBinsError where meta.json is missing or damaged"""
+        try:
+            content = json.loads((folder / "meta.json").read_text())
+            splits = {
+                name: SplitMeta(
+                    **{**split, "documents": [tuple(document) for document in split["documents"]]}
+                )
+                for name, split in content.pop("splits").items()
+            }
+            return cls(folder, TokenBinsMeta(**content, splits=splits))
+        except FileNotFoundError:
+            raise TokenBinsError(
+                f"no token bins in {folder}; materialize the dataset's token_bins first"
+            ) from None
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise TokenBinsError(
+                f"{folder / 'meta.json'} is damaged, materialize token_bins again: {error!r}"
+            ) from error
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer that the bins are written with. raises: TokenizerError"""
+        return Tokenizer.load(self.folder)
+
+    def tokens(self, split: str) -> NDArray[np.uint16]:
+        """One bin, memory-mapped. raises: TokenBinsError where its length is not meta.json's"""
+        expected = self.meta.splits[split].tokens
+        path = self.folder / f"{split}.bin"
+        found = path.stat().st_size if path.exists() else 0
+        if found != expected * DTYPE.itemsize:
+            raise TokenBinsError(
+                f"{path} should have {expected * DTYPE.itemsize:,} bytes ({expected:,} tokens) and "
+                f"has {found:,}; materialize token_bins again"
             )
-            for name, split in content.pop("splits").items()
-        }
-        return TokenBinsMeta(**content, splits=splits)
-    except FileNotFoundError:
-        raise TokenBinsError(
-            f"no token bins in {folder}; materialize the dataset's token_bins first"
-        ) from None
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise TokenBinsError(
-            f"{folder / 'meta.json'} is damaged, materialize token_bins again: {error!r}"
-        ) from error
+        return np.memmap(path, dtype=DTYPE, mode="r")
 
-
-def read_tokens(folder: Path, split: str) -> NDArray[np.uint16]:
-    """One bin, memory-mapped. raises: TokenBinsError where it is not as long as meta.json says."""
-    expected = read_meta(folder).splits[split].tokens
-    path = folder / f"{split}.bin"
-    found = path.stat().st_size if path.exists() else 0
-    if found != expected * DTYPE.itemsize:
-        raise TokenBinsError(
-            f"{path} should have {expected * DTYPE.itemsize:,} bytes ({expected:,} tokens) and has "
-            f"{found:,}; "
-            "materialize token_bins again"
-        )
-    return np.memmap(path, dtype=DTYPE, mode="r")
+    def documents(self, split: str) -> dict[str, NDArray[np.uint16]]:
+        """The tokens of each document, by name and in order. raises: TokenBinsError"""
+        tokens, starts = self.tokens(split), self.meta.splits[split].documents
+        ends = [start for _, start in starts[1:]] + [len(tokens)]
+        return {name: tokens[start:end] for (name, start), end in zip(starts, ends, strict=True)}

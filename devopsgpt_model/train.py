@@ -6,6 +6,7 @@ it goes on from its last saved state.
 """
 
 import argparse
+import ctypes
 import fcntl
 import os
 import sys
@@ -17,7 +18,6 @@ from typing import IO
 
 from devopsgpt_model.atomic import write_atomically
 from devopsgpt_model.device import choose_device
-from devopsgpt_model.memory import keep_freed_memory
 from devopsgpt_model.stop import STOPPED, Stopped, StopRequest
 from devopsgpt_model.threads import keep_to_quota
 from devopsgpt_model.training.compile_policy import keep_compiled_code
@@ -29,6 +29,7 @@ from devopsgpt_model.training.trainer import Trainer, TrainingDiverged
 # of a trainer that nobody waits for: as long as saving 25 GB takes, and no longer if it hangs
 PATIENCE_S = 300.0
 FAILED = 1
+TRIM_THRESHOLD, MMAP_MAX = -1, -4  # of glibc's malloc.h
 LOCK_FILE = ".lock"  # in the job's out folder, locked by the trainer that works there
 
 
@@ -120,6 +121,19 @@ def main(arguments: list[str] | None = None) -> int:
     except (ValueError, TrainingDiverged, ReportError, OSError) as error:
         return _end(job, f"training failed: {error}", FAILED)
     return 0
+
+
+def keep_freed_memory() -> None:
+    """Have glibc's malloc keep what is freed, for the rest of the process; nothing where the C
+    library is another.
+
+    Tensors of over 32 MB are given back to the kernel and mapped anew in each step otherwise, page
+    by page, each page
+    filled with zeros: 100,000 pages a step of 6 layers of 384. docs/performance.md, Training
+    """
+    if sys.platform == "linux" and hasattr(library := ctypes.CDLL(None), "mallopt"):
+        library.mallopt(MMAP_MAX, 0)
+        library.mallopt(TRIM_THRESHOLD, -1)
 
 
 def _end(job: TrainingJob, reason: str, status: int) -> int:

@@ -36,6 +36,10 @@ class Home:
     def tokens(self) -> Path:
         return self.path / "tokens"
 
+    def bins(self, dataset: str) -> Path:
+        """The folder of a dataset's token bins."""
+        return self.tokens / dataset
+
     @property
     def pretrained(self) -> Path:
         return self.path / "pretrained"

@@ -30,7 +30,7 @@ MEASURED = {"cpu": Measured(265e9, 0.03, 20.0), "cuda": Measured(315e12, 0.18, 7
 
 
 def compile_pays(
-    config: TrainingConfig, model: GPT, device: torch.device, autocast: torch.dtype | None
+    config: TrainingConfig, model: GPT, device: torch.device, dtype: torch.dtype | None
 ) -> bool:
     """The `compile` setting; `auto` compiles where the time saved is more than a cold compilation
     costs.
@@ -40,7 +40,7 @@ def compile_pays(
     """
     if config.compile != "auto":
         return config.compile == "on"
-    if device.type not in MEASURED or (device.type == "cpu" and autocast is None):
+    if device.type not in MEASURED or (device.type == "cpu" and dtype is None):
         return False
     measured = MEASURED[device.type]
     tokens = config.max_steps * config.grad_accum_steps * config.batch_size * config.block_size

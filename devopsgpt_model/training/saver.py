@@ -1,13 +1,37 @@
-"""Saving beside the training: a snapshot is taken between two steps, a thread writes it while the
-next ones run."""
+"""Saving while the training goes on: a snapshot between two steps, written by a thread.
+
+`RunSaver` decides what a run keeps on disk, `SnapshotWriter` writes it.
+"""
 
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
+from itertools import chain
+from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
+
+from devopsgpt_model.checkpoint import save_checkpoint
+from devopsgpt_model.gpt import GPT
+from devopsgpt_model.tokenizer import Tokenizer
+from devopsgpt_model.training.adamw import AdamW
+from devopsgpt_model.training.ranks import Ranks, whole
+from devopsgpt_model.training.state import (
+    BEST,
+    MODEL,
+    TrainingProgress,
+    restore,
+    save_best,
+    save_tensors,
+    state_metadata,
+    state_tensors,
+)
+
+STATE_FILE, BEST_FILE = "state.safetensors", "best.safetensors"
 
 Snapshot = dict[str, Tensor]
 WRITING_SHARE = 0.1  # of a run's time, where its states are large
@@ -15,7 +39,7 @@ SHORT_SECONDS = 1.0  # a write as short as this is never put off
 ASSUMED_SPEED = 200e6  # bytes/s of a disk, until a write was measured
 
 
-class Saver(AbstractContextManager["Saver"]):
+class SnapshotWriter(AbstractContextManager["SnapshotWriter"]):
     """One writer with one snapshot: a save waits for the one before it.
 
     An error of the writer is raised by the next `save`, by `wait`, or on leaving the context, never
@@ -30,7 +54,7 @@ class Saver(AbstractContextManager["Saver"]):
         self._took: float | None = None  # seconds, the last write
         self._ended = time.monotonic()
 
-    def __enter__(self) -> "Saver":
+    def __enter__(self) -> "SnapshotWriter":
         self._ended = time.monotonic()
         return self
 
@@ -88,3 +112,100 @@ class Saver(AbstractContextManager["Saver"]):
             pinned = self._on_cuda and tensor.is_cuda
             self._snapshot[name] = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=pinned)
         self._snapshot[name].copy_(tensor, non_blocking=True)
+
+
+class RunSaver(AbstractContextManager["RunSaver"]):
+    """What a run keeps on disk: its state, its best weights, at its end a checkpoint folder.
+
+    Only rank 0 writes; the others help to put sharded tensors together.
+    """
+
+    def __init__(
+        self, folder: Path, fingerprint: str, model: GPT, optimizer: AdamW, ranks: Ranks
+    ) -> None:
+        """fingerprint: of the job, so that a state never continues another one"""
+        self.folder, self.fingerprint = folder, fingerprint
+        self.model, self.optimizer, self.ranks = model, optimizer, ranks
+        self.writer = SnapshotWriter(model.wte.weight.device)
+        self.best: dict[str, Tensor] = {}  # on the device: keeping them waits for nobody
+        self.best_on_disk = -1  # the step of the best weights that are written
+
+    def __enter__(self) -> "RunSaver":
+        self.writer.__enter__()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.writer.wait()
+
+    def wait(self) -> None:
+        """Until what was saved is on disk. raises: what writing it raised"""
+        self.writer.wait()
+
+    def restore(self, earlier: TrainingProgress) -> None:
+        """Put weights and moments back as the folder's state has them. earlier: that state's"""
+        restore(self.folder / STATE_FILE, self.model, self.optimizer)
+        self.best_on_disk = earlier.best_step
+
+    @torch.no_grad()
+    def keep_best(self) -> None:
+        """Keep the weights as they are now as the best so far."""
+        for name, parameter in self.model.named_parameters():
+            if name in self.best:
+                self.best[name].copy_(parameter)
+            else:
+                self.best[name] = parameter.detach().clone()
+
+    def due(self, progress: TrainingProgress) -> bool:
+        """Before the first step there is nothing to lose; after it rank 0, who writes, decides."""
+        # best, weights, AdamW's moments
+        size = 16 * sum(parameter.numel() for parameter in self.model.parameters())
+        return progress.step > 0 and self.ranks.any(self.ranks.first and self.writer.due(size))
+
+    def save(self, progress: TrainingProgress, finished: bool = False) -> None:
+        """Have the state written, newer best weights first: a kill between the two costs nothing.
+
+        finished: no step will need weights or moments again, only how far the run came
+        """
+        best_step = progress.best_step
+        metadata = state_metadata(progress, self.fingerprint)
+        tensors = iter(()) if finished else state_tensors(self.model, self.optimizer)
+        newer, prefix = best_step != self.best_on_disk, MODEL
+        if newer and (finished or best_step != progress.step):
+            tensors, prefix = chain(tensors, self._best_tensors()), BEST
+        self.best_on_disk = best_step
+
+        def write(snapshot: Snapshot) -> None:
+            if newer:
+                save_best(self.folder / BEST_FILE, snapshot, best_step, prefix)
+            kept = () if finished else snapshot.items()
+            state = {name: tensor for name, tensor in kept if not name.startswith(BEST)}
+            save_tensors(self.folder / STATE_FILE, state, metadata)
+
+        self._hand_over(tensors, write)
+
+    def save_best(self, progress: TrainingProgress) -> None:
+        """Have the best weights written alone, where they are newer than those on disk."""
+        path, step = self.folder / BEST_FILE, progress.best_step
+        if step != self.best_on_disk:
+            self._hand_over(
+                self._best_tensors(), lambda snapshot: save_best(path, snapshot, step, BEST)
+            )
+
+    def write_checkpoint(self, tokenizer: Tokenizer, facts: dict[str, object]) -> None:
+        """Make a checkpoint folder of the best weights, if there are any. facts: training.json"""
+        path = self.folder / BEST_FILE
+        if self.ranks.first and path.exists():
+            best = GPT(self.model.config)
+            best.load_state_dict(load_file(path))
+            save_checkpoint(self.folder / "checkpoint", best, tokenizer, facts)
+
+    def _hand_over(
+        self, tensors: Iterable[tuple[str, Tensor]], write: Callable[[Snapshot], None]
+    ) -> None:
+        if self.ranks.first:
+            self.writer.save(tensors, write)
+        else:
+            deque(tensors, maxlen=0)
+
+    def _best_tensors(self) -> Iterator[tuple[str, Tensor]]:
+        return ((f"{BEST}{name}", whole(weight)) for name, weight in self.best.items())

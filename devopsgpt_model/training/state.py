@@ -26,7 +26,7 @@ BEST = "best."
 
 
 @dataclass
-class Progress:
+class TrainingProgress:
     """Where a run stands. best_val_loss: nats/token, best so far; start_val_loss: before the first
     step;
     pending_losses: of steps that were trained but not reported yet."""
@@ -78,12 +78,12 @@ def save_best(path: Path, tensors: dict[str, Tensor], step: int, prefix: str = M
     save_tensors(path, weights, {"step": str(step)})
 
 
-def state_metadata(progress: Progress, job: str) -> dict[str, str]:
+def state_metadata(progress: TrainingProgress, job: str) -> dict[str, str]:
     """job: fingerprint of the settings, so that a state never continues another job"""
     return {"progress": json.dumps(asdict(progress)), "job": job}
 
 
-def read_progress(path: Path, job: str) -> Progress | None:
+def read_progress(path: Path, job: str) -> TrainingProgress | None:
     """Where a run stands; None where there is no state of this job. raises: ValueError for a
     damaged file"""
     if not path.exists():
@@ -95,7 +95,9 @@ def read_progress(path: Path, job: str) -> Progress | None:
         raise ValueError(
             f"{path} is damaged ({error}); remove it to start this training from its beginning"
         ) from error
-    return Progress(**json.loads(metadata["progress"])) if metadata.get("job") == job else None
+    return (
+        TrainingProgress(**json.loads(metadata["progress"])) if metadata.get("job") == job else None
+    )
 
 
 def restore(path: Path, model: GPT, optimizer: AdamW) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from devopsgpt_model.batches import ShuffledWindows
 from devopsgpt_model.config import TrainingConfig
-from devopsgpt_model.device import send
+from devopsgpt_model.device import autocast, send
 from devopsgpt_model.gpt import GPT, Block
 from devopsgpt_model.stop import NEVER, Stopped, StopRequest
 from devopsgpt_model.training.adamw import AdamW
@@ -79,7 +79,7 @@ class TrainingStep:
         model: GPT,
         config: TrainingConfig,
         device: torch.device,
-        autocast: torch.dtype | None,
+        dtype: torch.dtype | None,
         ranks: Ranks,
     ) -> None:
         """raises: ValueError where the micro-batches cannot be dealt out evenly to the ranks"""
@@ -88,18 +88,18 @@ class TrainingStep:
                 f"grad_accum_steps must be a multiple of the {ranks.size} processes, got "
                 f"{config.grad_accum_steps}"
             )
-        self.model, self.config, self.device, self.autocast, self.ranks = (
+        self.model, self.config, self.device, self.dtype, self.ranks = (
             model,
             config,
             device,
-            autocast,
+            dtype,
             ranks,
         )
         self.sharded = ranks.size > 1 and config.parallel == "fsdp"
         if self.sharded:
             ranks.shard(model, device)
         self.optimizer = make_optimizer(model, config)
-        self.compiled = compile_pays(config, model, device, autocast)
+        self.compiled = compile_pays(config, model, device, dtype)
         shards = ranks.size if self.sharded else 1
         at_once = micro_batches_at_once(
             config, model, device, config.grad_accum_steps // ranks.size, shards
@@ -148,11 +148,7 @@ class TrainingStep:
             cast(Any, self.model).set_requires_gradient_sync(last)
         waits = self.ranks.size > 1 and not self.sharded and not last
         with self.loss_of.no_sync() if waits else nullcontext():
-            with torch.autocast(
-                self.device.type,
-                dtype=self.autocast or torch.bfloat16,
-                enabled=self.autocast is not None,
-            ):
+            with autocast(self.device, self.dtype):
                 loss = self.loss_of(idx, targets)
             loss = loss / parts
             loss.backward()

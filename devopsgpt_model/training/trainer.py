@@ -5,41 +5,26 @@ import hashlib
 import json
 import math
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
-from itertools import chain
 from pathlib import Path
 from typing import Protocol
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from devopsgpt_model.atomic import write_json
 from devopsgpt_model.batches import ShuffledWindows
-from devopsgpt_model.checkpoint import load_checkpoint, save_checkpoint
+from devopsgpt_model.checkpoint import load_checkpoint
 from devopsgpt_model.config import GPTConfig, TrainingConfig
 from devopsgpt_model.device import choose_autocast, choose_device
 from devopsgpt_model.evaluate import summed_loss
 from devopsgpt_model.gpt import GPT
 from devopsgpt_model.stop import NEVER, Stopped, StopRequest
-from devopsgpt_model.token_bins import read_meta, read_tokens
-from devopsgpt_model.tokenizer import Tokenizer
+from devopsgpt_model.token_bins import TokenBins
 from devopsgpt_model.training.job import TrainingJob
-from devopsgpt_model.training.ranks import Ranks, whole
-from devopsgpt_model.training.saver import Saver, Snapshot
-from devopsgpt_model.training.state import (
-    BEST,
-    MODEL,
-    Progress,
-    read_progress,
-    restore,
-    save_best,
-    save_tensors,
-    state_metadata,
-    state_tensors,
-)
+from devopsgpt_model.training.ranks import Ranks
+from devopsgpt_model.training.saver import STATE_FILE, RunSaver
+from devopsgpt_model.training.state import TrainingProgress, read_progress
 from devopsgpt_model.training.step import TrainingStep, learning_rate_at
 
 
@@ -95,35 +80,31 @@ class Trainer:
     def __init__(self, job: TrainingJob, ranks: Ranks, stop: StopRequest = NEVER) -> None:
         """raises: ValueError for settings, data and a state that do not fit each other"""
         self.job, self.config, self.ranks, self.stop = job, job.config, ranks, stop
-        self.fingerprint = _fingerprint(job)
-        state = job.out / "state.safetensors"
-        earlier = read_progress(state, self.fingerprint)
-        self.progress = earlier or Progress()
+        self.bins = TokenBins.open(job.bins)
+        fingerprint = _fingerprint(job, self.bins)
+        earlier = read_progress(job.out / STATE_FILE, fingerprint)
+        self.progress = earlier or TrainingProgress()
         if not ranks.agree(self.progress.step):
             raise ValueError(
                 f"rank {ranks.rank} stands at step {self.progress.step}, others elsewhere: "
-                f"{job.out} must "
-                "be a folder that every machine sees"
+                f"{job.out} must be a folder that every machine sees"
             )
         self.device = ranks.place(choose_device(self.config.device))
-        self.autocast = choose_autocast(self.config.dtype, self.device)
-        self.tokenizer = Tokenizer.load(job.bins)
-        self.val_tokens = read_tokens(job.bins, "val")
+        self.dtype = choose_autocast(self.config.dtype, self.device)
+        self.val_tokens = self.bins.tokens("val")
         self.data = ShuffledWindows(
-            read_tokens(job.bins, "train"),
+            self.bins.tokens("train"),
             self.config.block_size,
             self.config.batch_size,
             self.config.seed,
         )
-        self.model = initial_model(
-            self.config, job.init_checkpoint, read_meta(job.bins).vocab_size
-        ).to(self.device)
-        self.step = TrainingStep(self.model, self.config, self.device, self.autocast, ranks)
+        self.model = initial_model(self.config, job.init_checkpoint, self.bins.meta.vocab_size).to(
+            self.device
+        )
+        self.step = TrainingStep(self.model, self.config, self.device, self.dtype, ranks)
+        self.saver = RunSaver(job.out, fingerprint, self.model, self.step.optimizer, ranks)
         if earlier:
-            restore(state, self.model, self.step.optimizer)
-        self.saver = Saver(self.device)
-        self.best: dict[str, Tensor] = {}  # on the device: keeping them waits for nobody
-        self.best_on_disk = self.progress.best_step if earlier else -1
+            self.saver.restore(earlier)
 
     @property
     def tokens_per_step(self) -> int:
@@ -140,28 +121,28 @@ class Trainer:
             with self.saver:
                 self._train_and_save(report, began)
         except TrainingDiverged:
-            self._write_checkpoint()
+            self.saver.write_checkpoint(self.bins.tokenizer, self.facts())
             raise
-        self._write_checkpoint()
+        self.saver.write_checkpoint(self.bins.tokenizer, self.facts())
         self._finish(report)
 
     def _train_and_save(self, report: Listener, began: float) -> None:
         try:
             self._train(report, began)
         except Stopped:
-            self._save()
+            self.saver.save(self.progress)
             self.saver.wait()
             raise Stopped(
                 f"stopped after step {self.progress.step}; start it again to go on from there"
             ) from None
-        self._save(finished=True)
+        self.saver.save(self.progress, finished=True)
 
     def _train(self, report: Listener, began: float) -> None:
         while not self._finished():
             if self.progress.step % self.config.eval_interval == 0:
                 self._evaluate(report, began)
-                if self._save_is_due():
-                    self._save()
+                if self.saver.due(self.progress):
+                    self.saver.save(self.progress)
             self._train_steps(report, began)
         self._evaluate(report, began)
 
@@ -197,12 +178,10 @@ class Trainer:
         return means
 
     def _steps_to_report(self) -> int:
-        step, every, evaluate = (
-            self.progress.step,
-            self.config.log_interval,
-            self.config.eval_interval,
-        )
-        return min(every - step % every, evaluate - step % evaluate, self.config.max_steps - step)
+        step, config = self.progress.step, self.config
+        to_report = config.log_interval - step % config.log_interval
+        to_evaluation = config.eval_interval - step % config.eval_interval
+        return min(to_report, to_evaluation, config.max_steps - step)
 
     def _report_steps(self, report: Listener, step_seconds: float) -> None:
         losses, self.progress.pending_losses = self.progress.pending_losses, []
@@ -222,7 +201,7 @@ class Trainer:
         progress = self.progress
         best = "no checkpoint was good"
         if math.isfinite(progress.best_val_loss):
-            self._save_best()
+            self.saver.save_best(progress)
             best = (
                 f"the best checkpoint is of step {progress.best_step}, in "
                 f"{self.job.out / 'checkpoint'}"
@@ -246,32 +225,20 @@ class Trainer:
             raise self._diverged(f"val_loss is not finite at step {progress.step}")
         if progress.step == 0:
             progress.start_val_loss = loss
-        gained = loss < progress.best_val_loss
-        if gained:
-            progress.best_val_loss, progress.best_step, progress.evaluations_without_gain = (
-                loss,
-                progress.step,
-                0,
-            )
-            self._keep_best()
+        if loss < progress.best_val_loss:
+            progress.best_val_loss, progress.best_step = loss, progress.step
+            progress.evaluations_without_gain = 0
+            self.saver.keep_best()
         else:
             progress.evaluations_without_gain += 1
         progress.seconds, progress.evaluated_step = time.monotonic() - began, progress.step
         report.metrics(progress.step, {"val_loss": loss}, {"max_steps": self.config.max_steps})
 
-    @torch.no_grad()
-    def _keep_best(self) -> None:
-        for name, parameter in self.model.named_parameters():
-            if name in self.best:
-                self.best[name].copy_(parameter)
-            else:
-                self.best[name] = parameter.detach().clone()
-
     def _val_loss(self) -> float:
         """val_loss of every held-out token, in the steps' number format; the ranks share the
         windows out."""
         total, count = summed_loss(
-            *(self.model, self.val_tokens, self.config.block_size, self.autocast),
+            *(self.model, self.val_tokens, self.config.block_size, self.dtype),
             self.ranks.rank,
             self.ranks.size,
             # shards are gathered in step, to the last pass
@@ -282,68 +249,6 @@ class Trainer:
         if stopped:
             raise Stopped
         return total / count
-
-    def _save_is_due(self) -> bool:
-        """Before the first step there is nothing to lose; after it rank 0, who writes, decides."""
-        # best, weights, AdamW's moments
-        size = 16 * sum(parameter.numel() for parameter in self.model.parameters())
-        return self.progress.step > 0 and self.ranks.any(self.ranks.first and self.saver.due(size))
-
-    def _save(self, finished: bool = False) -> None:
-        """Have the state written, newer best weights before it: a kill between the two costs
-        nothing.
-
-        finished: no step will need weights or moments again, only how far the run came
-        """
-        step, best_step = self.progress.step, self.progress.best_step
-        metadata = state_metadata(self.progress, self.fingerprint)
-        tensors, prefix = (
-            iter(()) if finished else state_tensors(self.model, self.step.optimizer),
-            MODEL,
-        )
-        newer = best_step != self.best_on_disk
-        if newer and (finished or best_step != step):
-            tensors, prefix = chain(tensors, self._best_tensors()), BEST
-        self.best_on_disk = best_step
-
-        def write(snapshot: Snapshot) -> None:
-            if newer:
-                save_best(self.job.out / "best.safetensors", snapshot, best_step, prefix)
-            state = (
-                {}
-                if finished
-                else {name: t for name, t in snapshot.items() if not name.startswith(BEST)}
-            )
-            save_tensors(self.job.out / "state.safetensors", state, metadata)
-
-        self._hand_over(tensors, write)
-
-    def _save_best(self) -> None:
-        """Have the best weights written alone, where they are newer than those on disk."""
-        path, step = self.job.out / "best.safetensors", self.progress.best_step
-        if step != self.best_on_disk:
-            self._hand_over(
-                self._best_tensors(), lambda snapshot: save_best(path, snapshot, step, BEST)
-            )
-
-    def _hand_over(
-        self, tensors: Iterable[tuple[str, Tensor]], write: Callable[[Snapshot], None]
-    ) -> None:
-        if self.ranks.first:
-            self.saver.save(tensors, write)
-        else:
-            deque(tensors, maxlen=0)  # helps rank 0 to put sharded tensors together
-
-    def _best_tensors(self) -> Iterator[tuple[str, Tensor]]:
-        return ((f"{BEST}{name}", whole(weight)) for name, weight in self.best.items())
-
-    def _write_checkpoint(self) -> None:
-        """Make a checkpoint folder of the best weights, if there are any."""
-        path = self.job.out / "best.safetensors"
-        if self.ranks.first and path.exists():
-            best = GPT(self.model.config)
-            best.load_state_dict(load_file(path))
-            save_checkpoint(self.job.out / "checkpoint", best, self.tokenizer, self.facts())
 
     def _finish(self, report: Listener) -> None:
         """Say that the run is complete: to who looks for result.json, and to a person."""
@@ -367,37 +272,33 @@ class Trainer:
             "start_val_loss": self.progress.start_val_loss,
             "seconds": round(self.progress.seconds, 1),
             "device": str(self.device),
-            "dtype": "bfloat16" if self.autocast else "float32",
+            "dtype": "bfloat16" if self.dtype else "float32",
             "init_checkpoint": str(self.job.init_checkpoint or ""),
-            "dataset": read_meta(self.job.bins).dataset,
+            "dataset": self.bins.meta.dataset,
             "data_version": self.job.data_version,
             "code_version": self.job.code_version,
             "mlflow_run_id": self.job.mlflow_run_id,
         }
 
     def _opening_line(self) -> str:
-        where = (
-            f"{self.device}, "
-            f"{'bfloat16' if self.autocast else 'float32'}"
-            f"{', compiled' if self.step.compiled else ''}"
-        )
+        where = f"{self.device}, {'bfloat16' if self.dtype else 'float32'}"
+        where += ", compiled" if self.step.compiled else ""
         if self.ranks.size > 1:
             where += f", {self.ranks.size} processes ({self.config.parallel})"
         if self.step.at_once > 1:
             where += f", {self.step.at_once * self.config.batch_size} sequences at once"
         start = f"resuming at step {self.progress.step}" if self.progress.step else "starting"
         return (
-            f"{start}: {self.model.config.parameter_count:,} parameters, {self.tokens_per_step:,} "
-            "tokens/step, "
-            f"{self.config.max_steps:,} steps, {self.data.windows_per_epoch} windows/epoch, on "
-            f"{where}"
+            f"{start}: {self.model.config.parameter_count:,} parameters, "
+            f"{self.tokens_per_step:,} tokens/step, {self.config.max_steps:,} steps, "
+            f"{self.data.windows_per_epoch} windows/epoch, on {where}"
         )
 
 
-def _fingerprint(job: TrainingJob) -> str:
+def _fingerprint(job: TrainingJob, bins: TokenBins) -> str:
     facts = {
         "config": asdict(job.config),
-        "data": read_meta(job.bins).data_version,
+        "data": bins.meta.data_version,
         "init": str(job.init_checkpoint),
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

@@ -6,10 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from devopsgpt_model.token_bins import TokenBinsMeta, read_meta, read_tokens, write_token_bins
+from devopsgpt_model.token_bins import SPLITS, TokenBins, TokenBinsMeta, write_token_bins
 from devopsgpt_model.tokenizer import Tokenizer
 from devopsgpt_pipeline.datasets.bpe import train_bpe
 from devopsgpt_pipeline.sources.books import Book
@@ -99,23 +96,16 @@ def write_books(
     return write_token_bins(folder, "sre", tokenizer, documents, origin=origin)
 
 
-def leaked_runs(folder: Path, quoted: Sequence[str] = ()) -> list[SharedRun]:
+def leaked_runs(bins: TokenBins, quoted: Sequence[str] = ()) -> list[SharedRun]:
     """Runs of 50 tokens and more that stand in a held-out chapter and in a training one.
 
     quoted: texts that may stand on both sides, such as a sentence that both chapters quote
     """
-    tokenizer = Tokenizer.load(folder)
-    docs = {split: _document_ids(folder, split) for split in ("train", "val")}
+    docs = {split: bins.documents(split) for split in SPLITS}
 
     def text_of(run: SharedRun) -> str:
         ids = docs["val"][run.held_out_doc][run.held_out_start : run.held_out_start + run.length]
-        return tokenizer.decode(ids.tolist()).strip()
+        return bins.tokenizer.decode(ids.tolist()).strip()
 
     runs = shared_runs(docs["train"], docs["val"])
     return [run for run in runs if not any(text_of(run) in quote for quote in quoted)]
-
-
-def _document_ids(folder: Path, split: str) -> dict[str, NDArray[np.uint16]]:
-    tokens, documents = read_tokens(folder, split), read_meta(folder).splits[split].documents
-    ends = [start for _, start in documents[1:]] + [len(tokens)]
-    return {name: tokens[start:end] for (name, start), end in zip(documents, ends, strict=True)}

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from devopsgpt_model.atomic import atomic_folder, write_json
-from devopsgpt_model.token_bins import DTYPE, SplitMeta, TokenBinsMeta, read_meta, read_tokens
+from devopsgpt_model.token_bins import DTYPE, SPLITS, SplitMeta, TokenBins, TokenBinsMeta
 from devopsgpt_model.tokenizer import Tokenizer
 from devopsgpt_pipeline.datasets.encode import Encoders
 from devopsgpt_pipeline.hub.shards import Source, declared_shards, one_shard
@@ -69,9 +69,10 @@ def _finished(folder: Path, recipe: dict[str, Any]) -> TokenBinsMeta | None:
     path = folder / "source.json"
     if not path.exists() or json.loads(path.read_text()) != recipe:
         return None
-    for split in ("train", "val"):
-        read_tokens(folder, split)
-    return read_meta(folder)
+    bins = TokenBins.open(folder)
+    for split in SPLITS:
+        bins.tokens(split)
+    return bins.meta
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 import dagster as dg
 from pydantic import Field
 
-from devopsgpt_model.token_bins import read_meta
+from devopsgpt_model.token_bins import TokenBins
 from devopsgpt_pipeline.defs import OWNERS
 from devopsgpt_pipeline.defs.pretrained import SIZES
 from devopsgpt_pipeline.defs.resources import HomeResource, MlflowResource
@@ -63,8 +63,7 @@ def build_gpt2_baseline(datasets: list[str]) -> dg.AssetsDefinition:
 
         keys = context.partition_key.keys_by_dimension  # type: ignore[attr-defined]
         size, dataset = keys["model"], keys["dataset"]
-        bins = home.folders.tokens / dataset
-        read_meta(bins)  # a dataset that is not there is told before a model is loaded
+        bins = TokenBins.open(home.folders.bins(dataset))  # before a model is loaded
         checkpoint = load_checkpoint(home.folders.pretrained / size, str(choose_device()))
         measured = measure(size, checkpoint, bins, config.batches)
         client = mlflow.client()

@@ -5,6 +5,7 @@ import math
 
 import dagster as dg
 
+from devopsgpt_model.token_bins import TokenBins
 from devopsgpt_pipeline.datasets.books import leaked_runs
 from devopsgpt_pipeline.defs.datasets import DATASET, TOKEN_BINS
 from devopsgpt_pipeline.defs.resources import HomeResource
@@ -22,7 +23,7 @@ QUOTED: tuple[str, ...] = ()
 def nothing_leaked(home: HomeResource) -> dg.AssetCheckResult:
     """No held-out chapter shares a run of 50 tokens with a training chapter, but for what is named
     as quoted."""
-    runs = leaked_runs(home.folders.tokens / DATASET, QUOTED)
+    runs = leaked_runs(TokenBins.open(home.folders.bins(DATASET)), QUOTED)
     found = [f"{run.held_out_doc} and {run.train_doc}: {run.length} tokens" for run in runs]
     return dg.AssetCheckResult(
         passed=not runs,

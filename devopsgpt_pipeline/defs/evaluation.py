@@ -5,6 +5,7 @@ from pydantic import Field
 
 from devopsgpt_model.atomic import write_json
 from devopsgpt_model.config import model_size
+from devopsgpt_model.token_bins import TokenBins
 from devopsgpt_pipeline.defs import OWNERS
 from devopsgpt_pipeline.defs.datasets import TOKEN_BINS
 from devopsgpt_pipeline.defs.resources import HomeResource, MlflowResource
@@ -58,9 +59,8 @@ def evaluation(
     fine-tuning."""
     folders = home.folders
     facts = folders.finetuned_facts()
-    comparison = compare_with_start(
-        folders.finetuned, folders.tokens / facts["dataset"], config.chosen()
-    )
+    bins = TokenBins.open(folders.bins(facts["dataset"]))
+    comparison = compare_with_start(folders.finetuned, bins, config.chosen())
     if left_out := _left_out(comparison):
         context.log.info(left_out)
     run_id, step = facts["mlflow_run_id"], facts["step"]

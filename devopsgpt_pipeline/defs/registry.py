@@ -5,6 +5,7 @@ import json
 import dagster as dg
 from pydantic import Field
 
+from devopsgpt_model.token_bins import TokenBins
 from devopsgpt_pipeline.defs import OWNERS
 from devopsgpt_pipeline.defs.datasets import DATASET, TOKEN_BINS
 from devopsgpt_pipeline.defs.resources import HomeResource, MlflowResource
@@ -105,7 +106,7 @@ def champion(
     """The version that is served: the challenger, if it beats the champion on today's held-out
     chapters."""
     client = mlflow.client()
-    bins = home.folders.tokens / DATASET
+    bins = TokenBins.open(home.folders.bins(DATASET))
     verdict = judge_challenger(
         client, bins, home.folders.promotion_lock, config.margin_bits_per_byte
     )

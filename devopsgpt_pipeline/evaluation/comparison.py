@@ -6,8 +6,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from devopsgpt_model.token_bins import read_meta
+from devopsgpt_model.token_bins import TokenBins
 from devopsgpt_pipeline.evaluation.measure import (
+    ENCODED_TOKENS,
     NANOGPT_BATCHES,
     Measurement,
     datasets_at_hand,
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
     from devopsgpt_model.checkpoint import Checkpoint
-    from devopsgpt_model.evaluate import Evaluation
 
 COMPARED = ("val_loss", "perplexity", "bits_per_byte")
 SAMPLE_PROMPTS = ("An alert should", "When a release goes wrong,", "The backup")
@@ -84,7 +84,7 @@ class Comparison:
         return "\n\n".join(parts) + "\n"
 
 
-def compare_with_start(folder: Path, bins: Path, batches: int = NANOGPT_BATCHES) -> Comparison:
+def compare_with_start(folder: Path, bins: TokenBins, batches: int = NANOGPT_BATCHES) -> Comparison:
     """Evaluate a fine-tuned checkpoint and its start on the held-out split, and let both speak.
 
     bins: what it was trained on; the datasets beside it show what was forgotten elsewhere
@@ -92,33 +92,38 @@ def compare_with_start(folder: Path, bins: Path, batches: int = NANOGPT_BATCHES)
     """
     from devopsgpt_model.checkpoint import load_checkpoint
     from devopsgpt_model.device import choose_device
-    from devopsgpt_model.evaluate import evaluate_split
 
     finetuned = load_checkpoint(folder, str(choose_device()))
     start = start_of(finetuned)
-    meta = read_meta(bins)
+    measured = {
+        other.folder.name: _measure_pair(start, finetuned, other, bins, batches)
+        for other in map(TokenBins.open, datasets_at_hand(bins.folder.parent))
+    }
     before, after = (_texts(checkpoint) for checkpoint in (start, finetuned))
+    own = measured[bins.folder.name]
     return Comparison(
         checkpoint_sha256=checkpoint_sha256(folder),
-        data_version=meta.data_version,
-        dataset=meta.dataset,
-        start=_numbers(evaluate_split(start.model, start.tokenizer, bins)),
-        finetuned=_numbers(evaluate_split(finetuned.model, finetuned.tokenizer, bins)),
+        data_version=bins.meta.data_version,
+        dataset=bins.meta.dataset,
+        start=_numbers(own[0]),
+        finetuned=_numbers(own[1]),
         samples=list(zip(SAMPLE_PROMPTS, before, after, strict=True)),
         memorization=memorization(finetuned, bins),
         parameters=finetuned.model.config.parameter_count,
-        elsewhere=[
-            (
-                measure("start", start, other, _batches_on(other, batches)).as_json(),
-                measure("finetuned", finetuned, other, _batches_on(other, batches)).as_json(),
-            )
-            for other in datasets_at_hand(bins.parent)
-        ],
+        elsewhere=[(one.as_json(), other.as_json()) for one, other in measured.values()],
     )
 
 
-def _batches_on(bins: Path, batches: int) -> int:
-    return batches if bins.name == PROTOCOL_DATASET else 0
+def _measure_pair(
+    start: "Checkpoint", finetuned: "Checkpoint", other: TokenBins, own: TokenBins, batches: int
+) -> tuple[Measurement, Measurement]:
+    """Both on one dataset; on their own without a cap, as the gate measures them."""
+    batches = batches if other.folder.name == PROTOCOL_DATASET else 0
+    most = None if other.folder == own.folder else ENCODED_TOKENS
+    return (
+        measure("start", start, other, batches, most),
+        measure("finetuned", finetuned, other, batches, most),
+    )
 
 
 def metrics_of(finetuned: Measurement, start: Measurement | None) -> dict[str, float]:
@@ -175,14 +180,8 @@ def _texts(checkpoint: "Checkpoint") -> list[str]:
     ]
 
 
-def _numbers(evaluation: "Evaluation") -> dict[str, float]:
-    return {
-        "val_loss": evaluation.loss,
-        "perplexity": evaluation.perplexity,
-        "bits_per_byte": evaluation.bits_per_byte,
-        "tokens": evaluation.tokens,
-        "seconds": evaluation.seconds,
-    }
+def _numbers(measured: Measurement) -> dict[str, float]:
+    return {key: getattr(measured, key) for key in (*COMPARED, "tokens", "seconds")}
 
 
 def _quoted(text: str) -> str:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from devopsgpt_model.token_bins import read_meta
+from devopsgpt_model.token_bins import TokenBins
 from devopsgpt_pipeline.evaluation.comparison import log_measurement, start_of
 from devopsgpt_pipeline.evaluation.measure import Measurement, measure
 from devopsgpt_pipeline.evaluation.named_models import NamedModel, find_model
@@ -50,15 +50,14 @@ def evaluate_models(
     returns: rows of the table, a fine-tune's start after it
     raises: as find_model and measure
     """
-    for dataset in datasets:
-        # a dataset that is not there is told before a model is fetched
-        read_meta(home.tokens / dataset)
+    # before a model is fetched: a dataset that is not here is told at once
+    opened = [TokenBins.open(home.bins(dataset)) for dataset in datasets]
     client = connect(tracking_uri) if tracking_uri else None
     rows = []
     for name in names:
         with tempfile.TemporaryDirectory(prefix="devopsgpt-evaluate-") as scratch:
             model = find_model(home, client, name, Path(scratch))
-            for measured in _measure_all(home, client, model, datasets, batches, say):
+            for measured in _measure_all(client, model, opened, batches, say):
                 rows.append({"dataset": measured.dataset, **measured.row()})
                 if batches and measured.left_out:
                     say(f"warning: {measured.model} on {measured.dataset}: {measured.left_out}")
@@ -68,16 +67,14 @@ def evaluate_models(
 
 
 def _measure_all(
-    home: Home,
     client: "MlflowClient | None",
     model: NamedModel,
-    datasets: list[str],
+    datasets: list[TokenBins],
     batches: int,
     say: Say,
 ) -> Iterator[Measurement]:
     start = _start(model, say)
-    for dataset in datasets:
-        bins = home.tokens / dataset
+    for bins in datasets:
         measured = measure(model.name, model.checkpoint, bins, batches)
         before = measure(f"{model.name}, its start", start, bins, batches) if start else None
         if client is not None and model.run_id:

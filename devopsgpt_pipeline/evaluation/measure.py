@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from devopsgpt_model.config import in_millions
-from devopsgpt_model.token_bins import read_meta, read_tokens
-from devopsgpt_model.tokenizer import Tokenizer
+from devopsgpt_model.token_bins import TokenBins
 from devopsgpt_pipeline.evaluation.published import LOSSES, PROTOCOL_DATASET
 
 if TYPE_CHECKING:
@@ -123,19 +122,24 @@ class Measurement:
 
 
 def measure(
-    name: str, checkpoint: "Checkpoint", bins: Path, batches: int = NANOGPT_BATCHES
+    name: str,
+    checkpoint: "Checkpoint",
+    bins: TokenBins,
+    batches: int = NANOGPT_BATCHES,
+    most: int | None = ENCODED_TOKENS,
 ) -> Measurement:
-    """Measure a checkpoint on token bins. batches: random ones per split by nanoGPT's protocol; 0
-    leaves it out
+    """Measure a checkpoint on token bins.
 
+    batches: random ones per split by nanoGPT's protocol; 0 leaves it out
+    most: tokens of a split that are encoded anew for a model of another vocabulary; None: all
     A split too short for a random batch leaves the protocol out of both splits as well, and
     `left_out` says so.
     raises: TokenBinsError
     """
-    from devopsgpt_model.evaluate import evaluate, mean_loss
+    from devopsgpt_model.evaluate import evaluate, mean_loss, tokens_in
 
-    meta, model, tokenizer = read_meta(bins), checkpoint.model, checkpoint.tokenizer
-    val, train = (tokens_in(tokenizer, bins, split) for split in ("val", "train"))
+    meta, model, tokenizer = bins.meta, checkpoint.model, checkpoint.tokenizer
+    val, train = (tokens_in(tokenizer, bins, split, most) for split in ("val", "train"))
     full = evaluate(model, tokenizer, val)
     left_out = _why_left_out(checkpoint, {"val": val, "train": train}, batches)
     return Measurement(
@@ -188,17 +192,6 @@ def _nanogpt_loss(checkpoint: "Checkpoint", tokens: "NDArray[np.uint16]", batche
         batch_size=NANOGPT_BATCH_SIZE,
         block_size=_window(checkpoint),
     )
-
-
-def tokens_in(tokenizer: Tokenizer, bins: Path, split: str) -> "NDArray[np.uint16]":
-    """A split in a model's own vocabulary: memory-mapped as it is, or its first ENCODED_TOKENS
-    encoded anew."""
-    from devopsgpt_model.evaluate import encode_again
-
-    tokens, written_in = read_tokens(bins, split), Tokenizer.load(bins)
-    if written_in.ranks == tokenizer.ranks:
-        return tokens
-    return encode_again(tokens[:ENCODED_TOKENS], written_in, tokenizer)
 
 
 def datasets_at_hand(tokens: Path) -> list[Path]:

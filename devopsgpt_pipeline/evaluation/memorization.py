@@ -1,12 +1,11 @@
 """How much of its training text a model says by heart: prompted with the text's own words, does it
 go on as it does?"""
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from devopsgpt_model.token_bins import read_tokens
+from devopsgpt_model.token_bins import TokenBins
 from devopsgpt_model.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -23,7 +22,7 @@ TEMPERATURE, TOP_K = 0.7, 50
 
 
 def memorization(
-    checkpoint: "Checkpoint", bins: Path, runs: int = SAMPLED_RUNS, seed: int = 1337
+    checkpoint: "Checkpoint", bins: TokenBins, runs: int = SAMPLED_RUNS, seed: int = 1337
 ) -> float:
     """The share of sampled 50-token runs that stand verbatim in the training text, 0..1.
 
@@ -39,7 +38,7 @@ def memorization(
             f"memorization needs a block_size of at least {RUN_TOKENS + 1}, got "
             f"{model.config.block_size}"
         )
-    text = Tokenizer.load(bins).decode_bytes(read_tokens(bins, "train")[:SEARCHED_TOKENS].tolist())
+    text = bins.tokenizer.decode_bytes(bins.tokens("train")[:SEARCHED_TOKENS].tolist())
     starts = np.linspace(0, max(0, len(text) - 20 * prompt_tokens), runs).astype(int)
     prompts = [
         _prompt(tokenizer, text[start : start + 20 * prompt_tokens], prompt_tokens)

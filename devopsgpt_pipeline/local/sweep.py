@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from devopsgpt_model.config import TrainingConfig
-from devopsgpt_model.token_bins import read_meta
+from devopsgpt_model.token_bins import TokenBins
 from devopsgpt_pipeline.home import Home
 from devopsgpt_pipeline.local import chain
 from devopsgpt_pipeline.tracking.client import experiment_id
@@ -94,7 +94,7 @@ class Sweep:
     ) -> None:
         self.home, self.client, self.trials, self.dataset = home, client, trials, dataset
         facts = [
-            read_meta(home.tokens / dataset).data_version,
+            TokenBins.open(home.bins(dataset)).meta.data_version,
             *(dataclasses.asdict(each.config) for each in trials),
         ]
         digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from devopsgpt_model.token_bins import read_meta
+from devopsgpt_model.token_bins import TokenBins
 from devopsgpt_pipeline.evaluation.comparison import start_of
 from devopsgpt_pipeline.registry.promote import Decision, PromotionError, decide, promote
 from devopsgpt_pipeline.tracking.client import CHALLENGER, CHAMPION, MODEL_NAME, version_of_alias
@@ -31,7 +31,7 @@ class Verdict:
     tags: dict[str, str]
 
 
-def judge_challenger(client: "MlflowClient", bins: Path, lock: Path, margin: float) -> Verdict:
+def judge_challenger(client: "MlflowClient", bins: TokenBins, lock: Path, margin: float) -> Verdict:
     """Promote the challenger where it beats the champion on the held-out text of these bins.
 
     The decision and its numbers become tags of the challenger before any alias moves.
@@ -46,12 +46,12 @@ def judge_challenger(client: "MlflowClient", bins: Path, lock: Path, margin: flo
     return _judge(client, bins, lock, margin)
 
 
-def _judge(client: "MlflowClient", bins: Path, lock: Path, margin: float) -> Verdict:
+def _judge(client: "MlflowClient", bins: TokenBins, lock: Path, margin: float) -> Verdict:
     challenger, before = version_of_alias(client, CHALLENGER), version_of_alias(client, CHAMPION)
     if challenger is None:
         raise ValueError(f"{MODEL_NAME} has no challenger; materialize `registered_model` first")
     decision = compare(client, bins, challenger, before, margin)
-    tags = decision.tags(before, read_meta(bins).splits["val"].sha256)
+    tags = decision.tags(before, bins.meta.splits["val"].sha256)
     if challenger != before:  # the champion keeps the numbers that made it one
         for key, value in tags.items():
             client.set_model_version_tag(MODEL_NAME, challenger, key, value)
@@ -61,7 +61,7 @@ def _judge(client: "MlflowClient", bins: Path, lock: Path, margin: float) -> Ver
 
 
 def compare(
-    client: "MlflowClient", bins: Path, challenger: str, champion: str | None, margin: float
+    client: "MlflowClient", bins: TokenBins, challenger: str, champion: str | None, margin: float
 ) -> Decision:
     """Bits per byte on the held-out text of the bins, of the files that the registry holds."""
     from devopsgpt_model.evaluate import evaluate_split

@@ -14,7 +14,7 @@ from filelock import FileLock
 
 from devopsgpt_model.atomic import write_json
 from devopsgpt_model.config import GPT2_SIZES, GPTConfig, TrainingConfig, model_size
-from devopsgpt_model.token_bins import TokenBinsMeta, read_meta
+from devopsgpt_model.token_bins import TokenBins
 from devopsgpt_model.training.job import TrainingJob
 from devopsgpt_pipeline.home import Home
 from devopsgpt_pipeline.hub.models import HUB_NAME
@@ -48,41 +48,31 @@ def training_job(
     raises: ValueError for initial weights that cannot be found, PretrainedUnavailable for a hub
     that does not answer
     """
-    meta = read_meta(home.tokens / dataset)
+    bins = TokenBins.open(home.bins(dataset))
     init = initial_checkpoint(home, client, config.init_from)
-    facts = {"config": asdict(config), "data": meta.data_version, "code": code_version}
+    facts = {"config": asdict(config), "data": bins.meta.data_version, "code": code_version}
     facts["init"] = checkpoint_sha256(init.folder) if init.folder else init.source
     name = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
     home.training.mkdir(parents=True, exist_ok=True)
     with FileLock(home.training / f".{name}.lock"):
-        yield _prepare(
-            client,
-            config,
-            home.tokens / dataset,
-            meta,
-            init,
-            home.training / name,
-            code_version,
-            tags,
-        )
+        yield _prepare(client, config, bins, init, home.training / name, code_version, tags)
 
 
 def _prepare(
     client: "MlflowClient",
     config: TrainingConfig,
-    bins: Path,
-    meta: TokenBinsMeta,
+    bins: TokenBins,
     init: "Initial",
     out: Path,
     code_version: str,
     tags: dict[str, str],
 ) -> TrainingJob:
     """The folder with its MLflow run and the lineage in it, new or as it was left."""
-    dataset = bins.name
+    meta, dataset = bins.meta, bins.folder.name
     out.mkdir(exist_ok=True)
     run_file = out / "run.json"
     if not run_file.exists():
-        source = {"name": dataset, "digest": meta.data_version, "source": str(bins)}
+        source = {"name": dataset, "digest": meta.data_version, "source": str(bins.folder)}
         params = asdict(config) | {"tokenizer": meta.tokenizer, "vocab_size": meta.vocab_size}
         run_name = f"{config.init_from}-{dataset}-{out.name[:6]}"
         tags = tags | {
@@ -104,7 +94,7 @@ def _prepare(
     write_json(out / LINEAGE_FILE, lineage)
     return TrainingJob(
         config=config,
-        bins=bins,
+        bins=bins.folder,
         out=out,
         init_checkpoint=init.folder,
         data_version=meta.data_version,

@@ -19,7 +19,7 @@ from devopsgpt_model.tokenizer import Tokenizer
 from devopsgpt_model.train import train
 from devopsgpt_model.training.job import TrainingJob
 from devopsgpt_model.training.ranks import Ranks
-from devopsgpt_model.training.saver import Saver
+from devopsgpt_model.training.saver import SnapshotWriter
 from devopsgpt_model.training.step import LossOf, TrainingStep
 
 pytestmark = [
@@ -47,7 +47,7 @@ def test_a_step_and_a_save_never_wait_for_the_gpu(compiled):
     config = dataclasses.replace(CONFIG, compile=compiled)
     step = TrainingStep(model, config, device, torch.bfloat16, Ranks())
     data = ShuffledWindows(np.arange(2000, dtype=np.uint16) % 257, 32, 4, seed=1)
-    with Saver(device) as saver:
+    with SnapshotWriter(device) as saver:
         for number in range(2):  # the first ones compile, and get their memory
             step(number, data)
             saver.save(
@@ -68,7 +68,7 @@ def test_a_step_and_a_save_never_wait_for_the_gpu(compiled):
 
 def test_what_is_saved_from_a_gpu_is_the_moment_of_the_save():
     weights, written = torch.zeros(10_000_000, device="cuda"), []
-    with Saver(weights.device) as saver:
+    with SnapshotWriter(weights.device) as saver:
         for _ in range(3):
             saver.save([("w", weights)], lambda copy: written.append(float(copy["w"].mean())))
             weights += 1

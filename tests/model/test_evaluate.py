@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from devopsgpt_model.evaluate import evaluate, evaluate_split, mean_loss, random_batch_loss
-from devopsgpt_model.token_bins import read_tokens, write_token_bins
+from devopsgpt_model.token_bins import TokenBins, write_token_bins
 from devopsgpt_model.tokenizer import Tokenizer
 
 
@@ -43,8 +43,10 @@ def test_bins_in_another_vocabulary_are_encoded_anew(tiny_gpt, bpe_tokenizer, tm
     }
     write_token_bins(tmp_path / "bpe", "toy", bpe_tokenizer, documents)
     write_token_bins(tmp_path / "bytes", "toy", Tokenizer.plain_bytes(), documents)
-    other = evaluate_split(tiny_gpt, Tokenizer.plain_bytes(), tmp_path / "bpe")
-    own = evaluate(tiny_gpt, Tokenizer.plain_bytes(), read_tokens(tmp_path / "bytes", "val"))
+    other = evaluate_split(tiny_gpt, Tokenizer.plain_bytes(), TokenBins.open(tmp_path / "bpe"))
+    own = evaluate(
+        tiny_gpt, Tokenizer.plain_bytes(), TokenBins.open(tmp_path / "bytes").tokens("val")
+    )
     assert (other.loss, other.tokens, other.bits_per_byte) == (
         own.loss,
         own.tokens,

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from devopsgpt_model.token_bins import TokenBinsError, read_meta, read_tokens, write_token_bins
+from devopsgpt_model.token_bins import TokenBins, TokenBinsError, write_token_bins
 from devopsgpt_model.tokenizer import Tokenizer
 
 DOCUMENTS = {"train": [("a", "first text"), ("b", "second")], "val": [("c", "held out")]}
@@ -19,7 +19,7 @@ def test_bins_are_raw_little_endian_uint16_with_end_of_text_between_documents(bi
 
 
 def test_meta_tells_counts_offsets_and_hashes(bins):
-    meta = read_meta(bins)
+    meta = TokenBins.open(bins).meta
     assert meta.splits["train"].tokens == 18
     assert meta.splits["train"].documents == [("a", 0), ("b", 11)]
     assert meta.splits["val"].text_bytes == 8
@@ -31,7 +31,7 @@ def test_the_data_version_follows_the_content(bins, tmp_path):
     other = write_token_bins(
         tmp_path / "other", "toy", Tokenizer.plain_bytes(), {**DOCUMENTS, "val": [("c", "held in")]}
     )
-    assert read_meta(bins).data_version == same.data_version != other.data_version
+    assert TokenBins.open(bins).meta.data_version == same.data_version != other.data_version
 
 
 def test_a_truncated_bin_is_refused(bins):
@@ -40,18 +40,18 @@ def test_a_truncated_bin_is_refused(bins):
     with pytest.raises(
         TokenBinsError, match=r"should have 36 bytes .* has 34; materialize token_bins again"
     ):
-        read_tokens(bins, "train")
+        TokenBins.open(bins).tokens("train")
 
 
 def test_missing_and_damaged_bins_are_told(bins, tmp_path):
     with pytest.raises(TokenBinsError, match="no token bins"):
-        read_meta(tmp_path / "nowhere")
+        TokenBins.open(tmp_path / "nowhere")
     (bins / "meta.json").write_text("{}")
     with pytest.raises(TokenBinsError, match="damaged"):
-        read_meta(bins)
+        TokenBins.open(bins)
 
 
 def test_an_empty_split_is_refused_and_the_old_bins_stay(bins):
     with pytest.raises(ValueError, match="val split of toy has no tokens"):
         write_token_bins(bins, "toy", Tokenizer.plain_bytes(), {**DOCUMENTS, "val": []})
-    assert read_meta(bins).splits["val"].tokens == 9
+    assert TokenBins.open(bins).meta.splits["val"].tokens == 9

@@ -2,7 +2,7 @@
 
 import pytest
 
-from devopsgpt_model.token_bins import write_token_bins
+from devopsgpt_model.token_bins import TokenBins, write_token_bins
 from devopsgpt_model.tokenizer import Tokenizer
 from devopsgpt_pipeline.sources.archive import ChapterArchive
 from devopsgpt_pipeline.sources.web.fetch import Fetcher, FetchSettings
@@ -92,7 +92,7 @@ def yardstick(tmp_path):
         Tokenizer.plain_bytes(),
         {"train": [("a", TEXT)], "val": [("b", TEXT)]},
     )
-    return tmp_path / "bins"
+    return TokenBins.open(tmp_path / "bins")
 
 
 @pytest.fixture

@@ -4,12 +4,12 @@ import sys
 
 import pytest
 
-from devopsgpt_model import memory
-from devopsgpt_model.memory import keep_freed_memory
+from devopsgpt_model import train
+from devopsgpt_model.train import keep_freed_memory
 
 PAGES = """
 import resource, torch
-from devopsgpt_model.memory import keep_freed_memory
+from devopsgpt_model.train import keep_freed_memory
 
 def pages_of_the_last():
     for _ in range(15):
@@ -34,7 +34,7 @@ def test_memory_that_was_freed_is_used_again():
 
 
 def test_another_c_library_is_left_alone(monkeypatch):
-    monkeypatch.setattr(memory.ctypes, "CDLL", lambda name: object())
+    monkeypatch.setattr(train.ctypes, "CDLL", lambda name: object())
     keep_freed_memory()
-    monkeypatch.setattr(memory.sys, "platform", "darwin")
+    monkeypatch.setattr(train.sys, "platform", "darwin")
     keep_freed_memory()

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from devopsgpt_model.checkpoint import load_checkpoint
 from devopsgpt_model.train import FAILED, train
-from devopsgpt_model.training.saver import ASSUMED_SPEED, Saver
+from devopsgpt_model.training.saver import ASSUMED_SPEED, SnapshotWriter
 from devopsgpt_model.training.state import save_tensors
 from devopsgpt_model.training.trainer import TrainingDiverged
 from model.training.running import CONFIG, launch, losses
@@ -32,7 +32,7 @@ import os, random, signal, sys, time
 from pathlib import Path
 import torch
 from safetensors import safe_open
-from devopsgpt_model.training.saver import Saver
+from devopsgpt_model.training.saver import SnapshotWriter
 from devopsgpt_model.training.state import save_tensors
 
 path, chance, last = Path(sys.argv[1]), random.Random(1), 0
@@ -41,7 +41,7 @@ torch.set_num_threads(1)
 staging, interrupted = path.with_name(f".{path.name}.tmp"), 0
 
 def save_for_ever(number):
-    saver = Saver(torch.device("cpu"))
+    saver = SnapshotWriter(torch.device("cpu"))
     while True:
         number += 1
         tensors = {name: torch.full((300_000,), number, dtype=torch.int64) for name in "ab"}
@@ -154,7 +154,7 @@ def test_the_steps_go_on_while_a_save_is_written():
         written.append(float(snapshot["w"].sum()))
 
     weights = torch.ones(3)
-    with Saver(weights.device) as saver:
+    with SnapshotWriter(weights.device) as saver:
         saver.save([("w", weights)], write)
         assert not written
         weights += 1  # the next step; what is saved is the moment of the save
@@ -172,7 +172,7 @@ def test_a_large_state_is_saved_as_often_as_a_tenth_of_the_time_allows(monkeypat
 
         return write
 
-    with Saver(CPU) as saver:
+    with SnapshotWriter(CPU) as saver:
         assert saver.due(int(0.9 * ASSUMED_SPEED))  # a second's worth is never put off
         assert not saver.due(int(2 * ASSUMED_SPEED))
         now[0] += 18.1
@@ -197,7 +197,7 @@ def test_a_run_whose_saves_were_put_off_leaves_its_best_weights_and_a_small_stat
         dataclasses.replace(job, config=config, out=tmp_path / name) for name in ("often", "seldom")
     )
     train(often)
-    monkeypatch.setattr(Saver, "due", lambda self, size: False)
+    monkeypatch.setattr(SnapshotWriter, "due", lambda self, size: False)
     facts = train(seldom)
     assert 0 < facts["step"] < 40
     ours, theirs = (load_checkpoint(each.out / "checkpoint").model for each in (seldom, often))
@@ -210,7 +210,7 @@ def test_a_run_that_diverges_between_two_saves_leaves_its_best_weights(
     job,
     monkeypatch,
 ):
-    monkeypatch.setattr(Saver, "due", lambda self, size: False)
+    monkeypatch.setattr(SnapshotWriter, "due", lambda self, size: False)
     config = dataclasses.replace(CONFIG, learning_rate=1e30, min_learning_rate=1e30, grad_clip=0.0)
     with pytest.raises(TrainingDiverged):
         train(dataclasses.replace(job, config=config))
@@ -222,7 +222,7 @@ def test_a_writers_error_is_raised_in_the_trainer():
     def fail(snapshot):
         raise OSError("no room")
 
-    saver = Saver(CPU)
+    saver = SnapshotWriter(CPU)
     saver.save([("a", torch.ones(1))], fail)
     with pytest.raises(OSError, match="no room"):
         saver.save([("a", torch.ones(1))], fail)
@@ -238,7 +238,7 @@ def test_what_is_written_is_the_moment_of_the_save():
         time.sleep(0.05)
         written.append(snapshot["w"].clone())
 
-    with Saver(CPU) as saver:
+    with SnapshotWriter(CPU) as saver:
         saver.save([("w", weights)], write)
         weights += 1
         saver.save([("w", weights)], write)

@@ -18,7 +18,7 @@ from devopsgpt_model.checkpoint import load_checkpoint, save_checkpoint
 from devopsgpt_model.config import TrainingConfig
 from devopsgpt_model.evaluate import mean_loss
 from devopsgpt_model.stop import STOPPED, Stopped, StopRequest
-from devopsgpt_model.token_bins import read_tokens, write_token_bins
+from devopsgpt_model.token_bins import TokenBins, write_token_bins
 from devopsgpt_model.tokenizer import Tokenizer
 from devopsgpt_model.train import FAILED, main, train
 from devopsgpt_model.training.job import TrainingJob
@@ -35,14 +35,16 @@ def test_training_lowers_val_loss_and_leaves_a_checkpoint(job):
     assert facts["start_val_loss"] == pytest.approx(math.log(257), abs=0.3)
     checkpoint = load_checkpoint(job.out / "checkpoint")
     assert checkpoint.training == json.loads((job.out / "result.json").read_text())
-    measured = mean_loss(checkpoint.model, read_tokens(job.bins, "val"), CONFIG.block_size)
+    measured = mean_loss(
+        checkpoint.model, TokenBins.open(job.bins).tokens("val"), CONFIG.block_size
+    )
     assert measured == pytest.approx(facts["val_loss"], abs=1e-6)
 
 
 def test_val_loss_in_bfloat16_is_that_of_float32_to_the_third_digit(job):
     facts = train(dataclasses.replace(job, config=dataclasses.replace(CONFIG, dtype="bfloat16")))
     model = load_checkpoint(job.out / "checkpoint").model
-    measured = mean_loss(model, read_tokens(job.bins, "val"), CONFIG.block_size)
+    measured = mean_loss(model, TokenBins.open(job.bins).tokens("val"), CONFIG.block_size)
     assert measured == pytest.approx(facts["val_loss"], rel=1e-3)
     assert measured != facts["val_loss"]
 

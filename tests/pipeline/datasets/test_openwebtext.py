@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from devopsgpt_model.token_bins import read_meta, read_tokens
+from devopsgpt_model.token_bins import TokenBins
 from devopsgpt_model.tokenizer import Tokenizer
 from devopsgpt_pipeline.datasets.books import DatasetError
 from devopsgpt_pipeline.datasets.folder import folders_from_environment, write_folder
@@ -69,7 +69,9 @@ def asked_for(hub, name):
 
 def documents_of(folder, split):
     return (
-        PLAIN.decode_bytes(read_tokens(folder, split).tolist()).decode().split("<|endoftext|>")[:-1]
+        PLAIN.decode_bytes(TokenBins.open(folder).tokens(split).tolist())
+        .decode()
+        .split("<|endoftext|>")[:-1]
     )
 
 
@@ -87,7 +89,7 @@ def test_every_document_stands_in_one_split_and_the_split_is_nanogpts(hub, tmp_p
         == hashlib.sha256((tmp_path / "bins" / "val.bin").read_bytes()).hexdigest()
     )
     assert [name for name, _ in meta.splits["train"].documents] == list(SHARDS)
-    assert read_meta(tmp_path / "bins") == meta
+    assert TokenBins.open(tmp_path / "bins").meta == meta
     assert list((tmp_path / "work").iterdir()) == []
 
 
@@ -139,7 +141,7 @@ def test_a_killed_run_goes_on_too_and_gives_the_same_bins(hub, tmp_path):
     whole = write_openwebtext(
         tmp_path / "at once", tmp_path / "work", Source(endpoint=hub.url), PLAIN
     )
-    assert read_meta(tmp_path / "bins") == whole
+    assert TokenBins.open(tmp_path / "bins").meta == whole
 
 
 def test_a_download_that_breaks_off_again_and_again_is_told_and_taken_up_later(hub, tmp_path):

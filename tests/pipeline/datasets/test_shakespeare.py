@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from conftest import shared_file
 
-from devopsgpt_model.token_bins import read_meta
+from devopsgpt_model.token_bins import TokenBins
 from devopsgpt_pipeline.datasets.shakespeare import (
     ShakespeareUnavailable,
     fetch_shakespeare,
@@ -13,7 +13,7 @@ from devopsgpt_pipeline.datasets.shakespeare import (
 def test_the_counts_are_the_published_ones(gpt2_tokenizer, tmp_path):
     text = fetch_shakespeare(shared_file("tinyshakespeare.txt"))
     write_shakespeare(tmp_path / "bins", text, gpt2_tokenizer)
-    splits = read_meta(tmp_path / "bins").splits
+    splits = TokenBins.open(tmp_path / "bins").meta.splits
     assert (splits["train"].tokens, splits["val"].tokens) == (301_966, 36_059)
     # nanoGPT's train.py reads a bin just so
     assert len(np.memmap(tmp_path / "bins" / "train.bin", dtype=np.uint16, mode="r")) == 301_966

@@ -7,7 +7,7 @@ import pytest
 from devopsgpt_model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from devopsgpt_model.config import in_millions
 from devopsgpt_model.evaluate import mean_loss
-from devopsgpt_model.token_bins import read_tokens, write_token_bins
+from devopsgpt_model.token_bins import TokenBins, write_token_bins
 from devopsgpt_model.tokenizer import Tokenizer
 from devopsgpt_pipeline.defs.baselines import agreement, build_gpt2_baseline
 from devopsgpt_pipeline.defs.resources import HomeResource, MlflowResource
@@ -26,14 +26,14 @@ def bins(tmp_path):
     write_token_bins(
         tmp_path / "tokens" / "openwebtext", "openwebtext", Tokenizer.plain_bytes(), DOCUMENTS
     )
-    return tmp_path / "tokens" / "openwebtext"
+    return TokenBins.open(tmp_path / "tokens" / "openwebtext")
 
 
 def test_a_full_pass_and_random_batches_agree(checkpoint_folder, bins):
     measured = measure("tiny", load_checkpoint(checkpoint_folder), bins, batches=50)
     model = load_checkpoint(checkpoint_folder).model
-    assert measured.val_loss == mean_loss(model, read_tokens(bins, "val"))
-    train, val = read_tokens(bins, "train"), read_tokens(bins, "val")
+    assert measured.val_loss == mean_loss(model, bins.tokens("val"))
+    train, val = bins.tokens("train"), bins.tokens("val")
     assert (
         measured.train_loss
         == mean_loss(model, train, every=len(train) // len(val))
@@ -42,7 +42,7 @@ def test_a_full_pass_and_random_batches_agree(checkpoint_folder, bins):
     assert measured.train_loss == pytest.approx(mean_loss(model, train), abs=0.1)
     assert measured.nanogpt_val_loss == pytest.approx(measured.val_loss, abs=0.1)
     assert measured.perplexity == pytest.approx(math.exp(measured.val_loss))
-    assert measured.tokens == len(read_tokens(bins, "val")) - 1
+    assert measured.tokens == len(bins.tokens("val")) - 1
 
 
 def test_a_model_with_another_vocabulary_is_measured_on_the_same_text(
@@ -53,7 +53,7 @@ def test_a_model_with_another_vocabulary_is_measured_on_the_same_text(
     config = dataclasses.replace(tiny_gpt.config, vocab_size=bpe_tokenizer.vocab_size)
     other = Checkpoint(GPT(config).init_weights(1).eval(), bpe_tokenizer, {})
     measured = measure("bpe", other, bins, batches=0)
-    assert measured.tokens < len(read_tokens(bins, "val")) - 1
+    assert measured.tokens < len(bins.tokens("val")) - 1
     assert measured.bits_per_byte > 1
     assert math.isnan(measured.nanogpt_val_loss)
     assert "nanogpt_val_loss/openwebtext" not in measured.metrics()
@@ -67,7 +67,8 @@ def test_a_split_shorter_than_a_window_leaves_the_protocol_out_and_says_so(
 ):
     documents = {**DOCUMENTS, short: [("a", "a slow answer is an answer, a late one isn't")]}
     write_token_bins(tmp_path / "bins", "openwebtext", Tokenizer.plain_bytes(), documents)
-    measured = measure("gpt2", load_checkpoint(checkpoint_folder), tmp_path / "bins", batches=3)
+    bins = TokenBins.open(tmp_path / "bins")
+    measured = measure("gpt2", load_checkpoint(checkpoint_folder), bins, batches=3)
     assert (
         measured.left_out == f"nanoGPT's protocol was left out, its windows take 65 tokens {told}"
     )
@@ -75,9 +76,9 @@ def test_a_split_shorter_than_a_window_leaves_the_protocol_out_and_says_so(
     assert math.isnan(measured.nanogpt_train_loss)
     assert measured.val_loss > 0
     assert told in agreement(measured).description
-    assert measure(
-        "gpt2", load_checkpoint(checkpoint_folder), tmp_path / "bins", batches=0
-    ).left_out.endswith("0 batches were asked for")
+    assert measure("gpt2", load_checkpoint(checkpoint_folder), bins, batches=0).left_out.endswith(
+        "0 batches were asked for"
+    )
 
 
 MEASURED = Measurement(

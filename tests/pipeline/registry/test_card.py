@@ -8,7 +8,7 @@ from huggingface_hub import ModelCard
 
 from devopsgpt_model.checkpoint import load_checkpoint
 from devopsgpt_model.config import TrainingConfig
-from devopsgpt_model.token_bins import write_token_bins
+from devopsgpt_model.token_bins import TokenBins, write_token_bins
 from devopsgpt_model.tokenizer import Tokenizer
 from devopsgpt_pipeline.evaluation.comparison import Comparison
 from devopsgpt_pipeline.evaluation.measure import measure
@@ -43,7 +43,9 @@ def comparison(checkpoint_folder, tmp_path):
     pairs = []
     for folder in folders:
         write_token_bins(folder, folder.name, Tokenizer.plain_bytes(), DOCUMENTS)
-        one = measure("finetuned", load_checkpoint(checkpoint_folder), folder, batches=0)
+        one = measure(
+            "finetuned", load_checkpoint(checkpoint_folder), TokenBins.open(folder), batches=0
+        )
         pairs.append((dataclasses.replace(one, val_loss=one.val_loss + 1).as_json(), one.as_json()))
     samples = [("An alert should", " wake", " be acted on")]
     return Comparison("f" * 64, "0123", "sre", {}, {}, samples, 0.015625, 1_100_000, pairs)

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from devopsgpt_model.atomic import file_sha256
 from devopsgpt_model.checkpoint import save_checkpoint
 from devopsgpt_model.config import TrainingConfig
-from devopsgpt_model.token_bins import read_meta
+from devopsgpt_model.token_bins import TokenBins
 from devopsgpt_model.tokenizer import Tokenizer
 from devopsgpt_pipeline.cli import main
 from devopsgpt_pipeline.datasets.books import DatasetError, origin_of, split_chapters, write_books
@@ -128,7 +128,7 @@ def test_a_version_leads_to_chapters_hashes_settings_code_and_runs(
 
 def test_what_a_dataset_was_made_of_is_no_part_of_its_version(corpus, home):
     meta = corpus()
-    assert len(read_meta(home.tokens / "sre").origin["chapters"]) == 6
+    assert len(TokenBins.open(home.tokens / "sre").meta.origin["chapters"]) == 6
     assert dataclasses.replace(meta, origin={}).data_version == meta.data_version
 
 

@@ -8,7 +8,7 @@ from mlflow import MlflowClient
 from devopsgpt_model.checkpoint import load_checkpoint
 from devopsgpt_model.evaluate import evaluate_split
 from devopsgpt_model.gpt import GPT
-from devopsgpt_model.token_bins import write_token_bins
+from devopsgpt_model.token_bins import TokenBins, write_token_bins
 from devopsgpt_model.tokenizer import Tokenizer
 from devopsgpt_pipeline.registry import gate
 from devopsgpt_pipeline.registry import promote as promoting
@@ -169,11 +169,10 @@ def test_a_corpus_that_changed_is_the_yardstick_for_both(
     publish(registry, learned, run_id, {"bits_per_byte": "9.9"}, "a number of another corpus")
     new = {"train": [("a", TEXT)], "val": [("b", TEXT.upper())]}
     meta = write_token_bins(tmp_path / "new", "sre", Tokenizer.plain_bytes(), new)
-    verdict = gate.judge_challenger(registry, tmp_path / "new", lock, margin=0.001)
+    bins = TokenBins.open(tmp_path / "new")
+    verdict = gate.judge_challenger(registry, bins, lock, margin=0.001)
     anew = [load_checkpoint(folder) for folder in (learned, plain)]
-    anew = [
-        evaluate_split(one.model, one.tokenizer, tmp_path / "new").bits_per_byte for one in anew
-    ]
+    anew = [evaluate_split(one.model, one.tokenizer, bins).bits_per_byte for one in anew]
     assert [verdict.decision.challenger, verdict.decision.rival] == pytest.approx(anew)
     assert verdict.tags["decision_held_out_sha256"] == meta.splits["val"].sha256
 
@@ -213,7 +212,7 @@ def test_what_recites_is_measured(better, tmp_path, tiny_gpt):
         Tokenizer.plain_bytes(),
         {"train": [("a", text)], "val": [("b", text)]},
     )
-    assert memorization(plain, tmp_path / "alphabet", runs=8) == 0
+    assert memorization(plain, TokenBins.open(tmp_path / "alphabet"), runs=8) == 0
     model = GPT(tiny_gpt.config).init_weights(seed=7)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     ids = torch.tensor([list(text.encode()[i : i + 64]) for i in range(26)])
@@ -222,4 +221,4 @@ def test_what_recites_is_measured(better, tmp_path, tiny_gpt):
         model(ids[:, :-1], ids[:, 1:])[1].backward()
         optimizer.step()
     plain.model = model.eval()
-    assert memorization(plain, tmp_path / "alphabet", runs=8) == 1
+    assert memorization(plain, TokenBins.open(tmp_path / "alphabet"), runs=8) == 1

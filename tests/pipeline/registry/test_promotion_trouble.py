@@ -41,12 +41,14 @@ JUDGE = """
 import sys
 from pathlib import Path
 import devopsgpt_model.checkpoint, devopsgpt_model.evaluate
+from devopsgpt_model.token_bins import TokenBins
 from devopsgpt_pipeline.registry.gate import judge_challenger
 from devopsgpt_pipeline.tracking.client import connect
 client = connect(sys.argv[1])
 print("ready", flush=True)
 sys.stdin.readline()
-verdict = judge_challenger(client, Path(sys.argv[2]), Path(sys.argv[3]), margin=0.001)
+bins = TokenBins.open(Path(sys.argv[2]))
+verdict = judge_challenger(client, bins, Path(sys.argv[3]), margin=0.001)
 print(verdict.challenger, verdict.champion)
 """
 
@@ -284,7 +286,8 @@ class Judges:
 
     @contextmanager
     def processes(self, count=2):
-        command = [sys.executable, "-c", JUDGE, self.url, *map(str, self.arguments)]
+        bins, lock = self.arguments
+        command = [sys.executable, "-c", JUDGE, self.url, str(bins.folder), str(lock)]
         pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         waiting = [subprocess.Popen(command, cwd=REPOSITORY, **pipes) for _ in range(count)]
         all_of_them = list(waiting)
