@@ -2,7 +2,7 @@
 
 A small GPT is pretrained on tiny shakespeare, then fine-tuned on token bins of the sample books,
 with each recipe at
-each learning rate, three seeds each: `python -m benchmarks.recipe --bins HOME/tokens/sre
+each learning rate, three seeds each: `python -m benchmarks.recipe --bins HOME/tokens/books
 --shakespeare FILE`.
 nanoGPT: constant rate, draws with replacement, no dropout, the best of estimates on 40 random
 batches is kept.

@@ -8,7 +8,7 @@ from typing import Any
 import dagster as dg
 
 from devopsgpt_model.tracking import DEFAULT_TRACKING_URI
-from devopsgpt_pipeline.datasets.folder import folders_from_environment
+from devopsgpt_pipeline.datasets.folder import ON_DEMAND, folders_from_environment
 from devopsgpt_pipeline.defs.automation import DAILY, ON_CHANGE, Timetable
 from devopsgpt_pipeline.defs.baselines import build_gpt2_baseline
 from devopsgpt_pipeline.defs.checks import CHECKS
@@ -32,7 +32,7 @@ from devopsgpt_pipeline.defs.resources import (
 from devopsgpt_pipeline.defs.sources import build_book_site, build_chapters
 from devopsgpt_pipeline.defs.sweep_trial import build_sweep_trial
 from devopsgpt_pipeline.defs.training import build_finetuned_checkpoint
-from devopsgpt_pipeline.home import Home, make_temporary_folder
+from devopsgpt_pipeline.home import BOOKS, Home, make_temporary_folder
 from devopsgpt_pipeline.operations.retention import RETENTION_DAILY, retention
 from devopsgpt_pipeline.profiles import Profile, profile_from_environment
 from devopsgpt_pipeline.sources.books import Book, books_from_environment
@@ -70,7 +70,7 @@ def build_definitions(
         token_bins_openwebtext,
         *(build_token_bins_folder(name, folder) for name, folder in folders.items()),
     ]
-    gpt2_baseline = build_gpt2_baseline(["sre", "shakespeare", "openwebtext", *folders])
+    gpt2_baseline = build_gpt2_baseline([BOOKS, *ON_DEMAND, *folders])
     # A run carries one partition key, and the chain has none: the weights to start from have a job
     # of their own.
     fetch_pretrained = _job(

@@ -2,11 +2,14 @@
 
 import json
 import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 DEFAULT_HOME = ".devopsgpt"
+BOOKS = "books"  # the dataset that the chain makes of the books
+OLD_BOOKS = "sre"  # its name in homes from before it was renamed
 
 
 class HomeError(ValueError):
@@ -37,8 +40,19 @@ class Home:
         return self.path / "tokens"
 
     def bins(self, dataset: str) -> Path:
-        """The folder of a dataset's token bins."""
-        return self.tokens / dataset
+        """The folder of a dataset's token bins; of the books, an older home's until it has new."""
+        if dataset not in (BOOKS, OLD_BOOKS):
+            return self.tokens / dataset
+        new, old = self.tokens / BOOKS, self.tokens / OLD_BOOKS
+        return old if old.exists() and not new.exists() else new
+
+    def remove_old_books(self) -> None:
+        """Remove the token bins that stood under the books' old name, once new ones are there."""
+        old = self.tokens / OLD_BOOKS
+        if old.is_symlink():
+            content = old.resolve()
+            old.unlink()
+            shutil.rmtree(content, ignore_errors=True)
 
     @property
     def pretrained(self) -> Path:

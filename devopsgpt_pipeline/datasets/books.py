@@ -1,4 +1,4 @@
-"""The dataset `sre`: clean chapters to token bins, whole chapters held out."""
+"""The dataset `books`: clean chapters to token bins, whole chapters held out."""
 
 import hashlib
 from collections.abc import Sequence
@@ -9,6 +9,7 @@ from typing import Any
 from devopsgpt_model.token_bins import SPLITS, TokenBins, TokenBinsMeta, write_token_bins
 from devopsgpt_model.tokenizer import Tokenizer
 from devopsgpt_pipeline.datasets.bpe import train_bpe
+from devopsgpt_pipeline.home import BOOKS
 from devopsgpt_pipeline.sources.books import Book
 from devopsgpt_pipeline.text.corpus import read_texts, text_version
 from devopsgpt_pipeline.text.split import SharedRun, held_out, shared_runs
@@ -92,8 +93,8 @@ def origin_of(text: Path, books: Sequence[Book], documents: Documents) -> dict[s
 def write_books(
     folder: Path, documents: Documents, tokenizer: Tokenizer, origin: dict[str, Any] | None = None
 ) -> TokenBinsMeta:
-    """Write the token bins of the dataset `sre`."""
-    return write_token_bins(folder, "sre", tokenizer, documents, origin=origin)
+    """Write the token bins of the dataset `books`."""
+    return write_token_bins(folder, BOOKS, tokenizer, documents, origin=origin)
 
 
 def leaked_runs(bins: TokenBins, quoted: Sequence[str] = ()) -> list[SharedRun]:

@@ -9,12 +9,13 @@ from pathlib import Path
 from devopsgpt_model.token_bins import TokenBinsMeta, write_token_bins
 from devopsgpt_model.tokenizer import Tokenizer
 from devopsgpt_pipeline.datasets.books import DatasetError
+from devopsgpt_pipeline.home import BOOKS, OLD_BOOKS
 
 SUFFIXES = (".txt", ".md")
 HELD_OUT = 0.1  # of the files, or of the characters of a single file
 # datasets that are made when somebody asks for them, as a folder's is
 ON_DEMAND = ("shakespeare", "openwebtext")
-RESERVED = ("sre", *ON_DEMAND)
+RESERVED = (BOOKS, OLD_BOOKS, *ON_DEMAND)
 
 
 def folders_from_environment() -> dict[str, Path]:

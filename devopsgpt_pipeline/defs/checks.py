@@ -7,9 +7,10 @@ import dagster as dg
 
 from devopsgpt_model.token_bins import TokenBins
 from devopsgpt_pipeline.datasets.books import leaked_runs
-from devopsgpt_pipeline.defs.datasets import DATASET, TOKEN_BINS
+from devopsgpt_pipeline.defs.datasets import TOKEN_BINS
 from devopsgpt_pipeline.defs.resources import HomeResource
 from devopsgpt_pipeline.evaluation.comparison import Comparison
+from devopsgpt_pipeline.home import BOOKS
 
 PROBE_PROMPT = "The service"
 MEMORIZATION_LIMIT = 0.1  # of the sampled runs; the books' licence forbids passing their text on
@@ -23,7 +24,7 @@ QUOTED: tuple[str, ...] = ()
 def nothing_leaked(home: HomeResource) -> dg.AssetCheckResult:
     """No held-out chapter shares a run of 50 tokens with a training chapter, but for what is named
     as quoted."""
-    runs = leaked_runs(TokenBins.open(home.folders.bins(DATASET)), QUOTED)
+    runs = leaked_runs(TokenBins.open(home.folders.bins(BOOKS)), QUOTED)
     found = [f"{run.held_out_doc} and {run.train_doc}: {run.length} tokens" for run in runs]
     return dg.AssetCheckResult(
         passed=not runs,

@@ -16,13 +16,13 @@ from devopsgpt_pipeline.datasets.shakespeare import fetch_shakespeare, write_sha
 from devopsgpt_pipeline.defs import OWNERS
 from devopsgpt_pipeline.defs.resources import HomeResource
 from devopsgpt_pipeline.defs.sources import key_of
+from devopsgpt_pipeline.home import BOOKS
 from devopsgpt_pipeline.hub.shards import BY_HAND, REPOSITORY, REVISION, Source
 from devopsgpt_pipeline.profiles import Profile
 from devopsgpt_pipeline.sources.books import Book
 from devopsgpt_pipeline.text.corpus import clean_book
 
-DATASET = "sre"
-TOKEN_BINS = dg.AssetKey(f"token_bins_{DATASET}")
+TOKEN_BINS = dg.AssetKey(f"token_bins_{BOOKS}")
 
 
 def build_clean_text(book: Book) -> dg.AssetsDefinition:
@@ -109,10 +109,11 @@ def build_token_bins(profile: Profile, books: list[Book]) -> dg.AssetsDefinition
         settings = config.model_dump()  # type: ignore[attr-defined]
         documents = split_chapters(home.folders.text, names, settings["held_out_fraction"])
         tokenizer = make_tokenizer(settings["tokenizer"], settings["vocab_size"], documents)
-        folder = home.folders.tokens / DATASET
+        folder = home.folders.tokens / BOOKS
         meta = write_books(
             folder, documents, tokenizer, origin_of(home.folders.text, books, documents)
         )
+        home.folders.remove_old_books()
         return dg.MaterializeResult(
             data_version=dg.DataVersion(meta.data_version), metadata=_metadata(meta, folder)
         )

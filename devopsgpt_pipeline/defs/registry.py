@@ -7,9 +7,10 @@ from pydantic import Field
 
 from devopsgpt_model.token_bins import TokenBins
 from devopsgpt_pipeline.defs import OWNERS
-from devopsgpt_pipeline.defs.datasets import DATASET, TOKEN_BINS
+from devopsgpt_pipeline.defs.datasets import TOKEN_BINS
 from devopsgpt_pipeline.defs.resources import HomeResource, MlflowResource
 from devopsgpt_pipeline.evaluation.comparison import Comparison
+from devopsgpt_pipeline.home import BOOKS
 from devopsgpt_pipeline.registry.ancestry import LINEAGE_FILE
 from devopsgpt_pipeline.registry.card import CARD_FILE, model_card
 from devopsgpt_pipeline.registry.gate import Verdict, judge_challenger
@@ -106,7 +107,7 @@ def champion(
     """The version that is served: the challenger, if it beats the champion on today's held-out
     chapters."""
     client = mlflow.client()
-    bins = TokenBins.open(home.folders.bins(DATASET))
+    bins = TokenBins.open(home.folders.bins(BOOKS))
     verdict = judge_challenger(
         client, bins, home.folders.promotion_lock, config.margin_bits_per_byte
     )

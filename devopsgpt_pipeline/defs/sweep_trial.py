@@ -5,10 +5,10 @@ import json
 
 import dagster as dg
 
-from devopsgpt_pipeline.defs.datasets import DATASET
 from devopsgpt_pipeline.defs.resources import HomeResource, MlflowResource
 from devopsgpt_pipeline.defs.training import CODE_VERSION, Progress
 from devopsgpt_pipeline.defs.training_settings import settings_of, training_run_config
+from devopsgpt_pipeline.home import BOOKS
 from devopsgpt_pipeline.local.sweep import FOLDER_TAG, TRIAL_TAG
 from devopsgpt_pipeline.profiles import Profile
 from devopsgpt_pipeline.tracking.runs import PARENT_TAG, git_commit, log_final, run_status
@@ -18,7 +18,7 @@ from devopsgpt_pipeline.training.prepare import training_job
 
 def build_sweep_trial(profile: Profile) -> dg.JobDefinition:
     """The job; its run's tags name the sweep's MLflow run and the trial."""
-    settings_class = training_run_config(profile.training, DATASET)
+    settings_class = training_run_config(profile.training, BOOKS)
 
     @dg.op(pool="gpu")
     def train_trial(

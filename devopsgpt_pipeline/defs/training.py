@@ -15,10 +15,10 @@ from devopsgpt_model.config import GPT2_SIZES, TrainingConfig
 from devopsgpt_model.training.job import TrainingJob
 from devopsgpt_model.training.report import read_metrics
 from devopsgpt_pipeline.defs import OWNERS, pictures
-from devopsgpt_pipeline.defs.datasets import DATASET, TOKEN_BINS
+from devopsgpt_pipeline.defs.datasets import TOKEN_BINS
 from devopsgpt_pipeline.defs.resources import HomeResource, MlflowResource
 from devopsgpt_pipeline.defs.training_settings import settings_of, training_run_config
-from devopsgpt_pipeline.home import Home
+from devopsgpt_pipeline.home import BOOKS, Home
 from devopsgpt_pipeline.profiles import Profile
 from devopsgpt_pipeline.registry.ancestry import LINEAGE_FILE
 from devopsgpt_pipeline.tracking.runs import git_commit, log_bytes, run_status
@@ -35,7 +35,7 @@ OBSERVE_EVERY_S = 5.0  # an observation is a row in Dagster's event log; a curve
 
 def build_finetuned_checkpoint(profile: Profile) -> dg.AssetsDefinition:
     """The asset, its launchpad filled with the profile's settings."""
-    settings_class = training_run_config(profile.training, DATASET)
+    settings_class = training_run_config(profile.training, BOOKS)
 
     @dg.asset(
         deps=[TOKEN_BINS, *_pretrained(profile)],

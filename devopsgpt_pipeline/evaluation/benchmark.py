@@ -94,7 +94,7 @@ def _run_harness(job: dict[str, Any], scratch: Path) -> dict[str, Any]:
 
 
 def _metrics(task: str, result: dict[str, Any]) -> dict[str, float]:
-    """The harness's "acc,none" as MLflow shows it, beside val_loss/sre: acc/lambada_openai"""
+    """The harness's "acc,none" as MLflow shows it, beside val_loss/books: acc/lambada_openai"""
     pairs = ((key.partition(",")[0], value) for key, value in result.items() if "," in key)
     return {
         f"{name}/{task}": float(value) for name, value in pairs if isinstance(value, int | float)

@@ -127,8 +127,8 @@ def _measure_pair(
 
 
 def metrics_of(finetuned: Measurement, start: Measurement | None) -> dict[str, float]:
-    """A fine-tune on a dataset as its MLflow run shows it: val_loss/sre, and of its start
-    start_val_loss/sre."""
+    """A fine-tune on a dataset as its MLflow run shows it: val_loss/books, and of its
+    start start_val_loss/books."""
     before = (
         {}
         if start is None

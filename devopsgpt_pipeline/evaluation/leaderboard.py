@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from devopsgpt_model.config import GPT2_SIZES, in_millions
 from devopsgpt_pipeline.evaluation.published import LOSSES, PROTOCOL_DATASET, published_metrics
+from devopsgpt_pipeline.home import BOOKS, OLD_BOOKS
 from devopsgpt_pipeline.tracking.client import (
     aliases_by_name,
     all_pages,
@@ -44,7 +45,7 @@ class Entry:
     """A model with what was measured. kind: baseline, finetune or published; NaN and absent where
     not measured
 
-    metrics: as in MLflow, val_loss/sre; size: of GPT-2, or parameters; data_versions: by dataset
+    metrics: as in MLflow, val_loss/books; size: of GPT-2, or parameters; data_versions: by dataset
     earlier: datasets whose data has changed since; registered: its version and aliases
     """
 
@@ -188,7 +189,7 @@ def _is_shown(metric: str) -> bool:
 
 
 def _entry(run: Any) -> Entry:
-    tags, metrics = run.data.tags, run.data.metrics
+    tags, metrics = _renamed(run.data.tags), _renamed(run.data.metrics)
     versions = {
         name.partition("/")[2]: value
         for name, value in tags.items()
@@ -204,6 +205,12 @@ def _entry(run: Any) -> Entry:
         run_id=run.info.run_id,
         data_versions=versions,
     )
+
+
+def _renamed(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values by name, those of a run from before the books' dataset was renamed under its name."""
+    old, new = f"/{OLD_BOOKS}", f"/{BOOKS}"
+    return {name.removesuffix(old) + new * name.endswith(old): values[name] for name in values}
 
 
 def _marked(entry: Entry, newest: Mapping[str, str]) -> Entry:
@@ -239,7 +246,7 @@ def _published(size: str) -> Entry:
 
 def _rank(entry: Entry, datasets: Sequence[str]) -> tuple[float, float, str]:
     """By bits per byte on the books, then by loss on anything; what has neither stands last."""
-    book = entry.value("bits_per_byte", "sre")
+    book = entry.value("bits_per_byte", BOOKS)
     losses = [entry.value("val_loss", dataset) for dataset in datasets]
     first = next((loss for loss in losses if not math.isnan(loss)), math.inf)
     return (math.inf if math.isnan(book) else book, first, entry.model)

@@ -48,7 +48,7 @@ class Measurement:
     left_out: str = ""
 
     def metrics(self) -> dict[str, float]:
-        """As MLflow shows them: val_loss/sre, bits_per_byte/openwebtext, ... NaN is left out."""
+        """As MLflow shows them: val_loss/books, bits_per_byte/openwebtext, ... NaN is left out."""
         names = ("val_loss", "train_loss", "perplexity", "bits_per_byte", "tokens", "seconds",
                  "nanogpt_val_loss", "nanogpt_train_loss")  # fmt: skip
         values = {f"{name}/{self.dataset}": float(getattr(self, name)) for name in names}

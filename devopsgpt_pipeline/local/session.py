@@ -11,7 +11,7 @@ import dagster as dg
 
 from devopsgpt_model.config import GPT2_SIZES, TrainingConfig
 from devopsgpt_model.tracking import DEFAULT_TRACKING_URI
-from devopsgpt_pipeline.home import Home
+from devopsgpt_pipeline.home import BOOKS, OLD_BOOKS, Home
 from devopsgpt_pipeline.local import chain, servers
 from devopsgpt_pipeline.local.environment import configure
 from devopsgpt_pipeline.local.progress import ChainProgress
@@ -19,7 +19,6 @@ from devopsgpt_pipeline.local.sweep import Outcome, Sweep, Trial
 from devopsgpt_pipeline.profiles import Profile
 from devopsgpt_pipeline.tracking.client import connect
 
-BOOKS = "sre"  # the dataset that the chain makes
 AFTER_TOKEN_BINS = [
     dg.AssetKey(name)
     for name in (
@@ -142,7 +141,7 @@ class Session:
         for init_from in sorted({config.init_from for config in configs}):
             self.fetch_pretrained(init_from)
         self.update(leave_out=AFTER_TOKEN_BINS)
-        if dataset != BOOKS:
+        if dataset not in (BOOKS, OLD_BOOKS):
             self.make_dataset(dataset)
 
     def finetune(self, settings: dict[str, Any]) -> None:
@@ -163,7 +162,7 @@ class Session:
         )
         if dataset not in known:
             raise ValueError(
-                f"unknown dataset {dataset!r}; beside the books, sre, they are {', '.join(known)}"
+                f"unknown dataset {dataset!r}; beside `books` they are {', '.join(known)}"
             )
         run_config = {"ops": {key.to_user_string(): {"config": settings}}} if settings else None
         chain.materialize(job, self.instance, self.progress, [key], run_config)

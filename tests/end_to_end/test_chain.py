@@ -35,7 +35,7 @@ CHAIN = [
         "clean_text_night_shift",
         "clean_text_steady_service",
     ),
-    *("token_bins_sre", "finetuned_checkpoint", "evaluation", "registered_model", "champion"),
+    *("token_bins_books", "finetuned_checkpoint", "evaluation", "registered_model", "champion"),
     "leaderboard",
 ]
 
@@ -56,7 +56,7 @@ class Chain:
     def stale(self):
         return [key.to_user_string() for key in chain.out_of_date(self.job, self.instance)]
 
-    def materialize(self, keys, config=TINY, dataset="sre", **changes):
+    def materialize(self, keys, config=TINY, dataset="books", **changes):
         keys = [dg.AssetKey.from_user_string(key) for key in keys]
         settings = dataclasses.asdict(dataclasses.replace(config, **changes)) | {"dataset": dataset}
         run_config = {"ops": {"finetuned_checkpoint": {"config": settings}}}
@@ -156,12 +156,12 @@ def test_mlflow_shows_the_run(finished, mlflow_server):
     assert run.data.params["learning_rate"] == "0.01"
     for name in ("train_loss", "val_loss", "learning_rate", "tokens_per_second"):
         assert len(client.get_metric_history(run.info.run_id, name)) >= 3, name
-    assert run.data.metrics["bits_per_byte/sre"] < run.data.metrics["start_bits_per_byte/sre"]
+    assert run.data.metrics["bits_per_byte/books"] < run.data.metrics["start_bits_per_byte/books"]
     assert {file.path for file in client.list_artifacts(run.info.run_id)} >= {
         "loss_curve.png",
         "samples.md",
     }
-    assert run.inputs.dataset_inputs[0].dataset.name == "sre"
+    assert run.inputs.dataset_inputs[0].dataset.name == "books"
     assert len(run.outputs.model_outputs) == 1
 
 
@@ -217,8 +217,8 @@ def test_the_version_carries_a_card_with_the_evaluations_numbers(finished, mlflo
     results = {
         (one.dataset_type, one.metric_type): one.metric_value for one in card.data.eval_results
     }
-    assert results["sre", "bits_per_byte"] == pytest.approx(measured.finetuned["bits_per_byte"])
-    assert results["sre", "memorization"] == measured.memorization
+    assert results["books", "bits_per_byte"] == pytest.approx(measured.finetuned["bits_per_byte"])
+    assert results["books", "memorization"] == measured.memorization
 
 
 def test_the_launchpad_shows_every_training_setting_with_its_unit(finished):
@@ -332,7 +332,9 @@ def test_a_leak_between_the_splits_is_found_unless_it_is_named_as_quoted(copied,
     documents = split_chapters(copied.home.text, ["night-shift", "steady-service"], 0.12)
     passage = documents["train"][4][1][500:1200]
     documents["val"][0] = (documents["val"][0][0], documents["val"][0][1] + passage)
-    write_books(copied.home.tokens / "sre", documents, Tokenizer.load(copied.home.tokens / "sre"))
+    write_books(
+        copied.home.tokens / "books", documents, Tokenizer.load(copied.home.tokens / "books")
+    )
     result = checks.nothing_leaked(home=resource)
     assert not result.passed
     assert documents["train"][4][0] in result.description

@@ -52,7 +52,7 @@ home = Home(Path(sys.argv[1]))
 trials = grid("sample", [*TINY, "max_steps=200"], ["seed=1,2"])
 with dg.DagsterInstance.get() as instance, ChainProgress() as progress:
     chain.end_abandoned_runs(instance)
-    sweep = Sweep(home, connect(sys.argv[2]), "sample", trials, "sre")
+    sweep = Sweep(home, connect(sys.argv[2]), "sample", trials, "books")
     job = definitions_for(home, sys.argv[2]).resolve_job_def("sweep_trial")
     outcomes = sweep.run(job, instance, progress)
     print(sweep.parent, [outcome.trial.name for outcome in outcomes])
@@ -81,7 +81,7 @@ def home(tmp_path):
     home = Home(tmp_path / "home").prepare()
     text = "a steady service answers; a slow service makes its users wait. " * 60
     documents = {"train": [("t", text)], "val": [("v", "a slow answer makes a service wait. " * 8)]}
-    write_token_bins(home.tokens / "sre", "sre", Tokenizer.plain_bytes(), documents)
+    write_token_bins(home.tokens / "books", "books", Tokenizer.plain_bytes(), documents)
     return home
 
 
@@ -125,7 +125,7 @@ def test_the_best_child_is_taken_and_a_failed_one_loses_nothing(home, mlflow_ser
     trials = grid("sample", TINY, ["learning_rate=1e-5,1e30,1e-2"])
     definitions = definitions_for(home, mlflow_server.url)
     with dg.DagsterInstance.ephemeral() as instance:
-        sweep = Sweep(home, client, "sample", trials, "sre")
+        sweep = Sweep(home, client, "sample", trials, "books")
         outcomes = sweep.run(definitions.resolve_job_def("sweep_trial"), instance, told)
         assert [outcome.trial.name for outcome in outcomes] == [
             f"learning_rate={rate}" for rate in ("1e-2", "1e-5", "1e30")
@@ -175,7 +175,7 @@ def test_the_best_child_is_taken_and_a_failed_one_loses_nothing(home, mlflow_ser
     assert len(client.get_metric_history(best.info.run_id, "val_loss")) == 3
     assert [path.name for path in home.training.iterdir() if (path / "train.json").exists()] == []
     # a finished sweep starts anew
-    assert Sweep(home, client, "sample", trials, "sre").parent != sweep.parent
+    assert Sweep(home, client, "sample", trials, "books").parent != sweep.parent
 
 
 @pytest.mark.slow

@@ -34,7 +34,7 @@ SETTINGS = {
         device="cpu",
         dtype="float32",
         compile="off",
-        dataset="sre",
+        dataset="books",
     ),
 }
 LOCATION = (
@@ -122,7 +122,7 @@ def home(tmp_path, mlflow_server, monkeypatch):
     home = Home(tmp_path / "home").prepare()
     text = "a steady service answers; a slow service makes its users wait. " * 60
     documents = {"train": [("t", text)], "val": [("v", "a slow answer makes a service wait. " * 8)]}
-    write_token_bins(home.tokens / "sre", "sre", Tokenizer.plain_bytes(), documents)
+    write_token_bins(home.tokens / "books", "books", Tokenizer.plain_bytes(), documents)
     for name in (
         "DEVOPSGPT_HOME",
         "DAGSTER_HOME",

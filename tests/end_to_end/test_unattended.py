@@ -22,7 +22,7 @@ SMALL = (
     "eval_interval=20"
 )
 FOLLOWS = [  # what an edit of the local book leads to, in order
-    *("chapters_local_book", "clean_text_local_book", "token_bins_sre"),
+    *("chapters_local_book", "clean_text_local_book", "token_bins_books"),
     *("finetuned_checkpoint", "evaluation", "registered_model", "champion"),
 ]
 

@@ -63,8 +63,8 @@ def archive(tmp_path):
 @pytest.fixture
 def run_id(registry):
     """A run that made something to register."""
-    dataset = {"name": "sre", "digest": "abc", "source": "tokens/sre"}
-    return start_run(registry, "scratch-sre", {"max_steps": 3}, {"kind": "finetune"}, dataset)
+    dataset = {"name": "books", "digest": "abc", "source": "tokens/books"}
+    return start_run(registry, "scratch-books", {"max_steps": 3}, {"kind": "finetune"}, dataset)
 
 
 @pytest.fixture
@@ -88,7 +88,7 @@ def yardstick(tmp_path):
     """The token bins that a gate judges on."""
     write_token_bins(
         tmp_path / "bins",
-        "sre",
+        "books",
         Tokenizer.plain_bytes(),
         {"train": [("a", TEXT)], "val": [("b", TEXT)]},
     )

@@ -62,7 +62,7 @@ def test_the_harness_measures_the_checkpoint_as_it_is_and_its_run_keeps_the_numb
     tiny_gpt, data, registry, mlflow_server, tmp_path
 ):
     pytest.importorskip("lm_eval", reason="the extra lm-eval is not installed")
-    run_id = start_run(registry, "a fine-tune", {}, {}, dict(name="sre", digest="d", source="s"))
+    run_id = start_run(registry, "a fine-tune", {}, {}, dict(name="books", digest="d", source="s"))
     save_checkpoint(tmp_path / "checkpoint", tiny_gpt, PLAIN, {"step": 7, "mlflow_run_id": run_id})
     answer = benchmark(
         tmp_path / "checkpoint",

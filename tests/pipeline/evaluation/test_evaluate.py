@@ -158,15 +158,19 @@ def finetune(tmp_path, registry, tiny_gpt):
     """A home with a fine-tuned checkpoint, the weights that it started from, its run, and the books
     it learned."""
     home = Home(tmp_path / "home").prepare()
-    write_token_bins(home.tokens / "sre", "sre", PLAIN, DOCUMENTS)
+    write_token_bins(home.tokens / "books", "books", PLAIN, DOCUMENTS)
     save_checkpoint(tmp_path / "start", GPT(tiny_gpt.config).init_weights(3).eval(), PLAIN, {})
     config = TrainingConfig(init_from=str(tmp_path / "start"), block_size=64)
     run_id = start_run(
-        registry, "a fine-tune", {}, {"kind": "finetune"}, dict(name="sre", digest="d", source="s")
+        registry,
+        "a fine-tune",
+        {},
+        {"kind": "finetune"},
+        dict(name="books", digest="d", source="s"),
     )
     facts = {
         "config": dataclasses.asdict(config), "init_checkpoint": str(tmp_path / "start"), "step": 7,
-        "mlflow_run_id": run_id, "dataset": "sre",
+        "mlflow_run_id": run_id, "dataset": "books",
     }  # fmt: skip
     save_checkpoint(home.finetuned, tiny_gpt, PLAIN, facts)
     return home, run_id
@@ -210,7 +214,7 @@ def test_the_newest_fine_tune_is_found_by_its_run_and_by_no_name(finetune, regis
         answer = invoke(home, mlflow_server, *arguments)
         assert answer.exit_code == 0, answer.output
         assert "start" in answer.output
-    assert len(registry.get_metric_history(run_id, "val_loss/sre")) == 3
+    assert len(registry.get_metric_history(run_id, "val_loss/books")) == 3
 
 
 def test_the_asset_shows_the_gain_on_the_books_and_what_was_forgotten_elsewhere(
@@ -225,7 +229,7 @@ def test_the_asset_shows_the_gain_on_the_books_and_what_was_forgotten_elsewhere(
     with dg.DagsterInstance.ephemeral() as instance:
         assert dg.materialize([evaluation], resources=resources, instance=instance).success
     run = registry.get_run(run_id)
-    for dataset in ("sre", "elsewhere"):
+    for dataset in ("books", "elsewhere"):
         after, before = (
             run.data.metrics[f"{name}/{dataset}"] for name in ("val_loss", "start_val_loss")
         )
@@ -257,8 +261,8 @@ def test_a_start_that_is_gone_is_told_and_the_rest_is_measured(
     answer = invoke(home, mlflow_server)
     assert answer.exit_code == 0, answer.output
     assert "the start of finetuned is not measured" in answer.output
-    assert "val_loss/sre" in registry.get_run(run_id).data.metrics
-    assert "start_val_loss/sre" not in registry.get_run(run_id).data.metrics
+    assert "val_loss/books" in registry.get_run(run_id).data.metrics
+    assert "start_val_loss/books" not in registry.get_run(run_id).data.metrics
 
 
 def test_a_checkpoint_whose_run_is_elsewhere_is_measured_and_not_logged(finetune, mlflow_server):

@@ -31,7 +31,7 @@ from devopsgpt_pipeline.evaluation.leaderboard import (
 )
 from devopsgpt_pipeline.home import Home
 from devopsgpt_pipeline.tracking.client import CHAMPION, MODEL_NAME, connect, experiment_id
-from devopsgpt_pipeline.tracking.runs import baseline_run, log_final, run_status
+from devopsgpt_pipeline.tracking.runs import baseline_run, log_final, run_status, start_run
 from devopsgpt_pipeline.tracking.versions import publish
 from devopsgpt_pipeline.training.prepare import training_job
 
@@ -39,7 +39,7 @@ DOCUMENTS = {
     "train": [("a", "a steady service answers. " * 60)],
     "val": [("b", "a slow answer is an answer. " * 40)],
 }
-DATASETS = ("sre", "openwebtext")
+DATASETS = ("books", "openwebtext")
 TAGS = {"kind": "finetune", "dagster_run_id": "dagster-1", "git_commit": "c0ffee"}
 
 
@@ -67,12 +67,12 @@ class World:
     def finetune(self, model, **settings):
         """A finished run and its evaluation, as training leaves them."""
         config = TrainingConfig(init_from="gpt2", device="cpu", **settings)
-        prepared = training_job(self.home, self.client, config, "sre", "1", TAGS)
+        prepared = training_job(self.home, self.client, config, "books", "1", TAGS)
         with prepared as job, run_status(self.client, job.mlflow_run_id):
             facts = {
                 "config": vars(config),
                 "init_checkpoint": str(job.init_checkpoint),
-                "dataset": "sre",
+                "dataset": "books",
                 "step": 7,
             }
             facts["mlflow_run_id"] = job.mlflow_run_id
@@ -107,7 +107,7 @@ def world(tmp_path_factory):
     server = servers.mlflow_server(home, servers.free_port())
     with servers.running([server]), dg.DagsterInstance.ephemeral() as instance:
         world = World(home, server.url, instance)
-        for size, dataset in (("gpt2", "sre"), ("gpt2", "openwebtext"), ("gpt2-medium", "sre")):
+        for size, dataset in (("gpt2", "books"), ("gpt2", "openwebtext"), ("gpt2-medium", "books")):
             world.baseline(size, dataset)
         world.finetuned = world.finetune(GPT(small).init_weights(2).eval(), seed=2)
         yield world
@@ -117,13 +117,13 @@ def test_a_training_is_found_by_its_size_and_data_before_it_was_evaluated(world)
     config = TrainingConfig(
         init_from="scratch", n_layer=1, n_head=2, n_embd=16, block_size=64, device="cpu"
     )
-    with training_job(world.home, world.client, config, "sre", "1", TAGS) as job:
+    with training_job(world.home, world.client, config, "books", "1", TAGS) as job:
         run = world.client.get_run(job.mlflow_run_id)
     world.client.delete_run(run.info.run_id)
     assert run.data.tags["model_size"] == in_millions(int(run.data.metrics["parameters"]))
-    assert run.data.tags["data_version/sre"] == run.data.tags["data_version"]
+    assert run.data.tags["data_version/books"] == run.data.tags["data_version"]
     (read,) = run.inputs.dataset_inputs
-    assert (read.dataset.name, read.dataset.digest) == ("sre", run.data.tags["data_version"])
+    assert (read.dataset.name, read.dataset.digest) == ("books", run.data.tags["data_version"])
 
 
 def test_mlflow_knows_the_datasets_that_a_run_was_measured_on(world):
@@ -156,25 +156,27 @@ def test_baselines_and_finetunes_have_the_same_keys(world):
         assert shared <= set(run.metrics)
         assert tags <= set(run.tags)
         assert params <= set(run.params)
-    assert baseline.tags["data_version/sre"] == finetune.tags["data_version/sre"]
+    assert baseline.tags["data_version/books"] == finetune.tags["data_version/books"]
     assert (finetune.tags["dataset"], finetune.tags["data_version"]) == (
-        "sre",
-        finetune.tags["data_version/sre"],
+        "books",
+        finetune.tags["data_version/books"],
     )
 
 
 def test_mlflows_search_finds_them(world):
     finetune = world.client.get_run(world.finetuned).info.run_name
     baselines = ["gpt2 as released", "gpt2-medium as released"]
-    version = world.client.get_run(world.finetuned).data.tags["data_version/sre"]
-    assert search(world, "metrics.`val_loss/sre` < 100") == sorted([*baselines, finetune])
-    assert search(world, "metrics.`val_loss/sre` < 0.01") == []
+    version = world.client.get_run(world.finetuned).data.tags["data_version/books"]
+    assert search(world, "metrics.`val_loss/books` < 100") == sorted([*baselines, finetune])
+    assert search(world, "metrics.`val_loss/books` < 0.01") == []
     assert search(world, "metrics.`bits_per_byte/openwebtext` > 0") == sorted(
         [baselines[0], finetune]
     )
     assert search(world, "tags.model_size = 'gpt2'") == sorted([baselines[0], finetune])
     assert search(world, "tags.kind = 'baseline'") == baselines
-    assert search(world, f"tags.`data_version/sre` = '{version}'") == sorted([*baselines, finetune])
+    assert search(world, f"tags.`data_version/books` = '{version}'") == sorted(
+        [*baselines, finetune]
+    )
     assert search(world, "params.tokenizer = 'bytes' and metrics.parameters > 1000") == sorted(
         [*baselines, finetune]
     )
@@ -183,10 +185,12 @@ def test_mlflows_search_finds_them(world):
 def test_the_leaderboard_has_every_model_once_the_best_first(world):
     board = read_leaderboard(world.client)
     kinds = [entry.kind for entry in board.entries]
-    assert board.datasets == ["openwebtext", "sre"]
+    assert board.datasets == ["books", "openwebtext"]
     assert [kinds.count(kind) for kind in ("baseline", "finetune", "published")] == [2, 1, 4]
     books = [
-        entry.value("bits_per_byte", "sre") for entry in board.entries if entry.kind != "published"
+        entry.value("bits_per_byte", "books")
+        for entry in board.entries
+        if entry.kind != "published"
     ]
     assert books == sorted(books)
     models = [entry.model for entry in board.entries]
@@ -199,8 +203,8 @@ def test_the_leaderboard_has_every_model_once_the_best_first(world):
     assert rows["gpt2 as released"]["version"] == "-"
     measured = world.client.get_run(world.finetuned).data.metrics
     finetune = next(entry for entry in board.entries if entry.kind == "finetune")
-    assert rows[finetune.model]["bits_per_byte/sre"] == f"{measured['bits_per_byte/sre']:.4f}"
-    assert rows[finetune.model]["memorization"] == f"{measured['memorization/sre']:.1%}"
+    assert rows[finetune.model]["bits_per_byte/books"] == f"{measured['bits_per_byte/books']:.4f}"
+    assert rows[finetune.model]["memorization"] == f"{measured['memorization/books']:.1%}"
 
 
 def test_what_was_published_stands_beside_what_was_measured_in_the_same_way(world):
@@ -301,14 +305,14 @@ def test_the_table_tells_which_version_a_run_became_and_which_is_served(world):
 def test_what_was_measured_on_other_data_is_marked(world):
     changed = {**DOCUMENTS, "val": [("b", "an answer that came too late is no answer. " * 30)]}
     world.write_bins(changed)
-    world.baseline("gpt2-medium", "sre")
+    world.baseline("gpt2-medium", "books")
     try:
         rows = {row["model"]: row for row in read_leaderboard(world.client).rows()}
     finally:
         world.write_bins()
-    newest = next(row for name, row in rows.items() if name.startswith("gpt2-sre"))
-    assert rows["gpt2-medium as released"]["val_loss/sre"].endswith(EARLIER)
-    assert not newest["val_loss/sre"].endswith(EARLIER)
+    newest = next(row for name, row in rows.items() if name.startswith("gpt2-books"))
+    assert rows["gpt2-medium as released"]["val_loss/books"].endswith(EARLIER)
+    assert not newest["val_loss/books"].endswith(EARLIER)
 
 
 def test_an_empty_leaderboard_says_so(tmp_path):
@@ -325,14 +329,26 @@ def test_parameters_are_those_that_people_name_the_sizes_by():
     ]
 
 
+def test_a_run_from_before_the_books_were_renamed_stands_beside_the_others(registry):
+    tags = {"kind": "finetune", "data_version/sre": "0123"}
+    source = dict(name="sre", digest="0123", source="s")
+    run_id = start_run(registry, "an old run", {}, tags, source)
+    log_final(registry, run_id, {"val_loss/sre": 4.0, "bits_per_byte/sre": 2.0}, step=1)
+    registry.set_terminated(run_id, "FINISHED")
+    (entry,) = (one for one in read_leaderboard(registry).entries if one.run_id == run_id)
+    assert entry.value("bits_per_byte", "books") == 2.0
+    assert entry.data_versions["books"] == "0123"
+    assert "sre" not in read_leaderboard(registry).datasets
+
+
 def test_the_picture_has_a_panel_for_each_dataset():
     from matplotlib.image import imread
 
     entries = [
-        Entry("one", "finetune", 1e6, {"val_loss/sre": 3.0}),
-        Entry("two", "baseline", 1e8, {"val_loss/sre": 2}),
+        Entry("one", "finetune", 1e6, {"val_loss/books": 3.0}),
+        Entry("two", "baseline", 1e8, {"val_loss/books": 2}),
     ]
-    boards = [Leaderboard(entries, names) for names in (["sre"], ["sre", "toy"])]
+    boards = [Leaderboard(entries, names) for names in (["books"], ["books", "toy"])]
     one, two = (imread(io.BytesIO(loss_against_parameters(board))) for board in boards)
     assert two.shape[1] - one.shape[1] == round(4.2 * 110)
 

@@ -96,7 +96,7 @@ def test_values_as_published_pass_and_others_warn():
     )
     assert (
         "nothing is published"
-        in agreement(dataclasses.replace(MEASURED, dataset="sre", nanogpt_val_loss=9)).description
+        in agreement(dataclasses.replace(MEASURED, dataset="books", nanogpt_val_loss=9)).description
     )
     left_out = dataclasses.replace(
         MEASURED, nanogpt_val_loss=math.nan, left_out="0 batches were asked for"
@@ -119,9 +119,9 @@ def test_baselines_of_two_datasets_are_one_row_in_mlflow(
     registry, mlflow_server, tiny_gpt, tmp_path, bins
 ):
     home = Home(tmp_path)
-    write_token_bins(tmp_path / "tokens" / "sre", "sre", Tokenizer.plain_bytes(), DOCUMENTS)
+    write_token_bins(tmp_path / "tokens" / "books", "books", Tokenizer.plain_bytes(), DOCUMENTS)
     save_checkpoint(home.pretrained / "gpt2-medium", tiny_gpt, Tokenizer.plain_bytes(), {})
-    asset = build_gpt2_baseline(["sre", "openwebtext"])
+    asset = build_gpt2_baseline(["books", "openwebtext"])
     resources = {
         "home": HomeResource(path=str(tmp_path)),
         "mlflow": MlflowResource(tracking_uri=mlflow_server.url, ui_url=mlflow_server.url),
@@ -129,7 +129,7 @@ def test_baselines_of_two_datasets_are_one_row_in_mlflow(
     config = {"ops": {"gpt2_baseline": {"config": {"batches": 2}}}}
     runs = []
     with dg.DagsterInstance.ephemeral() as instance:
-        for dataset in ("sre", "openwebtext"):
+        for dataset in ("books", "openwebtext"):
             key = dg.MultiPartitionKey({"model": "gpt2-medium", "dataset": dataset})
             result = dg.materialize(
                 [asset],
@@ -142,10 +142,10 @@ def test_baselines_of_two_datasets_are_one_row_in_mlflow(
             runs.append(event.metadata["mlflow_run"].value.rpartition("/")[2])
             (check,) = result.get_asset_check_evaluations()
             # a tiny model is far from the published loss: a warning
-            assert check.passed is (dataset == "sre")
+            assert check.passed is (dataset == "books")
     assert runs[0] == runs[1]
     run = registry.get_run(runs[0])
-    assert {"val_loss/sre", "val_loss/openwebtext", "bits_per_byte/sre", "parameters"} <= set(
+    assert {"val_loss/books", "val_loss/openwebtext", "bits_per_byte/books", "parameters"} <= set(
         run.data.metrics
     )
     assert run.data.tags["model_size"] == "gpt2-medium"

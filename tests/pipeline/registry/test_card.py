@@ -39,7 +39,7 @@ CHAPTERS = [
 @pytest.fixture
 def comparison(checkpoint_folder, tmp_path):
     """What was measured on two datasets, start and fine-tuned being the same tiny model."""
-    folders = [tmp_path / "tokens" / name for name in ("sre", "shakespeare")]
+    folders = [tmp_path / "tokens" / name for name in ("books", "shakespeare")]
     pairs = []
     for folder in folders:
         write_token_bins(folder, folder.name, Tokenizer.plain_bytes(), DOCUMENTS)
@@ -48,14 +48,14 @@ def comparison(checkpoint_folder, tmp_path):
         )
         pairs.append((dataclasses.replace(one, val_loss=one.val_loss + 1).as_json(), one.as_json()))
     samples = [("An alert should", " wake", " be acted on")]
-    return Comparison("f" * 64, "0123", "sre", {}, {}, samples, 0.015625, 1_100_000, pairs)
+    return Comparison("f" * 64, "0123", "books", {}, {}, samples, 0.015625, 1_100_000, pairs)
 
 
 @pytest.fixture
 def lineage(comparison, checkpoint_folder, tmp_path):
     origin = {"books": [BOOK], "chapters": CHAPTERS}
     meta = write_token_bins(
-        tmp_path / "bins", "sre", Tokenizer.plain_bytes(), DOCUMENTS, origin=origin
+        tmp_path / "bins", "books", Tokenizer.plain_bytes(), DOCUMENTS, origin=origin
     )
     runs = {"mlflow": "1", "dagster": {}}
     return lineage_of_training(
@@ -98,7 +98,7 @@ def test_every_result_is_the_evaluations(lineage, comparison):
         for name, one in measured.items()
         for metric in ("val_loss", "perplexity", "bits_per_byte")
     }
-    assert results == expected | {("sre", "memorization"): comparison.memorization}
+    assert results == expected | {("books", "memorization"): comparison.memorization}
     assert {one.dataset_revision for one in card.data.eval_results} == {
         one.data_version for one in measured.values()
     }
@@ -133,8 +133,8 @@ def test_a_model_from_scratch_has_no_base_model(lineage, comparison):
 def test_the_card_is_part_of_the_version_and_verified_with_it(
     registry, lineage, comparison, checkpoint_folder, tmp_path, mlflow_server
 ):
-    dataset = {"name": "sre", "digest": "abc", "source": "tokens/sre"}
-    run_id = start_run(registry, "scratch-sre", {}, {"kind": "finetune"}, dataset)
+    dataset = {"name": "books", "digest": "abc", "source": "tokens/books"}
+    run_id = start_run(registry, "scratch-books", {}, {"kind": "finetune"}, dataset)
     text = model_card(lineage, comparison, 1024)
     with_card = publish(registry, checkpoint_folder, run_id, {}, "with a card", {CARD_FILE: text})
     without = publish(registry, checkpoint_folder, run_id, {}, "as it was before")

@@ -45,7 +45,7 @@ def corpus(book_site, book, fetcher, home):
         clean_book(archive.folder, home.text / book.name, book)
         documents = split_chapters(home.text, [book.name], 0.3)
         origin = origin_of(home.text, [book], documents)
-        return write_books(home.tokens / "sre", documents, Tokenizer.plain_bytes(), origin)
+        return write_books(home.tokens / "books", documents, Tokenizer.plain_bytes(), origin)
 
     return make
 
@@ -56,7 +56,7 @@ def register(registry, home, checkpoint_folder):
 
     def make(**settings):
         config = TrainingConfig(device="cpu", **settings)
-        with training_job(home, registry, config, "sre", "1", TAGS) as job:
+        with training_job(home, registry, config, "books", "1", TAGS) as job:
             shutil.copy(job.out / LINEAGE_FILE, checkpoint_folder)
         lineage = completed(checkpoint_folder, {"registered_model": "dagster-2"})
         documents = {LINEAGE_FILE: as_text(lineage)}
@@ -73,10 +73,10 @@ def test_a_run_that_begins_late_waits_until_the_other_has_left_the_folder(regist
 
     def late():
         begun.set()
-        with training_job(home, registry, config, "sre", "1", TAGS) as job:
+        with training_job(home, registry, config, "books", "1", TAGS) as job:
             seen.append((job.out / "run.json").exists())
 
-    with training_job(home, registry, config, "sre", "1", TAGS) as first:
+    with training_job(home, registry, config, "books", "1", TAGS) as first:
         other = threading.Thread(target=late)
         other.start()
         assert begun.wait(5)
@@ -128,7 +128,7 @@ def test_a_version_leads_to_chapters_hashes_settings_code_and_runs(
 
 def test_what_a_dataset_was_made_of_is_no_part_of_its_version(corpus, home):
     meta = corpus()
-    assert len(TokenBins.open(home.tokens / "sre").meta.origin["chapters"]) == 6
+    assert len(TokenBins.open(home.tokens / "books").meta.origin["chapters"]) == 6
     assert dataclasses.replace(meta, origin={}).data_version == meta.data_version
 
 
@@ -155,7 +155,7 @@ def test_initial_weights_are_named_with_hash_and_revision(checkpoint_folder, tmp
 
 def test_no_login_of_an_address_is_recorded(corpus, home, book, registry, register):
     corpus()
-    path = home.tokens / "sre" / "meta.json"
+    path = home.tokens / "books" / "meta.json"
     path.write_text(path.read_text().replace("http://", "http://reader:secret@"))
     text = json.dumps(lineage_of(registry, register()).made_of)
     assert "secret" not in text

@@ -168,7 +168,7 @@ def test_a_corpus_that_changed_is_the_yardstick_for_both(
     registry.set_registered_model_alias(MODEL_NAME, CHAMPION, one)
     publish(registry, learned, run_id, {"bits_per_byte": "9.9"}, "a number of another corpus")
     new = {"train": [("a", TEXT)], "val": [("b", TEXT.upper())]}
-    meta = write_token_bins(tmp_path / "new", "sre", Tokenizer.plain_bytes(), new)
+    meta = write_token_bins(tmp_path / "new", "books", Tokenizer.plain_bytes(), new)
     bins = TokenBins.open(tmp_path / "new")
     verdict = gate.judge_challenger(registry, bins, lock, margin=0.001)
     anew = [load_checkpoint(folder) for folder in (learned, plain)]
