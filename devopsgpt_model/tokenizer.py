@@ -60,7 +60,10 @@ class Tokenizer:
                 "GPT-2's tokenizer files could not be fetched: connect this machine once, or set "
                 f"TIKTOKEN_CACHE_DIR to a folder that holds tiktoken's cached files ({error})"
             ) from error
-        return cls("gpt2", dict(encoding._mergeable_ranks))
+        ranks = {
+            token: encoding.encode_single_token(token) for token in encoding.token_byte_values()
+        }
+        return cls("gpt2", dict(sorted(ranks.items(), key=lambda item: item[1])))
 
     @classmethod
     def plain_bytes(cls) -> "Tokenizer":
@@ -92,7 +95,7 @@ class Tokenizer:
         ids = list(ids)
         if outside := [i for i in ids if not 0 <= i < self.vocab_size]:
             raise ValueError(f"token ids must be 0..{self.vocab_size - 1}, got {outside[0]}")
-        # tiktoken gives the interpreter away for each call
+        # tiktoken releases the GIL for each call
         return b"".join([self._tokens[i] for i in ids])
 
     @cached_property
