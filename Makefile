@@ -32,7 +32,7 @@ up: $(RUNTIME)  ## Dagster on :3000, MLflow on :5000, the service on :8000; Ctrl
 	$(BIN)/devopsgpt up
 
 env:  ## a .env with random secrets for docker-compose.yml
-	$(PYTHON) -m devopsgpt_pipeline.deploy_env
+	$(PYTHON) deploy/make_env.py
 
 test: $(DEVELOPMENT)  ## all but the slow tests, no network
 	$(BIN)/python -m pytest

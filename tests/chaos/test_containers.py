@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import requests
-from deploy.compose import Stack, load
+from deploy.compose import SECRETS, Stack, load
 from deploy.conftest import Postgres
 from deploy.dagster_api import (
     ENDED,
@@ -26,7 +26,6 @@ from deploy.dagster_api import (
 )
 
 from chaos.world import SEED, Watch, check_complete, until
-from devopsgpt_pipeline.deploy_env import SECRETS
 from devopsgpt_pipeline.home import Home
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(590)]

@@ -8,6 +8,7 @@ folder.
 
 import os
 import re
+import runpy
 import signal
 import subprocess
 import sys
@@ -20,6 +21,9 @@ from conftest import REPOSITORY
 from devopsgpt_pipeline.local import servers
 
 COMPOSE_FILE = REPOSITORY / "docker-compose.yml"
+MAKE_ENV = REPOSITORY / "deploy" / "make_env.py"  # in no package: a machine without any runs it
+_made = runpy.run_path(str(MAKE_ENV))
+SECRETS, write_env = _made["SECRETS"], _made["write_env"]
 VARIABLE = re.compile(r"\$\{(\w+)(?::([-?])([^}]*))?\}")
 
 

@@ -10,8 +10,7 @@ import psutil
 import pytest
 from conftest import REPOSITORY
 
-from deploy.compose import read_env
-from devopsgpt_pipeline.deploy_env import write_env
+from deploy.compose import read_env, write_env
 from devopsgpt_pipeline.local import servers
 
 

@@ -12,8 +12,15 @@ import yaml
 from compose_spec import PyCompose
 from conftest import REPOSITORY
 
-from deploy.compose import COMPOSE_FILE, MissingVariable, load, start_order
-from devopsgpt_pipeline.deploy_env import SECRETS, write_env
+from deploy.compose import (
+    COMPOSE_FILE,
+    MAKE_ENV,
+    SECRETS,
+    MissingVariable,
+    load,
+    start_order,
+    write_env,
+)
 from devopsgpt_pipeline.home import Home
 
 GPU_FILE = REPOSITORY / "deploy/gpu.compose.yml"
@@ -53,11 +60,7 @@ def test_no_secret_has_a_default():
 
 def test_make_env_writes_different_strong_secrets_for_its_owner_alone(tmp_path):
     subprocess.run(
-        [sys.executable, "-m", "devopsgpt_pipeline.deploy_env"],
-        cwd=tmp_path,
-        env={"PYTHONPATH": str(REPOSITORY)},
-        check=True,
-        capture_output=True,
+        [sys.executable, MAKE_ENV], cwd=tmp_path, env={}, check=True, capture_output=True
     )
     path = tmp_path / ".env"
     assert stat.S_IMODE(path.stat().st_mode) == 0o600

@@ -18,9 +18,9 @@ from dagster_k8s.job import (
 )
 from kubernetes.client import ApiClient
 
+from deploy.compose import SECRETS
 from deploy.helm_chart import unknown_values
 from devopsgpt_pipeline.cli import main
-from devopsgpt_pipeline.deploy_env import SECRETS
 from devopsgpt_pipeline.operations.backup import POSTGRES
 from devopsgpt_serving.metrics import Metrics
 from devopsgpt_serving.settings import PREFIX, Settings

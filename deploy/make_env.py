@@ -1,8 +1,8 @@
 """`make env`: the file .env that docker-compose.yml asks for, with a strong random value for each
 secret.
 
-Needs nothing but Python, so that a machine which only runs containers can make it: `python3 -m
-devopsgpt_pipeline.deploy_env`.
+Needs nothing but Python, so a machine that only runs containers can make it: `python3
+deploy/make_env.py`.
 """
 
 import os
@@ -23,7 +23,7 @@ SECRET_BYTES = 32  # 256 bits; hex, so that it may stand in a URL as it is
 def write_env(path: Path) -> None:
     """Write a new .env that only its owner may read.
 
-    raises: FileExistsError where there is one: its passwords are those of databases that exist
+    raises: FileExistsError where there is one: existing databases use its passwords
     """
     lines = ["# Made by `make env`. Never commit it; keep a copy where the backups are.\n"]
     lines += [f"{name}={secrets.token_hex(SECRET_BYTES)}\n" for name in SECRETS]
