@@ -78,14 +78,13 @@ def run(question: str) -> None:
 def up(dagster_port: int, mlflow_port: int, service_port: int) -> None:
     """Start Dagster, MLflow and the service over the same home; Ctrl-C stops all three."""
     from devopsgpt_pipeline.local import servers as processes
-    from devopsgpt_pipeline.local.environment import configure, workspace_file
 
     home = Home.from_environment().prepare()
     mlflow = processes.mlflow_server(home, mlflow_port)
-    configure(home, mlflow.url, mlflow.url)
+    processes.set_environment(home, mlflow.url, mlflow.url)
     servers = [
         mlflow,
-        processes.dagster_server(home, dagster_port, workspace_file()),
+        processes.dagster_server(home, dagster_port),
         processes.serving_server(home, service_port, mlflow.url),
     ]
     processes.check_ports_free(servers)
@@ -269,9 +268,10 @@ def evaluate(
     from contextlib import nullcontext
 
     from devopsgpt_pipeline.datasets.folder import ON_DEMAND, folders_from_environment
-    from devopsgpt_pipeline.evaluation.evaluate import evaluate_models, mlflow_for
+    from devopsgpt_pipeline.evaluation.evaluate import evaluate_models
     from devopsgpt_pipeline.evaluation.named_models import needs_mlflow
     from devopsgpt_pipeline.local.progress import table
+    from devopsgpt_pipeline.local.servers import mlflow_for
     from devopsgpt_pipeline.local.session import make_datasets
 
     home, made_on_demand = Home.from_environment(), (*ON_DEMAND, *folders_from_environment())
@@ -331,9 +331,9 @@ def benchmark(
     from contextlib import nullcontext
 
     from devopsgpt_pipeline.evaluation.benchmark import benchmark_model
-    from devopsgpt_pipeline.evaluation.evaluate import mlflow_for
     from devopsgpt_pipeline.evaluation.named_models import needs_mlflow
     from devopsgpt_pipeline.local.progress import table
+    from devopsgpt_pipeline.local.servers import mlflow_for
 
     home, name = Home.from_environment(), model or str(Home.from_environment().finetuned)
     with mlflow_for(home) if needs_mlflow(name) else nullcontext() as uri:

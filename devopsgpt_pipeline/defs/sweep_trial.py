@@ -9,11 +9,13 @@ from devopsgpt_pipeline.defs.resources import HomeResource, MlflowResource
 from devopsgpt_pipeline.defs.training import CODE_VERSION, Progress
 from devopsgpt_pipeline.defs.training_settings import settings_of, training_run_config
 from devopsgpt_pipeline.home import BOOKS
-from devopsgpt_pipeline.local.sweep import FOLDER_TAG, TRIAL_TAG
 from devopsgpt_pipeline.profiles import Profile
 from devopsgpt_pipeline.tracking.runs import PARENT_TAG, git_commit, log_final, run_status
 from devopsgpt_pipeline.training.launcher import Launcher
 from devopsgpt_pipeline.training.prepare import training_job
+
+TRIAL_TAG = "devopsgpt/trial"  # of a Dagster run and of a child run: which trial of the grid it is
+FOLDER_TAG = "devopsgpt/folder"  # of a child run: its working folder, under the home's `training`
 
 
 def build_sweep_trial(profile: Profile) -> dg.JobDefinition:

@@ -1,10 +1,8 @@
 """`devopsgpt evaluate`: any model on any dataset, a fine-tune beside its start, kept in the model's
 own MLflow run."""
 
-import os
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +11,6 @@ from devopsgpt_pipeline.evaluation.comparison import log_measurement, start_of
 from devopsgpt_pipeline.evaluation.measure import Measurement, measure
 from devopsgpt_pipeline.evaluation.named_models import NamedModel, find_model
 from devopsgpt_pipeline.home import Home
-from devopsgpt_pipeline.local import servers
 from devopsgpt_pipeline.tracking.client import connect
 
 if TYPE_CHECKING:
@@ -22,18 +19,6 @@ if TYPE_CHECKING:
     from devopsgpt_model.checkpoint import Checkpoint
 
 Say = Callable[[str], None]
-
-
-@contextmanager
-def mlflow_for(home: Home) -> Iterator[str]:
-    """The address of an MLflow server: MLFLOW_TRACKING_URI, or one over the home that runs until
-    the block ends."""
-    if uri := os.environ.get("MLFLOW_TRACKING_URI"):
-        yield uri
-        return
-    server = servers.mlflow_server(home.prepare(), servers.free_port())
-    with servers.running([server]):
-        yield server.url
 
 
 def evaluate_models(

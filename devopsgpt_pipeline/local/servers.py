@@ -1,7 +1,8 @@
 """The servers beside Dagster's runs, as child processes: started together, waited for, stopped
-together."""
+together; and the environment that they share."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -17,6 +18,7 @@ from pathlib import Path
 from devopsgpt_pipeline.home import Home
 from devopsgpt_pipeline.local.keeper import Keeper
 
+CHECKOUT = Path(__file__).resolve().parents[2]
 HOST = "127.0.0.1"
 READY_DEADLINE_S = 90.0
 STOP_DEADLINE_S = 20.0
@@ -42,31 +44,35 @@ class Server:
         return f"http://{HOST}:{self.port}"
 
 
+def set_environment(home: Home, tracking_uri: str, ui_url: str) -> None:
+    """Point this process and its children at a home and its MLflow server; lay out DAGSTER_HOME."""
+    shutil.copyfile(CHECKOUT / "dagster.yaml", home.dagster / "dagster.yaml")
+    os.environ |= {
+        "DEVOPSGPT_HOME": str(home.path),
+        "DAGSTER_HOME": str(home.dagster),
+        "MLFLOW_TRACKING_URI": tracking_uri,
+        "DEVOPSGPT_MLFLOW_UI_URL": ui_url,
+        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    }
+    # Two processes whose idle threads spin slow each other down: see docs/decisions.md. Where one
+    # process has the machine to itself, `active` may be faster.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+
 def mlflow_server(home: Home, port: int) -> Server:
     """MLflow: runs and registry in SQLite, artifacts in the home, served over HTTP."""
-    command = [
-        sys.executable,
-        "-m",
-        "mlflow",
-        "server",
-        "--host",
-        HOST,
-        "--port",
-        str(port),
-        "--workers",
-        "1",
-    ]
-    command += ["--backend-store-uri", f"sqlite:///{home.mlflow / 'mlflow.db'}"]
+    command = [sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(port)]
+    command += ["--workers", "1", "--backend-store-uri", f"sqlite:///{home.mlflow / 'mlflow.db'}"]
     command += ["--artifacts-destination", str(home.mlflow / "artifacts"), "--serve-artifacts"]
     # the job runner would start eight processes of 240 MB each, for features that are not used here
     environment = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     return Server("MLflow", command, port, "/health", home.logs / "mlflow.log", environment)
 
 
-def dagster_server(home: Home, port: int, workspace: Path) -> Server:
+def dagster_server(home: Home, port: int) -> Server:
     """Dagster's web UI with its daemon: schedules, sensors, queued runs."""
     command = [sys.executable, "-m", "dagster", "dev", "--host", HOST, "--port", str(port)]
-    command += ["--workspace", str(workspace)]
+    command += ["--workspace", str(CHECKOUT / "workspace.yaml")]
     return Server("Dagster", command, port, "/server_info", home.logs / "dagster.log")
 
 
@@ -122,6 +128,18 @@ def running(servers: Sequence[Server]) -> Iterator[list[subprocess.Popen[bytes]]
     finally:
         stop(processes)
         keeper.dismiss()
+
+
+@contextmanager
+def mlflow_for(home: Home) -> Iterator[str]:
+    """The address of an MLflow server: MLFLOW_TRACKING_URI, or one over the home that runs until
+    the block ends."""
+    if uri := os.environ.get("MLFLOW_TRACKING_URI"):
+        yield uri
+        return
+    server = mlflow_server(home.prepare(), free_port())
+    with running([server]):
+        yield server.url
 
 
 def _start(server: Server) -> subprocess.Popen[bytes]:

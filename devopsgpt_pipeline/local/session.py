@@ -13,7 +13,6 @@ from devopsgpt_model.config import GPT2_SIZES, TrainingConfig
 from devopsgpt_model.tracking import DEFAULT_TRACKING_URI
 from devopsgpt_pipeline.home import BOOKS, OLD_BOOKS, Home
 from devopsgpt_pipeline.local import chain, servers
-from devopsgpt_pipeline.local.environment import configure
 from devopsgpt_pipeline.local.progress import ChainProgress
 from devopsgpt_pipeline.local.sweep import Outcome, Sweep, Trial
 from devopsgpt_pipeline.profiles import Profile
@@ -82,7 +81,7 @@ def make_datasets(
 
     raises: ValueError for an unknown one; ChainError where it cannot be made
     """
-    configure(home, tracking_uri or DEFAULT_TRACKING_URI, DEFAULT_TRACKING_URI)
+    servers.set_environment(home, tracking_uri or DEFAULT_TRACKING_URI, DEFAULT_TRACKING_URI)
     with ChainProgress() as progress, dg.DagsterInstance.get() as instance:
         from devopsgpt_pipeline.definitions import defs
 
@@ -94,7 +93,7 @@ def make_datasets(
 @contextmanager
 def _session(home: Home, profile: Profile) -> Iterator[tuple["Session", str]]:
     mlflow = servers.mlflow_server(home, servers.free_port())
-    configure(home, mlflow.url, DEFAULT_TRACKING_URI)
+    servers.set_environment(home, mlflow.url, DEFAULT_TRACKING_URI)
     with ChainProgress() as progress:
         progress.say(f"profile {profile.name}, home {home.path}")
         with servers.running([mlflow]), dg.DagsterInstance.get() as instance:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from devopsgpt_model.config import TrainingConfig
 from devopsgpt_model.token_bins import TokenBins
+from devopsgpt_pipeline.defs.sweep_trial import FOLDER_TAG, TRIAL_TAG
 from devopsgpt_pipeline.home import Home
 from devopsgpt_pipeline.local import chain
 from devopsgpt_pipeline.tracking.client import experiment_id
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-TRIAL_TAG = "devopsgpt/trial"  # of a Dagster run and of a child run: which trial of the grid it is
-FOLDER_TAG = "devopsgpt/folder"  # of a child run: its working folder, under the home's `training`
 SWEEP_TAG = "devopsgpt/sweep"  # of a parent run: which grid on which data
 
 

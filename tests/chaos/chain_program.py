@@ -30,11 +30,11 @@ def forked(arguments, environment, log):
 def main(arguments):
     place, tracking_uri, seed = arguments[0], arguments[1], int(arguments[2])
     from devopsgpt_pipeline.home import Home
-    from devopsgpt_pipeline.local.environment import configure
+    from devopsgpt_pipeline.local.servers import set_environment
 
     os.environ["DEVOPSGPT_TRAINING"] = f"{TINY} seed={seed}"
     home = Home(Path(place)).prepare()
-    configure(home, tracking_uri, tracking_uri)
+    set_environment(home, tracking_uri, tracking_uri)
 
     import dagster as dg
 

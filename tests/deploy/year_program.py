@@ -44,10 +44,10 @@ def main(place, tracking_uri, keep, retention):
 
 def live(place, tracking_uri, keep, retained, site):
     from devopsgpt_pipeline.home import Home
-    from devopsgpt_pipeline.local.environment import configure
+    from devopsgpt_pipeline.local.servers import set_environment
 
     home = Home(place).prepare()
-    configure(home, tracking_uri, tracking_uri)
+    set_environment(home, tracking_uri, tracking_uri)
     import dagster as dg
 
     from devopsgpt_pipeline.definitions import defs

@@ -14,9 +14,10 @@ from devopsgpt_model.token_bins import write_token_bins
 from devopsgpt_model.tokenizer import Tokenizer
 from devopsgpt_pipeline.cli import main
 from devopsgpt_pipeline.definitions import build_definitions
+from devopsgpt_pipeline.defs.sweep_trial import TRIAL_TAG
 from devopsgpt_pipeline.home import Home
 from devopsgpt_pipeline.local import chain
-from devopsgpt_pipeline.local.sweep import TRIAL_TAG, Sweep, grid
+from devopsgpt_pipeline.local.sweep import Sweep, grid
 from devopsgpt_pipeline.profiles import PROFILES
 from devopsgpt_pipeline.sources.books import books_of_profile
 from devopsgpt_pipeline.tracking.client import connect, experiment_id

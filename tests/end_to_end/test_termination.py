@@ -13,7 +13,6 @@ from devopsgpt_model.tokenizer import Tokenizer
 from devopsgpt_model.training.report import read_metrics
 from devopsgpt_pipeline.home import Home
 from devopsgpt_pipeline.local import servers
-from devopsgpt_pipeline.local.environment import configure, workspace_file
 from devopsgpt_pipeline.tracking.client import connect
 
 STEPS = 1500
@@ -132,13 +131,13 @@ def home(tmp_path, mlflow_server, monkeypatch):
         monkeypatch.setenv(name, "")  # put back after the test
     for name in ("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "OMP_WAIT_POLICY"):
         monkeypatch.setenv(name, "false" if "BAR" in name else "passive")
-    configure(home, mlflow_server.url, mlflow_server.url)
+    servers.set_environment(home, mlflow_server.url, mlflow_server.url)
     return home
 
 
 @pytest.fixture
 def ui(home):
-    server = servers.dagster_server(home, servers.free_port(), workspace_file())
+    server = servers.dagster_server(home, servers.free_port())
     with servers.running([server]):
         yield Ui(server.url)
 
