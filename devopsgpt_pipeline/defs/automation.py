@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import dagster as dg
-from dagster._utils.schedules import is_valid_cron_schedule
 
 from devopsgpt_pipeline.defs.datasets import TOKEN_BINS
 
@@ -44,6 +43,16 @@ ON_MEASURED = (
 ).with_label("on_measured")
 
 
+def check_cron(variable: str, cron: str) -> None:
+    """Have Dagster judge an expression. raises: ValueError for one that a schedule cannot have"""
+    try:
+        dg.ScheduleDefinition(name="probe", job_name="probe", cron_schedule=cron)
+    except dg.DagsterInvalidDefinitionError:
+        raise ValueError(
+            f"{variable} must be a cron expression such as '0 3 * * 0' (Sundays at 3), got {cron!r}"
+        ) from None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Timetable:
     """When to look at the books, and how often training may follow. Cron expressions, in UTC.
@@ -59,15 +68,9 @@ class Timetable:
     changed."""
 
     def __post_init__(self) -> None:
-        for name, cron in (
-            ("DEVOPSGPT_OBSERVE_CRON", self.observe),
-            ("DEVOPSGPT_RETRAIN_CRON", self.retrain),
-        ):
-            if not is_valid_cron_schedule(cron) and (cron or name == "DEVOPSGPT_OBSERVE_CRON"):
-                raise ValueError(
-                    f"{name} must be a cron expression such as '0 3 * * 0' (Sundays "
-                    f"at 3), got {cron!r}"
-                )
+        check_cron("DEVOPSGPT_OBSERVE_CRON", self.observe)
+        if self.retrain:
+            check_cron("DEVOPSGPT_RETRAIN_CRON", self.retrain)
 
     @classmethod
     def from_environment(cls) -> "Timetable":

@@ -6,7 +6,7 @@ import dagster as dg
 import pytest
 
 from devopsgpt_pipeline.definitions import build_definitions
-from devopsgpt_pipeline.defs.automation import ON_CHANGE, Timetable
+from devopsgpt_pipeline.defs.automation import ON_CHANGE, Timetable, check_cron
 from devopsgpt_pipeline.defs.datasets import TOKEN_BINS
 from devopsgpt_pipeline.home import Home
 from devopsgpt_pipeline.profiles import PROFILES
@@ -162,6 +162,21 @@ def test_a_timetable_comes_from_the_environment(monkeypatch):
         Timetable.from_environment()
     with pytest.raises(ValueError, match="DEVOPSGPT_RETRAIN_CRON must be a cron expression"):
         Timetable(retrain="61 * * * *")
+
+
+@pytest.mark.parametrize("cron", ["17 4 * * *", "@daily", "*/5 * * * MON", "0 0 L * *"])
+def test_cron_expressions_and_their_short_names_are_accepted(cron):
+    check_cron("DEVOPSGPT_OBSERVE_CRON", cron)
+
+
+@pytest.mark.parametrize(
+    "cron", ["", "every day", "61 * * * *", "0 0 1 1 * *", "@reboot", "0 0 31 2 *"]
+)
+def test_what_no_schedule_can_have_is_refused(cron):
+    with pytest.raises(ValueError, match="must be a cron expression such as") as told:
+        check_cron("DEVOPSGPT_OBSERVE_CRON", cron)
+    assert str(told.value).startswith("DEVOPSGPT_OBSERVE_CRON")
+    assert str(told.value).endswith(f"got {cron!r}")
 
 
 def test_what_computes_on_a_gpu_takes_turns_and_so_does_what_moves_an_alias(tmp_path):
