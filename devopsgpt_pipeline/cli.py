@@ -17,7 +17,8 @@ from typing import Any
 import click
 
 from devopsgpt_pipeline.home import Home
-from devopsgpt_pipeline.profiles import profile_from_environment
+from devopsgpt_pipeline.profiles import chosen_profile
+from devopsgpt_pipeline.settings import read_settings
 
 DAGSTER_PORT, MLFLOW_PORT, SERVING_PORT = 3000, 5000, 8000
 
@@ -63,8 +64,9 @@ def run(question: str) -> None:
     from devopsgpt_pipeline.local.question import ask
     from devopsgpt_pipeline.local.session import bring_up_to_date
 
-    home = Home.from_environment().prepare()
-    with bring_up_to_date(home, profile_from_environment()) as tracking_uri:
+    settings = read_settings()
+    home = Home(settings.home).prepare()
+    with bring_up_to_date(home, chosen_profile(settings)) as tracking_uri:
         ask(home, tracking_uri, question)
 
 
@@ -79,7 +81,7 @@ def up(dagster_port: int, mlflow_port: int, service_port: int) -> None:
     """Start Dagster, MLflow and the service over the same home; Ctrl-C stops all three."""
     from devopsgpt_pipeline.local import servers as processes
 
-    home = Home.from_environment().prepare()
+    home = Home(read_settings().home).prepare()
     mlflow = processes.mlflow_server(home, mlflow_port)
     processes.set_environment(home, mlflow.url, mlflow.url)
     servers = [
@@ -158,7 +160,9 @@ def sample(
     from devopsgpt_model.device import choose_device
     from devopsgpt_model.generate import generate_text
 
-    loaded = load_checkpoint(checkpoint or Home.from_environment().finetuned, str(choose_device()))
+    loaded = load_checkpoint(
+        checkpoint or Home(read_settings().home).finetuned, str(choose_device())
+    )
     for number in range(samples):
         text = generate_text(
             loaded.model, loaded.tokenizer, prompt, max_tokens, seed=seed + number, **sampling
@@ -218,13 +222,12 @@ def finetune(
     if list_settings:
         click.echo(describe(config))
         return
-    if not axes:
-        finetune_once(
-            Home.from_environment().prepare(), profile_from_environment(), config, dataset
-        )
+    trials = grid(preset, changes, axes) if axes else []
+    settings = read_settings()
+    home, profile = Home(settings.home).prepare(), chosen_profile(settings)
+    if not trials:
+        finetune_once(home, profile, config, dataset)
         return
-    trials = grid(preset, changes, axes)
-    home, profile = Home.from_environment().prepare(), profile_from_environment()
     outcomes = finetune_sweep(home, profile, preset, trials, dataset)
     table([outcome.row() for outcome in outcomes])
     click.echo(f"best: {outcomes[0].trial.name}")
@@ -267,21 +270,23 @@ def evaluate(
     """
     from contextlib import nullcontext
 
-    from devopsgpt_pipeline.datasets.folder import ON_DEMAND, folders_from_environment
+    from devopsgpt_pipeline.datasets.folder import ON_DEMAND, parse_text_folders
     from devopsgpt_pipeline.evaluation.evaluate import evaluate_models
     from devopsgpt_pipeline.evaluation.named_models import needs_mlflow
     from devopsgpt_pipeline.local.progress import table
     from devopsgpt_pipeline.local.servers import mlflow_for
     from devopsgpt_pipeline.local.session import make_datasets
 
-    home, made_on_demand = Home.from_environment(), (*ON_DEMAND, *folders_from_environment())
+    settings = read_settings()
+    home = Home(settings.home)
+    made_on_demand = (*ON_DEMAND, *parse_text_folders(settings.text_folders))
     names = list(models) or [str(home.finetuned)]
     missing = [
         name
         for name in datasets
         if name in made_on_demand and not (home.tokens / name / "meta.json").exists()
     ]
-    with mlflow_for(home) if any(map(needs_mlflow, names)) else nullcontext() as uri:
+    with mlflow_for(settings) if any(map(needs_mlflow, names)) else nullcontext() as uri:
         if missing:
             of = {
                 name: {"documents": documents} if name == "openwebtext" else {} for name in missing
@@ -335,8 +340,10 @@ def benchmark(
     from devopsgpt_pipeline.local.progress import table
     from devopsgpt_pipeline.local.servers import mlflow_for
 
-    home, name = Home.from_environment(), model or str(Home.from_environment().finetuned)
-    with mlflow_for(home) if needs_mlflow(name) else nullcontext() as uri:
+    settings = read_settings()
+    home = Home(settings.home)
+    name = model or str(home.finetuned)
+    with mlflow_for(settings) if needs_mlflow(name) else nullcontext() as uri:
         rows = benchmark_model(
             home,
             uri,
@@ -381,7 +388,7 @@ def leaderboard() -> None:
 def serve(port: int, tracking_uri: str | None) -> None:
     """Serve the registry's champion over HTTP; needs an MLflow server (`devopsgpt up` starts
     one)."""
-    uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or f"http://127.0.0.1:{MLFLOW_PORT}"
+    uri = tracking_uri or read_settings().tracking_server
     os.environ |= {"DEVOPSGPT_SERVING_PORT": str(port), "DEVOPSGPT_SERVING_TRACKING_URI": uri}
     sys.stdout.flush()
     os.execv(sys.executable, [sys.executable, "-m", "devopsgpt_serving"])
@@ -403,10 +410,12 @@ def history(book: str, chapter: str | None, at: datetime | None) -> None:
     A version stays for a year after another one took its place.
     """
     from devopsgpt_pipeline.local.progress import table
-    from devopsgpt_pipeline.sources.books import books_from_environment
+    from devopsgpt_pipeline.sources.books import books_of_profile
     from devopsgpt_pipeline.text import history as kept
 
-    home, books = Home.from_environment(), books_from_environment(profile_from_environment().name)
+    settings = read_settings()
+    home = Home(settings.home)
+    books = books_of_profile(chosen_profile(settings).name, settings.books)
     if at is None:
         table(kept.versions(home.chapters, kept.book_named(book, books), chapter))
     elif chapter is None:
@@ -428,7 +437,7 @@ def promote(version: str, reason: str) -> None:
     """Make VERSION of the registered model the champion, whatever the gate decided."""
     from devopsgpt_pipeline.registry.promote import promote_by_hand
 
-    promote_by_hand(_client(), version, reason, Home.from_environment().promotion_lock)
+    promote_by_hand(_client(), version, reason, Home(read_settings().home).promotion_lock)
     click.echo(f"version {version} is the champion")
 
 
@@ -442,7 +451,7 @@ def rollback(reason: str) -> None:
     """
     from devopsgpt_pipeline.registry import promote
 
-    version = promote.rollback(_client(), reason, Home.from_environment().promotion_lock)
+    version = promote.rollback(_client(), reason, Home(read_settings().home).promotion_lock)
     click.echo(f"version {version} is the champion again")
 
 
@@ -466,7 +475,7 @@ def lineage(version: str, chapter: str | None, as_json: bool) -> None:
     from devopsgpt_pipeline.registry.ancestry import all_lineages, lineage_of
 
     if chapter is not None:
-        home = Home.from_environment()
+        home = Home(read_settings().home)
         rows = lineage_view.versions_of_chapter(
             all_lineages(_client()), chapter, home.chapters, home.text
         )
@@ -514,7 +523,7 @@ def backup(target: Path, keep: int | None) -> None:
 
     if keep and not target.is_dir():
         raise click.UsageError(f"--keep needs a folder of backups, and {target} is none")
-    click.echo(f"wrote {write(Home.from_environment(), target)}")
+    click.echo(f"wrote {write(read_settings(), target)}")
     for path in forget_backups(target, keep) if keep else []:
         click.echo(f"deleted {path}")
 
@@ -532,15 +541,15 @@ def restore(source: Path) -> None:
     """
     from devopsgpt_pipeline.operations.restore import restore as bring_back
 
-    home = Home.from_environment()
-    bring_back(source, home)
-    click.echo(f"restored {home.path}")
+    settings = read_settings()
+    bring_back(source, settings)
+    click.echo(f"restored {settings.home}")
 
 
 def _client() -> Any:
     from devopsgpt_pipeline.tracking.client import connect
 
-    return connect(os.environ.get("MLFLOW_TRACKING_URI") or f"http://127.0.0.1:{MLFLOW_PORT}")
+    return connect(read_settings().tracking_server)
 
 
 if __name__ == "__main__":  # where the package is not installed: in a container

@@ -1,15 +1,13 @@
-"""The only wiring: profile and places from the environment, assets, checks, jobs and schedules from
-their rooms."""
+"""The only wiring: settings from the environment, assets, checks, jobs and schedules from their
+rooms."""
 
-import os
 import warnings
 from typing import Any
 
 import dagster as dg
 
-from devopsgpt_model.tracking import DEFAULT_TRACKING_URI
-from devopsgpt_pipeline.datasets.folder import ON_DEMAND, folders_from_environment
-from devopsgpt_pipeline.defs.automation import DAILY, ON_CHANGE, Timetable
+from devopsgpt_pipeline.datasets.folder import ON_DEMAND, parse_text_folders
+from devopsgpt_pipeline.defs.automation import ON_CHANGE, check_cron, training_condition
 from devopsgpt_pipeline.defs.baselines import build_gpt2_baseline
 from devopsgpt_pipeline.defs.checks import CHECKS
 from devopsgpt_pipeline.defs.datasets import (
@@ -27,15 +25,16 @@ from devopsgpt_pipeline.defs.resources import (
     HomeResource,
     MlflowResource,
     WebResource,
-    launcher_from_environment,
+    build_launcher,
 )
 from devopsgpt_pipeline.defs.sources import build_book_site, build_chapters
 from devopsgpt_pipeline.defs.sweep_trial import build_sweep_trial
 from devopsgpt_pipeline.defs.training import build_finetuned_checkpoint
-from devopsgpt_pipeline.home import BOOKS, Home, make_temporary_folder
+from devopsgpt_pipeline.home import BOOKS
 from devopsgpt_pipeline.operations.retention import RETENTION_DAILY, retention
-from devopsgpt_pipeline.profiles import Profile, profile_from_environment
-from devopsgpt_pipeline.sources.books import Book, books_from_environment
+from devopsgpt_pipeline.profiles import Profile, chosen_profile
+from devopsgpt_pipeline.settings import Settings, read_settings
+from devopsgpt_pipeline.sources.books import Book, books_of_profile
 
 # Observed sources and live Pipes messages are beta in Dagster; what is used of them is pinned and
 # tested.
@@ -43,15 +42,14 @@ warnings.filterwarnings("ignore", category=dg.BetaWarning)
 warnings.filterwarnings("ignore", category=dg.PreviewWarning)
 
 
-def build_definitions(
-    profile: Profile,
-    books: list[Book],
-    home: Home,
-    tracking_uri: str,
-    ui_url: str,
-    timetable: Timetable = DAILY,
-) -> dg.Definitions:
-    """Everything that Dagster knows, for one profile and its books."""
+def build_definitions(settings: Settings, profile: Profile, books: list[Book]) -> dg.Definitions:
+    """Everything that Dagster knows, for one profile and its books.
+
+    raises: ValueError for a setting that cannot be used
+    """
+    check_cron("DEVOPSGPT_OBSERVE_CRON", settings.observe_cron)
+    if settings.retrain_cron:
+        check_cron("DEVOPSGPT_RETRAIN_CRON", settings.retrain_cron)
     sites = [build_book_site(book) for book in books]
     site_keys = [key for site in sites for key in site.keys]
     assets = [
@@ -63,8 +61,8 @@ def build_definitions(
         registered_model,
         champion,
     ]
-    assets = [_automated(asset, timetable) for asset in assets]
-    folders = folders_from_environment()
+    assets = [_automated(asset, settings.retrain_cron) for asset in assets]
+    folders = parse_text_folders(settings.text_folders)
     more_bins = [
         token_bins_shakespeare,
         token_bins_openwebtext,
@@ -101,7 +99,7 @@ def build_definitions(
             dg.ScheduleDefinition(
                 name="observe_books_daily",
                 job=observe_books,
-                cron_schedule=timetable.observe,
+                cron_schedule=settings.observe_cron,
                 default_status=dg.DefaultScheduleStatus.RUNNING,
             ),
             RETENTION_DAILY,
@@ -115,7 +113,7 @@ def build_definitions(
                 minimum_interval_seconds=10,
             )
         ],
-        resources=_resources(home, tracking_uri, ui_url),
+        resources=_resources(settings),
     )
 
 
@@ -123,31 +121,30 @@ def _job(name: str, description: str, *selected: Any) -> Any:
     return dg.define_asset_job(name, dg.AssetSelection.assets(*selected), description=description)
 
 
-def _resources(home: Home, tracking_uri: str, ui_url: str) -> dict[str, Any]:
+def _resources(settings: Settings) -> dict[str, Any]:
+    uri = settings.tracking_server
     return {
-        "home": HomeResource(path=str(home.path)),
-        "mlflow": MlflowResource(tracking_uri=tracking_uri, ui_url=ui_url),
-        "launcher": launcher_from_environment(home),
-        "web": WebResource(contact=os.environ.get("DEVOPSGPT_CONTACT", "")),
+        "home": HomeResource(path=str(settings.home)),
+        "mlflow": MlflowResource(tracking_uri=uri, ui_url=settings.mlflow_ui_url or uri),
+        "launcher": build_launcher(settings),
+        "web": WebResource(contact=settings.contact, hub_endpoint=settings.hub_endpoint),
     }
 
 
-def _automated(asset: dg.AssetsDefinition, timetable: Timetable) -> dg.AssetsDefinition:
+def _automated(asset: dg.AssetsDefinition, retrain_cron: str) -> dg.AssetsDefinition:
     trained = asset.key == dg.AssetKey("finetuned_checkpoint")
-    condition = timetable.training_condition if trained else ON_CHANGE
+    condition = training_condition(retrain_cron) if trained else ON_CHANGE
     return asset.map_asset_specs(
         lambda spec: spec.replace_attributes(automation_condition=condition)
     )
 
 
 def _from_environment() -> dg.Definitions:
-    make_temporary_folder()
-    profile = profile_from_environment()
-    tracking_uri = os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_TRACKING_URI
-    ui_url = os.environ.get("DEVOPSGPT_MLFLOW_UI_URL") or tracking_uri
-    books = books_from_environment(profile.name)
-    home, timetable = Home.from_environment(), Timetable.from_environment()
-    return build_definitions(profile, books, home, tracking_uri, ui_url, timetable)
+    settings = read_settings()
+    if settings.tmpdir:  # where it is missing, Python takes /tmp and does not say so
+        settings.tmpdir.mkdir(parents=True, exist_ok=True)
+    profile = chosen_profile(settings)
+    return build_definitions(settings, profile, books_of_profile(profile.name, settings.books))
 
 
 defs = _from_environment()

@@ -1,13 +1,11 @@
 """Where everything that a run writes lies: one folder, DEVOPSGPT_HOME."""
 
 import json
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-DEFAULT_HOME = ".devopsgpt"
 BOOKS = "books"  # the dataset that the chain makes of the books
 OLD_BOOKS = "sre"  # its name in homes from before it was renamed
 
@@ -21,11 +19,6 @@ class Home:
     """The folders of a home. Nothing is created before `prepare`."""
 
     path: Path
-
-    @classmethod
-    def from_environment(cls) -> "Home":
-        """DEVOPSGPT_HOME, or .devopsgpt in the working folder."""
-        return cls(Path(os.environ.get("DEVOPSGPT_HOME") or DEFAULT_HOME).resolve())
 
     @property
     def chapters(self) -> Path:
@@ -142,10 +135,3 @@ class Home:
                 "set DEVOPSGPT_HOME to a folder that you may write"
             ) from error
         return self
-
-
-def make_temporary_folder() -> None:
-    """Create the folder that TMPDIR names: where it is missing, Python takes /tmp and does not say
-    so."""
-    if name := os.environ.get("TMPDIR"):
-        Path(name).mkdir(parents=True, exist_ok=True)

@@ -1,14 +1,14 @@
 """Profiles: which library is read, how it is encoded and what is trained. DEVOPSGPT_PROFILE selects
 one.
 
-Every value is a default: the launchpad and the command line can override it for one run, and
-DEVOPSGPT_TRAINING the training settings for every run, those with no hand on them among them.
+Every value is a default: the launchpad and the command line override it for one run,
+DEVOPSGPT_TRAINING overrides the training settings for every run, unattended ones included.
 """
 
-import os
 from dataclasses import dataclass, replace
 
 from devopsgpt_model.config import TrainingConfig, preset
+from devopsgpt_pipeline.settings import Settings
 from devopsgpt_pipeline.training.options import changed
 
 
@@ -49,22 +49,20 @@ PROFILES = {
 }
 
 
-def profile_from_environment() -> Profile:
-    """The profile that DEVOPSGPT_PROFILE names, by default `sample`, with the settings of
-    DEVOPSGPT_TRAINING.
+def chosen_profile(settings: Settings) -> Profile:
+    """The profile that the settings name, with their training.
 
-    DEVOPSGPT_TRAINING: a preset and changes to it, as in `finetune_sre max_steps=200`
-    raises: ValueError for an unknown profile, preset or setting
+    raises: ValueError for an unknown profile, preset or training setting
     """
-    name = os.environ.get("DEVOPSGPT_PROFILE") or "sample"
-    if name not in PROFILES:
+    if settings.profile not in PROFILES:
         raise ValueError(
-            f"unknown profile {name!r} in DEVOPSGPT_PROFILE; the profiles are {', '.join(PROFILES)}"
+            f"unknown profile {settings.profile!r} in DEVOPSGPT_PROFILE; the profiles are "
+            f"{', '.join(PROFILES)}"
         )
-    words = os.environ.get("DEVOPSGPT_TRAINING", "").split()
+    profile, words = PROFILES[settings.profile], settings.training.split()
     if not words:
-        return PROFILES[name]
+        return profile
     try:
-        return replace(PROFILES[name], training=changed(words[0], words[1:]))
+        return replace(profile, training=changed(words[0], words[1:]))
     except ValueError as error:
         raise ValueError(f"DEVOPSGPT_TRAINING: {error}") from error

@@ -7,7 +7,10 @@ import pytest
 from conftest import REPOSITORY
 
 from devopsgpt_pipeline.cli import main
+from devopsgpt_pipeline.settings import Settings, variable_of
 from devopsgpt_pipeline.sources.books import load_book
+from devopsgpt_serving.settings import PREFIX as SERVING_PREFIX
+from devopsgpt_serving.settings import Settings as ServingSettings
 
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 MAKEFILE = (REPOSITORY / "Makefile").read_text()
@@ -109,10 +112,21 @@ def test_its_settings_are_settings():
     assert set(re.findall(r"--set ([a-z_]+)=", README)) <= set(field_docs(TrainingConfig))
 
 
-def test_its_environment_variables_are_read_somewhere():
-    source = "".join(path.read_text() for path in REPOSITORY.glob("devopsgpt_*/**/*.py"))
-    names = set(re.findall(r"DEVOPSGPT_[A-Z]+(?:_[A-Z]+)*", README))
-    assert [name for name in names if name not in source] == []
+def test_the_environment_variables_that_it_names_are_settings():
+    named = set(re.findall(r"DEVOPSGPT_[A-Z]+(?:_[A-Z]+)*", README))
+    ours = {variable_of(field) for field in Settings.model_fields}
+    theirs = {SERVING_PREFIX + field.upper() for field in ServingSettings.model_fields}
+    assert named - ours - theirs - {SERVING_PREFIX.rstrip("_")} == set()
+
+
+def test_the_tables_of_variables_name_every_setting_with_its_default():
+    pages = README + (REPOSITORY / "docs" / "operations.md").read_text()
+    rows = dict(re.findall(r"^\| `([A-Z_]+)` \|[^|]*\| *([^|]*?) *\|$", pages, re.MULTILINE))
+    fields = {variable_of(name): field for name, field in Settings.model_fields.items()}
+    assert set(rows) == set(fields)
+    stated = {name: default for name, default in rows.items() if default.startswith("`")}
+    assert len(stated) >= 6
+    assert stated == {name: f"`{fields[name].default}`" for name in stated}
 
 
 def test_its_schedule_and_jobs_exist():
@@ -120,18 +134,14 @@ def test_its_schedule_and_jobs_exist():
     for name in ("observe_books_daily", "on_change", "whole_chain"):
         assert f"`{name}`" in README or f"*Jobs > {name}*" in README
         assert f'"{name}"' in source
-    from devopsgpt_pipeline.defs.automation import DAILY
-
-    assert (DAILY.observe, DAILY.retrain) == ("17 4 * * *", "")
+    assert Settings.model_fields["observe_cron"].default == "17 4 * * *"
     assert "04:17 UTC" in README
-    assert f"`{DAILY.observe}`" in README
 
 
 def test_its_routes_are_served():
     from devopsgpt_serving.app import create_app
-    from devopsgpt_serving.settings import Settings
 
-    paths = set(create_app(Settings()).openapi()["paths"]) | {"/", "/docs", "/metrics"}
+    paths = set(create_app(ServingSettings()).openapi()["paths"]) | {"/", "/docs", "/metrics"}
     named = set(re.findall(r"`(?:GET|POST) (/[^`]*)`", README))
     assert len(named) >= 5
     assert named <= paths

@@ -2,7 +2,6 @@
 
 import hashlib
 import math
-import os
 import re
 from pathlib import Path
 
@@ -18,13 +17,13 @@ ON_DEMAND = ("shakespeare", "openwebtext")
 RESERVED = (BOOKS, OLD_BOOKS, *ON_DEMAND)
 
 
-def folders_from_environment() -> dict[str, Path]:
-    """DEVOPSGPT_TEXT_FOLDERS: name=folder, separated by commas. raises: ValueError for another
-    form"""
+def parse_text_folders(text: str) -> dict[str, Path]:
+    """Folders by their datasets' names. text: name=folder, separated by commas
+
+    raises: ValueError for another form, which names DEVOPSGPT_TEXT_FOLDERS
+    """
     folders: dict[str, Path] = {}
-    for entry in filter(
-        None, (part.strip() for part in os.environ.get("DEVOPSGPT_TEXT_FOLDERS", "").split(","))
-    ):
+    for entry in filter(None, (part.strip() for part in text.split(","))):
         name, separator, folder = entry.partition("=")
         if (
             not separator
@@ -34,8 +33,7 @@ def folders_from_environment() -> dict[str, Path]:
         ):
             raise ValueError(
                 "DEVOPSGPT_TEXT_FOLDERS must be name=folder,... with names of a-z, 0-9 and _ that "
-                "are not "
-                f"{', '.join(RESERVED)}; got {entry!r}"
+                f"are not {', '.join(RESERVED)}; got {entry!r}"
             )
         folders[name] = Path(folder)
     return folders

@@ -1,7 +1,5 @@
-"""When things run with no hand on them."""
+"""When assets are made unattended."""
 
-import os
-from dataclasses import dataclass
 from typing import Any
 
 import dagster as dg
@@ -53,41 +51,13 @@ def check_cron(variable: str, cron: str) -> None:
         ) from None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Timetable:
-    """When to look at the books, and how often training may follow. Cron expressions, in UTC.
+def training_condition(retrain_cron: str) -> Any:
+    """For what is trained: any change, held back until the next tick; the first training waits for
+    none.
 
-    raises: ValueError for what is no cron expression of five fields
+    retrain_cron: empty where nothing is held back
     """
-
-    observe: str = "17 4 * * *"
-    """Each tick asks every book's site whether it changed."""
-
-    retrain: str = ""
-    """Between two ticks training runs at most once by itself; empty: whenever the corpus
-    changed."""
-
-    def __post_init__(self) -> None:
-        check_cron("DEVOPSGPT_OBSERVE_CRON", self.observe)
-        if self.retrain:
-            check_cron("DEVOPSGPT_RETRAIN_CRON", self.retrain)
-
-    @classmethod
-    def from_environment(cls) -> "Timetable":
-        """DEVOPSGPT_OBSERVE_CRON and DEVOPSGPT_RETRAIN_CRON. raises: ValueError"""
-        return cls(
-            observe=os.environ.get("DEVOPSGPT_OBSERVE_CRON") or cls.observe,
-            retrain=os.environ.get("DEVOPSGPT_RETRAIN_CRON") or cls.retrain,
-        )
-
-    @property
-    def training_condition(self) -> Any:
-        """For what is trained: any change, held back until the next tick of `retrain`; the first
-        waits for none."""
-        if not self.retrain:
-            return on_change(CHANGED).with_label("on_change")
-        due = AC.missing() | AC.cron_tick_passed(self.retrain).since_last_handled()
-        return (on_change(CHANGED) & due).with_label("on_change_when_due")
-
-
-DAILY = Timetable()
+    if not retrain_cron:
+        return on_change(CHANGED).with_label("on_change")
+    due = AC.missing() | AC.cron_tick_passed(retrain_cron).since_last_handled()
+    return (on_change(CHANGED) & due).with_label("on_change_when_due")

@@ -1,6 +1,5 @@
 """Datasets: clean text of each book, and the token bins of all of them."""
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from devopsgpt_pipeline.datasets.folder import write_folder
 from devopsgpt_pipeline.datasets.openwebtext import write_openwebtext
 from devopsgpt_pipeline.datasets.shakespeare import fetch_shakespeare, write_shakespeare
 from devopsgpt_pipeline.defs import OWNERS
-from devopsgpt_pipeline.defs.resources import HomeResource
+from devopsgpt_pipeline.defs.resources import HomeResource, WebResource
 from devopsgpt_pipeline.defs.sources import key_of
 from devopsgpt_pipeline.home import BOOKS
 from devopsgpt_pipeline.hub.shards import BY_HAND, REPOSITORY, REVISION, Source
@@ -151,14 +150,20 @@ class OpenWebTextSettings(dg.Config):
     group_name="datasets", kinds={"numpy", "tiktoken"}, owners=OWNERS, code_version="1", pool="web"
 )
 def token_bins_openwebtext(
-    context: dg.AssetExecutionContext, config: OpenWebTextSettings, home: HomeResource
+    context: dg.AssetExecutionContext,
+    config: OpenWebTextSettings,
+    home: HomeResource,
+    web: WebResource,
 ) -> dg.MaterializeResult:  # type: ignore[type-arg]
     """What GPT-2's training text is thought to be like, in GPT-2 tokens, nanoGPT's split; made on
     demand only."""
     folder, work = home.folders.tokens / "openwebtext", home.folders.downloads / "openwebtext"
-    endpoint = os.environ.get("HF_ENDPOINT") or None
     source = Source(
-        config.documents, config.repository, config.revision, endpoint, by_hand=work / BY_HAND
+        config.documents,
+        config.repository,
+        config.revision,
+        web.hub_endpoint or None,
+        by_hand=work / BY_HAND,
     )
     meta = write_openwebtext(folder, work, source, Tokenizer.gpt2(), context.log.info)
     return dg.MaterializeResult(

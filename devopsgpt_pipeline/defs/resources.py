@@ -1,6 +1,5 @@
 """What assets are given: places and services, never values of their own."""
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -8,6 +7,7 @@ import dagster as dg
 
 from devopsgpt_model.tracking import without_login
 from devopsgpt_pipeline.home import Home
+from devopsgpt_pipeline.settings import Settings
 from devopsgpt_pipeline.sources.books import Book
 from devopsgpt_pipeline.sources.web.fetch import Fetcher
 from devopsgpt_pipeline.sources.web.settings import FetchSettings
@@ -30,10 +30,13 @@ class HomeResource(dg.ConfigurableResource):  # type: ignore[type-arg]
 
 
 class WebResource(dg.ConfigurableResource):  # type: ignore[type-arg]
-    """How the crawler behaves on the web."""
+    """How the crawler behaves on the web, and where the Hugging Face hub is."""
 
     contact: str = ""
     """An address for the sites' owners, sent in the User-Agent."""
+
+    hub_endpoint: str = ""
+    """A mirror of the hub; empty: the hub itself."""
 
     def fetcher(self, home: Home, book: Book) -> Fetcher:
         """A fetcher that keeps its pace across processes. Use it as a context manager.
@@ -70,34 +73,18 @@ class MlflowResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         )
 
 
-def launcher_from_environment(home: Home) -> Launcher:
-    """Where trainings run: DEVOPSGPT_LAUNCHER is `local` (the default) or `kubernetes`.
-
-    DEVOPSGPT_PROCESSES: processes of each training, 0 for what there is
-    DEVOPSGPT_KUBERNETES_IMAGE, _NAMESPACE, _CLAIM: of the training's pod
-    raises: ValueError for an unknown launcher, a number of processes that is none, a pod without an
-    image
-    """
-    settings = os.environ
-    text = settings.get("DEVOPSGPT_PROCESSES") or "0"
-    if not text.isdecimal():
-        raise ValueError(
-            f"DEVOPSGPT_PROCESSES must be a number, 0 for every visible GPU, got {text!r}"
-        )
-    kind = settings.get("DEVOPSGPT_LAUNCHER") or "local"
-    if kind == "local":
-        return LocalLauncher(processes=int(text))
-    if kind != "kubernetes":
-        raise ValueError(f"DEVOPSGPT_LAUNCHER must be local or kubernetes, got {kind!r}")
-    image = settings.get("DEVOPSGPT_KUBERNETES_IMAGE")
-    if not image:
+def build_launcher(settings: Settings) -> Launcher:
+    """What starts trainings. raises: ValueError for a pod without an image"""
+    if settings.launcher == "local":
+        return LocalLauncher(processes=settings.processes)
+    if not settings.kubernetes_image:
         raise ValueError(
             "DEVOPSGPT_LAUNCHER=kubernetes needs DEVOPSGPT_KUBERNETES_IMAGE, the image of the pod"
         )
     return KubernetesLauncher(
-        processes=int(text),
-        image=image,
-        home_path=str(home.path),
-        home_claim=settings.get("DEVOPSGPT_KUBERNETES_CLAIM") or "devopsgpt-home",
-        namespace=settings.get("DEVOPSGPT_KUBERNETES_NAMESPACE") or "default",
+        processes=settings.processes,
+        image=settings.kubernetes_image,
+        home_path=str(settings.home),
+        home_claim=settings.kubernetes_claim,
+        namespace=settings.kubernetes_namespace,
     )

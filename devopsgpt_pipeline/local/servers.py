@@ -17,6 +17,7 @@ from pathlib import Path
 
 from devopsgpt_pipeline.home import Home
 from devopsgpt_pipeline.local.keeper import Keeper
+from devopsgpt_pipeline.settings import Settings
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 HOST = "127.0.0.1"
@@ -131,13 +132,13 @@ def running(servers: Sequence[Server]) -> Iterator[list[subprocess.Popen[bytes]]
 
 
 @contextmanager
-def mlflow_for(home: Home) -> Iterator[str]:
-    """The address of an MLflow server: MLFLOW_TRACKING_URI, or one over the home that runs until
+def mlflow_for(settings: Settings) -> Iterator[str]:
+    """The address of an MLflow server: the one that is set, or one over the home that runs until
     the block ends."""
-    if uri := os.environ.get("MLFLOW_TRACKING_URI"):
-        yield uri
+    if settings.tracking_uri:
+        yield settings.tracking_uri
         return
-    server = mlflow_server(home.prepare(), free_port())
+    server = mlflow_server(Home(settings.home).prepare(), free_port())
     with running([server]):
         yield server.url
 

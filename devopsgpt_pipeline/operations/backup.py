@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from devopsgpt_pipeline.home import Home
+from devopsgpt_pipeline.settings import Settings
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -35,7 +36,6 @@ SQLITE_SIDE_FILES = ("-wal", "-shm", "-journal")
 # the service's cache: it fetches what it needs from the registry; and what steps, and this backup,
 # are about to delete
 NOT_KEPT = ("serving", "tmp")
-POSTGRES = {"dagster": "DAGSTER_POSTGRES_URL", "mlflow": "MLFLOW_BACKEND_STORE_URI"}
 CUT_OFF_S = 86_400  # a backup that was not written to for so long was killed
 ATTEMPTS = 5  # at a consistent listing while a run replaces folders
 
@@ -56,12 +56,13 @@ class Manifest:
         return json.dumps(content, indent=1, sort_keys=True).encode()
 
 
-def backup(home: Home, target: Path) -> Path:
+def backup(settings: Settings, target: Path) -> Path:
     """Write a backup. target: the file, or a folder that gets a file with the time in its name
 
     returns: the file, which is there whole or not at all
     raises: BackupError, with the remedy
     """
+    home = Home(settings.home)
     if not home.path.is_dir():
         raise BackupError(
             f"there is no home at {home.path}; set DEVOPSGPT_HOME to the one to back up"
@@ -76,7 +77,7 @@ def backup(home: Home, target: Path) -> Path:
     try:
         with partial.open("wb") as file:
             with tarfile.open(fileobj=file, mode="w") as tar:
-                _write(home, tar)
+                _write(settings, tar)
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, target)
@@ -101,12 +102,12 @@ def forget_backups(folder: Path, keep: int) -> list[Path]:
     return old
 
 
-def _write(home: Home, tar: tarfile.TarFile) -> None:
-    manifest = Manifest()
+def _write(settings: Settings, tar: tarfile.TarFile) -> None:
+    home, manifest = Home(settings.home), Manifest()
     home.temporary.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="devopsgpt-backup-", dir=home.temporary) as folder:
         copies = Path(folder)
-        for name, url in postgres_urls().items():
+        for name, url in settings.postgres_urls.items():
             dump = copies / f"{name}.dump"
             run_postgres(["pg_dump", "--format=custom", f"--file={dump}"], url)
             _add_file(tar, manifest, f"databases/{name}.dump", dump)
@@ -117,18 +118,12 @@ def _write(home: Home, tar: tarfile.TarFile) -> None:
             _add_file(tar, manifest, f"home/{path.relative_to(home.path)}", copy)
             copy.unlink()
     _add_tree(tar, manifest, "home", home.path, skip=set(databases))
-    if (artifacts := outside_artifacts(home)) is not None:
+    if (artifacts := outside_artifacts(settings)) is not None:
         _add_tree(tar, manifest, "artifacts", artifacts, skip=set())
     content = manifest.to_json()
     member = tarfile.TarInfo(MANIFEST)
     member.size = len(content)
     tar.addfile(member, io.BytesIO(content))
-
-
-def postgres_urls() -> dict[str, str]:
-    """The PostgreSQL databases that the environment names."""
-    urls = {name: os.environ.get(variable, "") for name, variable in POSTGRES.items()}
-    return {name: url for name, url in urls.items() if url.startswith("postgresql")}
 
 
 def run_postgres(command: list[str], url: str) -> str:
@@ -177,10 +172,10 @@ def copy_sqlite(source: Path, target: Path) -> None:
         raise BackupError(f"the database {source} could not be copied: {error}") from error
 
 
-def outside_artifacts(home: Home) -> Path | None:
+def outside_artifacts(settings: Settings) -> Path | None:
     """MLflow's artifacts where they are a folder outside the home; a bucket has its own backup."""
-    place = os.environ.get("MLFLOW_ARTIFACTS_DESTINATION", "")
-    if not place or "://" in place or Path(place).resolve().is_relative_to(home.path):
+    place = settings.mlflow_artifacts_destination
+    if not place or "://" in place or Path(place).resolve().is_relative_to(settings.home):
         return None
     return Path(place)
 

@@ -25,15 +25,15 @@ from devopsgpt_pipeline.operations.backup import (
     MANIFEST,
     BackupError,
     outside_artifacts,
-    postgres_urls,
     run_postgres,
 )
+from devopsgpt_pipeline.settings import Settings
 
 TABLES = "select count(*) from information_schema.tables where table_schema = 'public'"
 STAGING_PREFIX = ".devopsgpt-restore-"
 
 
-def restore(source: Path, home: Home) -> None:
+def restore(source: Path, settings: Settings) -> None:
     """Bring a backup back. The home, the databases and the artifacts' folder must be empty.
 
     Each database is filled in one transaction, then the files move in, the home last: a home that
@@ -42,7 +42,8 @@ def restore(source: Path, home: Home) -> None:
     raises: BackupError for a place that is not empty, a file that is damaged or cut short, a
     database that refuses; it names what must be emptied before another try
     """
-    urls, artifacts = postgres_urls(), outside_artifacts(home)
+    home, urls = Home(settings.home), settings.postgres_urls
+    artifacts = outside_artifacts(settings)
     filled: list[str] = []
     try:
         _clear_leftovers([home.path.parent, home.path, *([artifacts] if artifacts else [])])

@@ -5,7 +5,6 @@ The first room of the flow. Shipped books lie in books/, one TOML file each; a f
 files adds books without code. Knows no network and no page.
 """
 
-import os
 import re
 import tomllib
 from dataclasses import dataclass, field
@@ -167,13 +166,6 @@ def books_of_profile(profile: str, own: Path | None = None) -> list[Book]:
         chosen += [book for book in load_books(own) if book.profile in ("", profile)]
     _refuse_doubles(chosen)
     return chosen
-
-
-def books_from_environment(profile: str) -> list[Book]:
-    """The books of a profile, with those of the folder that DEVOPSGPT_BOOKS names. raises:
-    BookError, ValueError"""
-    own = os.environ.get("DEVOPSGPT_BOOKS")
-    return books_of_profile(profile, Path(own) if own else None)
 
 
 def _refuse_doubles(books: list[Book]) -> None:

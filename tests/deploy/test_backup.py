@@ -23,8 +23,10 @@ from devopsgpt_model.atomic import atomic_folder
 from devopsgpt_pipeline.cli import main
 from devopsgpt_pipeline.home import Home
 from devopsgpt_pipeline.local import servers
-from devopsgpt_pipeline.operations.backup import SQLITE_HEADER, BackupError, backup, run_postgres
-from devopsgpt_pipeline.operations.restore import restore
+from devopsgpt_pipeline.operations.backup import SQLITE_HEADER, BackupError, run_postgres
+from devopsgpt_pipeline.operations.backup import backup as write_backup
+from devopsgpt_pipeline.operations.restore import restore as bring_back
+from devopsgpt_pipeline.settings import Settings
 
 
 @pytest.fixture(autouse=True)
@@ -52,6 +54,15 @@ def home(tmp_path):
         database.execute("CREATE TABLE pairs (a INTEGER, b INTEGER)")
         database.commit()
     return home
+
+
+def backup(home, target):
+    """A backup with the other places as the environment has them."""
+    return write_backup(Settings(home=home.path), target)
+
+
+def restore(source, home):
+    bring_back(source, Settings(home=home.path))
 
 
 def pairs(home):

@@ -21,7 +21,6 @@ from kubernetes.client import ApiClient
 from deploy.compose import SECRETS
 from deploy.helm_chart import unknown_values
 from devopsgpt_pipeline.cli import main
-from devopsgpt_pipeline.operations.backup import POSTGRES
 from devopsgpt_serving.metrics import Metrics
 from devopsgpt_serving.settings import PREFIX, Settings
 
@@ -274,8 +273,8 @@ def test_every_pod_with_the_home_may_write_it_and_is_confined():
 
 
 def test_the_values_choose_the_launcher_that_makes_pods(monkeypatch):
-    from devopsgpt_pipeline.defs.resources import launcher_from_environment
-    from devopsgpt_pipeline.home import Home
+    from devopsgpt_pipeline.defs.resources import build_launcher
+    from devopsgpt_pipeline.settings import read_settings
     from devopsgpt_pipeline.training.kubernetes_launcher import KubernetesLauncher
 
     values = yaml.safe_load((FOLDER / "dagster-values.yaml").read_text())
@@ -283,7 +282,8 @@ def test_the_values_choose_the_launcher_that_makes_pods(monkeypatch):
     for each in deployment["env"]:
         monkeypatch.setenv(each["name"], each["value"])
     (mount,) = deployment["volumeMounts"]
-    launcher = launcher_from_environment(Home(Path(mount["mountPath"])))
+    launcher = build_launcher(read_settings())
+    assert launcher.home_path == mount["mountPath"]
     assert isinstance(launcher, KubernetesLauncher)
     assert launcher.image == "{repository}:{tag}".format(**deployment["image"])
     assert launcher.home_claim == deployment["volumes"][0]["persistentVolumeClaim"]["claimName"]
@@ -334,19 +334,16 @@ def test_the_nightly_backup_holds_the_home_and_both_databases():
     mounts = {each["name"]: each["mountPath"] for each in container["volumeMounts"]}
     assert mounts["backups"] == str(asked["target"])
     assert {"name": "DEVOPSGPT_HOME", "value": mounts["home"]} in container["env"]
-    urls = {
-        each["name"]: each["value"]
-        for each in container["env"]
-        if each["name"] in POSTGRES.values()
-    }
+    postgres = {"dagster": "DAGSTER_POSTGRES_URL", "mlflow": "MLFLOW_BACKEND_STORE_URI"}
+    urls = {each["name"]: each.get("value") for each in container["env"]}
     keys = [
         each["valueFrom"]["secretKeyRef"]["key"] for each in container["env"] if "valueFrom" in each
     ]
     assert set(keys) < set(SECRETS)
-    for name, variable in POSTGRES.items():
+    for name, variable in postgres.items():
         assert f"//{name}:$({name.upper()}_DB_PASSWORD)@postgres:5432/{name}" in urls[variable]
     # set before the URLs that hold them
-    assert keys == [f"{name.upper()}_DB_PASSWORD" for name in POSTGRES]
+    assert keys == [f"{name.upper()}_DB_PASSWORD" for name in postgres]
 
 
 def test_no_manifest_holds_a_secret():

@@ -18,6 +18,7 @@ from devopsgpt_pipeline.definitions import build_definitions
 from devopsgpt_pipeline.home import Home
 from devopsgpt_pipeline.local import chain
 from devopsgpt_pipeline.profiles import PROFILES
+from devopsgpt_pipeline.settings import Settings
 from devopsgpt_pipeline.sources.books import books_of_profile
 from devopsgpt_pipeline.tracking.client import CHALLENGER, CHAMPION, MODEL_NAME, version_of_alias
 
@@ -28,11 +29,9 @@ def finished(mlflow_server, tmp_path_factory):
     home = Home(tmp_path_factory.mktemp("home")).prepare()
     with dg.DagsterInstance.ephemeral() as instance:
         definitions = build_definitions(
+            Settings(home=home.path, tracking_uri=mlflow_server.url),
             PROFILES["sample"],
             books_of_profile("sample"),
-            home,
-            mlflow_server.url,
-            mlflow_server.url,
         )
         whole = Chain(home, definitions, instance)
         whole.observe()
@@ -195,11 +194,9 @@ def copied(finished, tmp_path, mlflow_server):
     shutil.copytree(finished.home.path, home.path, symlinks=True)
     with dg.DagsterInstance.ephemeral() as instance:
         definitions = build_definitions(
+            Settings(home=home.path, tracking_uri=mlflow_server.url),
             PROFILES["sample"],
             books_of_profile("sample"),
-            home,
-            mlflow_server.url,
-            mlflow_server.url,
         )
         yield Chain(home, definitions, instance)
 
@@ -295,11 +292,9 @@ def test_a_leak_between_the_splits_is_found_unless_it_is_named_as_quoted(copied,
 def test_training_with_mlflow_down_is_told_and_loses_nothing(copied):
     before = os.readlink(copied.home.finetuned)
     definitions = build_definitions(
+        Settings(home=copied.home.path, tracking_uri="http://127.0.0.1:9"),
         PROFILES["sample"],
         books_of_profile("sample"),
-        copied.home,
-        "http://127.0.0.1:9",
-        "http://127.0.0.1:9",
     )
     offline = Chain(copied.home, definitions, copied.instance)
     with pytest.raises(

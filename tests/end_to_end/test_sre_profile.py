@@ -15,6 +15,7 @@ from devopsgpt_pipeline.home import Home
 from devopsgpt_pipeline.hub.pretrained import PRETRAINED
 from devopsgpt_pipeline.local import chain
 from devopsgpt_pipeline.profiles import PROFILES
+from devopsgpt_pipeline.settings import Settings
 from devopsgpt_pipeline.sources.books import books_of_profile
 
 
@@ -31,7 +32,9 @@ def test_the_sre_profile_finetunes_pretrained_weights(
     monkeypatch.setitem(PRETRAINED, "gpt2", dataclasses.replace(PRETRAINED["gpt2"], sha256=""))
     with dg.DagsterInstance.ephemeral() as instance:
         definitions = build_definitions(
-            PROFILES["sre"], books_of_profile("sample"), home, mlflow_server.url, mlflow_server.url
+            Settings(home=home.path, tracking_uri=mlflow_server.url),
+            PROFILES["sre"],
+            books_of_profile("sample"),
         )
         whole = Chain(home, definitions, instance)
         whole.observe()

@@ -19,6 +19,7 @@ from devopsgpt_pipeline.home import Home
 from devopsgpt_pipeline.local import chain
 from devopsgpt_pipeline.local.sweep import Sweep, grid
 from devopsgpt_pipeline.profiles import PROFILES
+from devopsgpt_pipeline.settings import Settings
 from devopsgpt_pipeline.sources.books import books_of_profile
 from devopsgpt_pipeline.tracking.client import connect, experiment_id
 from devopsgpt_pipeline.tracking.runs import PARENT_TAG
@@ -61,7 +62,9 @@ with dg.DagsterInstance.get() as instance, ChainProgress() as progress:
 
 
 def definitions_for(home, url):
-    return build_definitions(PROFILES["sample"], books_of_profile("sample"), home, url, url)
+    return build_definitions(
+        Settings(home=home.path, tracking_uri=url), PROFILES["sample"], books_of_profile("sample")
+    )
 
 
 class Told:

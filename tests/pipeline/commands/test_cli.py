@@ -16,7 +16,8 @@ from conftest import DEVOPSGPT, REPOSITORY
 from devopsgpt_pipeline.cli import main
 from devopsgpt_pipeline.home import Home, HomeError
 from devopsgpt_pipeline.local import servers
-from devopsgpt_pipeline.profiles import profile_from_environment
+from devopsgpt_pipeline.profiles import chosen_profile
+from devopsgpt_pipeline.settings import read_settings
 from devopsgpt_pipeline.training.options import changed, describe
 
 COMMANDS = [
@@ -139,7 +140,7 @@ def test_an_unknown_profile_is_told_with_the_known_ones(monkeypatch):
         ValueError,
         match="unknown profile 'prod' in DEVOPSGPT_PROFILE; the profiles are sample, sre",
     ):
-        profile_from_environment()
+        chosen_profile(read_settings())
 
 
 def test_a_home_that_cannot_be_written_is_told(tmp_path):

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -14,7 +15,7 @@ import pytest
 from devopsgpt_model.token_bins import TokenBins
 from devopsgpt_model.tokenizer import Tokenizer
 from devopsgpt_pipeline.datasets.books import DatasetError
-from devopsgpt_pipeline.datasets.folder import folders_from_environment, write_folder
+from devopsgpt_pipeline.datasets.folder import parse_text_folders, write_folder
 from devopsgpt_pipeline.datasets.openwebtext import held_out_documents, write_openwebtext
 from devopsgpt_pipeline.hub.shards import REPOSITORY, HubUnavailable, Source
 from pipeline.hub.local_hub import serving_hub
@@ -289,10 +290,10 @@ def test_a_folder_without_text_is_told(tmp_path):
         write_folder(tmp_path / "bins", "notes", tmp_path, PLAIN)
 
 
-def test_folders_are_named_in_the_environment(monkeypatch, tmp_path):
-    monkeypatch.setenv("DEVOPSGPT_TEXT_FOLDERS", f"notes={tmp_path}, runbooks=/somewhere")
-    assert list(folders_from_environment()) == ["notes", "runbooks"]
+def test_folders_are_named_with_their_datasets(tmp_path):
+    folders = parse_text_folders(f"notes={tmp_path}, runbooks=/somewhere")
+    assert folders == {"notes": tmp_path, "runbooks": Path("/somewhere")}
+    assert parse_text_folders("") == {}
     for wrong in ("notes", "sre=/x", "No=/x"):
-        monkeypatch.setenv("DEVOPSGPT_TEXT_FOLDERS", wrong)
         with pytest.raises(ValueError, match="DEVOPSGPT_TEXT_FOLDERS must be name=folder"):
-            folders_from_environment()
+            parse_text_folders(wrong)

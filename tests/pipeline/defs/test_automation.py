@@ -6,15 +6,15 @@ import dagster as dg
 import pytest
 
 from devopsgpt_pipeline.definitions import build_definitions
-from devopsgpt_pipeline.defs.automation import ON_CHANGE, Timetable, check_cron
+from devopsgpt_pipeline.defs.automation import ON_CHANGE, check_cron, training_condition
 from devopsgpt_pipeline.defs.datasets import TOKEN_BINS
-from devopsgpt_pipeline.home import Home
 from devopsgpt_pipeline.profiles import PROFILES
+from devopsgpt_pipeline.settings import Settings
 from devopsgpt_pipeline.sources.books import books_of_profile
 
 MONDAY = datetime(2026, 11, 2, 12, 0, tzinfo=UTC)
 DAY = timedelta(days=1)
-SUNDAYS = Timetable(retrain="0 3 * * 0")
+SUNDAYS = "0 3 * * 0"
 
 
 YARDSTICK = TOKEN_BINS.to_user_string()
@@ -25,7 +25,7 @@ class Clockwork:
     """A corpus that changes, and what follows from it. Ticks do what the daemon does: evaluate, and
     run what fired."""
 
-    def __init__(self, instance, timetable):
+    def __init__(self, instance, retrain_cron):
         self.instance, self.cursor = instance, None
         self.version, self.passes, self.trains = "1", True, True
         made = {}
@@ -51,7 +51,7 @@ class Clockwork:
             [
                 corpus,
                 step(YARDSTICK, "corpus"),
-                step("checkpoint", YARDSTICK, condition=timetable.training_condition),
+                step("checkpoint", YARDSTICK, condition=training_condition(retrain_cron)),
                 step("evaluation", "checkpoint", YARDSTICK),
                 step("registered", "checkpoint", "evaluation"),
                 step("champion", "registered", YARDSTICK),
@@ -91,8 +91,8 @@ class Clockwork:
 def clockwork():
     with dg.DagsterInstance.ephemeral() as instance:
 
-        def wound_up(timetable):
-            works = Clockwork(instance, timetable)
+        def wound_up(retrain_cron):
+            works = Clockwork(instance, retrain_cron)
             works.tick(MONDAY - DAY)  # nothing is there yet
             return works
 
@@ -100,7 +100,7 @@ def clockwork():
 
 
 def test_training_follows_a_change_once(clockwork):
-    works = clockwork(Timetable())
+    works = clockwork("")
     works.change("1")
     assert works.ticks(MONDAY) == [YARDSTICK, *TRAINED]
     works.change("1")
@@ -110,7 +110,7 @@ def test_training_follows_a_change_once(clockwork):
 
 
 def test_a_failed_training_is_not_tried_again_until_something_changes(clockwork):
-    works = clockwork(Timetable())
+    works = clockwork("")
     works.trains = False
     works.change("1")
     assert works.ticks(MONDAY, 4) == [YARDSTICK, "checkpoint"]
@@ -121,7 +121,7 @@ def test_a_failed_training_is_not_tried_again_until_something_changes(clockwork)
 
 
 def test_a_failed_guard_holds_everything_back_until_it_passes(clockwork):
-    works = clockwork(Timetable())
+    works = clockwork("")
     works.change("1")
     works.ticks(MONDAY)
     works.change("2", passes=False)
@@ -152,16 +152,12 @@ def test_a_tick_without_a_change_trains_nothing(clockwork):
     assert works.ticks(MONDAY + 7 * DAY) == [YARDSTICK, *TRAINED]
 
 
-def test_a_timetable_comes_from_the_environment(monkeypatch):
-    monkeypatch.setenv("DEVOPSGPT_RETRAIN_CRON", "@weekly")
-    assert Timetable.from_environment() == Timetable(observe="17 4 * * *", retrain="@weekly")
-    monkeypatch.setenv("DEVOPSGPT_OBSERVE_CRON", "hourly")
-    with pytest.raises(
-        ValueError, match=r"DEVOPSGPT_OBSERVE_CRON must be a cron expression .* got 'hourly'"
-    ):
-        Timetable.from_environment()
-    with pytest.raises(ValueError, match="DEVOPSGPT_RETRAIN_CRON must be a cron expression"):
-        Timetable(retrain="61 * * * *")
+@pytest.mark.parametrize("name", ["observe_cron", "retrain_cron"])
+def test_a_schedule_that_cannot_be_is_told_with_its_variable(name):
+    settings = Settings(**{name: "hourly"})
+    wanted = f"DEVOPSGPT_{name.upper()} must be a cron expression .* got 'hourly'"
+    with pytest.raises(ValueError, match=wanted):
+        build_definitions(settings, PROFILES["sample"], books_of_profile("sample"))
 
 
 @pytest.mark.parametrize("cron", ["17 4 * * *", "@daily", "*/5 * * * MON", "0 0 L * *"])
@@ -180,9 +176,8 @@ def test_what_no_schedule_can_have_is_refused(cron):
 
 
 def test_what_computes_on_a_gpu_takes_turns_and_so_does_what_moves_an_alias(tmp_path):
-    nowhere = "http://127.0.0.1:9"
     definitions = build_definitions(
-        PROFILES["sample"], books_of_profile("sample"), Home(tmp_path), nowhere, nowhere
+        Settings(home=tmp_path), PROFILES["sample"], books_of_profile("sample")
     )
     graph = definitions.resolve_asset_graph()
     pools = {key.path[0]: graph.get(key).pools for key in graph.materializable_asset_keys}

@@ -12,8 +12,8 @@ import psutil
 import pytest
 
 from devopsgpt_model.training.report import read_metrics
-from devopsgpt_pipeline.defs.resources import launcher_from_environment
-from devopsgpt_pipeline.home import Home
+from devopsgpt_pipeline.defs.resources import build_launcher
+from devopsgpt_pipeline.settings import read_settings
 from devopsgpt_pipeline.training.kubernetes_launcher import KubernetesLauncher
 from devopsgpt_pipeline.training.launcher import (
     LocalLauncher,
@@ -181,15 +181,15 @@ def test_one_process_needs_no_torchrun(tmp_path):
 
 
 def test_the_launcher_comes_from_the_environment(monkeypatch, tmp_path):
-    home = Home(tmp_path)
-    assert launcher_from_environment(home) == LocalLauncher()
+    monkeypatch.setenv("DEVOPSGPT_HOME", str(tmp_path))
+    assert build_launcher(read_settings()) == LocalLauncher()
     monkeypatch.setenv("DEVOPSGPT_PROCESSES", "2")
-    assert launcher_from_environment(home) == LocalLauncher(processes=2)
+    assert build_launcher(read_settings()) == LocalLauncher(processes=2)
     monkeypatch.setenv("DEVOPSGPT_LAUNCHER", "kubernetes")
     with pytest.raises(ValueError, match="needs DEVOPSGPT_KUBERNETES_IMAGE, the image of the pod"):
-        launcher_from_environment(home)
+        build_launcher(read_settings())
     monkeypatch.setenv("DEVOPSGPT_KUBERNETES_IMAGE", "registry.example/devopsgpt-pipeline:1")
-    launcher = launcher_from_environment(home)
+    launcher = build_launcher(read_settings())
     assert isinstance(launcher, KubernetesLauncher)
     assert (launcher.processes, launcher.home_path, launcher.namespace) == (
         2,
@@ -200,9 +200,9 @@ def test_the_launcher_comes_from_the_environment(monkeypatch, tmp_path):
     with pytest.raises(
         ValueError, match="DEVOPSGPT_LAUNCHER must be local or kubernetes, got 'slurm'"
     ):
-        launcher_from_environment(home)
+        build_launcher(read_settings())
     monkeypatch.setenv("DEVOPSGPT_PROCESSES", "all")
     with pytest.raises(
         ValueError, match="DEVOPSGPT_PROCESSES must be a number, 0 for every visible GPU, got 'all'"
     ):
-        launcher_from_environment(home)
+        build_launcher(read_settings())
