@@ -1,0 +1,83 @@
+"""`devopsgpt promote`, `rollback`, `lineage`: the registry's versions."""
+
+import dataclasses
+import json
+
+import click
+
+from devopsgpt_pipeline.commands.errors import report_errors
+from devopsgpt_pipeline.commands.table import print_table
+from devopsgpt_pipeline.home import Home
+from devopsgpt_pipeline.registry import promote as promotion
+from devopsgpt_pipeline.registry.ancestry import VersionLineage, all_lineages, lineage_of
+from devopsgpt_pipeline.registry.lineage import SHORT, chapters, facts, versions_of_chapter
+from devopsgpt_pipeline.settings import read_settings
+from devopsgpt_pipeline.tracking.client import connect
+
+
+@click.command()
+@click.argument("version")
+@click.option("--reason", required=True, help="Why; kept as a tag of the version.")
+@report_errors
+def promote(version: str, reason: str) -> None:
+    """Make VERSION of the registered model the champion, whatever the gate decided."""
+    settings = read_settings()
+    client, lock = connect(settings.tracking_server), Home(settings.home).promotion_lock
+    promotion.promote_by_hand(client, version, reason, lock)
+    click.echo(f"version {version} is the champion")
+
+
+@click.command()
+@click.option("--reason", required=True, help="Why; kept as a tag of the version.")
+@report_errors
+def rollback(reason: str) -> None:
+    """Make the previous champion the champion again; the service follows within its poll interval.
+
+    The version that is served now becomes the previous one, so a second rollback undoes the first.
+    """
+    settings = read_settings()
+    client, lock = connect(settings.tracking_server), Home(settings.home).promotion_lock
+    version = promotion.rollback(client, reason, lock)
+    click.echo(f"version {version} is the champion again")
+
+
+@click.command()
+@click.argument("version", default="champion")
+@click.option(
+    "--chapter", metavar="BOOK/SLUG", help="Instead: the versions that learned this chapter."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print everything that is recorded, as JSON.")
+@report_errors
+def lineage(version: str, chapter: str | None, as_json: bool) -> None:
+    """What VERSION, a number or an alias, was made of: chapters, hashes, settings, initial weights,
+    code, runs.
+
+    Without VERSION it is the champion, which is what the service serves. With --chapter it is the
+    other way round: which versions learned a chapter, in which form, and whether the archive's
+    chapter is still the same.
+    """
+    settings = read_settings()
+    client = connect(settings.tracking_server)
+    if chapter is None:
+        _print_version(lineage_of(client, version), as_json)
+        return
+    home = Home(settings.home)
+    rows = versions_of_chapter(all_lineages(client), chapter, home.chapters, home.text)
+    if as_json:
+        click.echo(json.dumps(rows, indent=1))
+    elif rows:
+        print_table([row | {"content_sha256": row["content_sha256"][:SHORT]} for row in rows])
+    else:
+        click.echo(f"{chapter} is in the archive, and no version in the registry knew it")
+
+
+def _print_version(found: VersionLineage, as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps(dataclasses.asdict(found), indent=1, ensure_ascii=False))
+        return
+    aliases = f", {', '.join(found.aliases)}" if found.aliases else ""
+    click.echo(f"version {found.version}{aliases}")
+    for name, value in facts(found):
+        click.echo(f"  {name:<34} {value}")
+    if rows := chapters(found):
+        print_table(rows)

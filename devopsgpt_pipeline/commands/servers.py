@@ -1,0 +1,83 @@
+"""`devopsgpt up` and `serve`: the servers, until a Ctrl-C."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from types import FrameType
+from typing import NoReturn
+
+import click
+
+from devopsgpt_pipeline.commands.errors import report_errors
+from devopsgpt_pipeline.home import Home
+from devopsgpt_pipeline.local import servers
+from devopsgpt_pipeline.settings import read_settings
+
+DAGSTER_PORT, MLFLOW_PORT, SERVING_PORT = 3000, 5000, 8000
+
+
+@click.command()
+@click.option("--dagster-port", default=DAGSTER_PORT, show_default=True, help="Dagster's web UI.")
+@click.option(
+    "--mlflow-port", default=MLFLOW_PORT, show_default=True, help="MLflow: runs and registry."
+)
+@click.option("--service-port", default=SERVING_PORT, show_default=True, help="The service.")
+@report_errors
+def up(dagster_port: int, mlflow_port: int, service_port: int) -> None:
+    """Start Dagster, MLflow and the service over the same home; Ctrl-C stops all three."""
+    home = Home(read_settings().home).prepare()
+    mlflow = servers.mlflow_server(home, mlflow_port)
+    servers.set_environment(home, mlflow.url, mlflow.url)
+    started = [
+        mlflow,
+        servers.dagster_server(home, dagster_port),
+        servers.serving_server(home, service_port, mlflow.url),
+    ]
+    servers.check_ports_free(started)
+    signal.signal(signal.SIGTERM, _interrupt)
+    click.echo(f"starting; logs are in {home.logs}")
+    try:
+        with servers.running(started) as children:
+            contents = ("runs and registry", "assets and schedules", "the API")
+            for server, what in zip(started, contents, strict=True):
+                click.echo(f"  {server.name:<8} {server.url}  {what}")
+            click.echo("Ctrl-C stops all three")
+            _wait_for_an_end(started, children)
+    except KeyboardInterrupt:
+        click.echo("\nstopped")
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _wait_for_an_end(
+    started: Sequence[servers.Server], children: Sequence[subprocess.Popen[bytes]]
+) -> NoReturn:
+    while True:
+        for server, child in zip(started, children, strict=True):
+            if child.poll() is not None:
+                raise RuntimeError(
+                    f"{server.name} ended with status {child.returncode}; its log is {server.log}"
+                )
+        time.sleep(0.5)
+
+
+@click.command()
+@click.option("--port", default=SERVING_PORT, show_default=True, help="Where the API listens.")
+@click.option(
+    "--tracking-uri",
+    default=None,
+    help="MLflow server; default: MLFLOW_TRACKING_URI, else localhost:5000.",
+)
+@report_errors
+def serve(port: int, tracking_uri: str | None) -> None:
+    """Serve the registry's champion over HTTP; needs an MLflow server (`devopsgpt up` starts
+    one)."""
+    uri = tracking_uri or read_settings().tracking_server
+    os.environ |= {"DEVOPSGPT_SERVING_PORT": str(port), "DEVOPSGPT_SERVING_TRACKING_URI": uri}
+    sys.stdout.flush()
+    os.execv(sys.executable, [sys.executable, "-m", "devopsgpt_serving"])
