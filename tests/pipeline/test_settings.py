@@ -4,6 +4,7 @@ import pytest
 from click.testing import CliRunner
 
 from devopsgpt_pipeline.cli import main
+from devopsgpt_pipeline.profiles import chosen_profile
 from devopsgpt_pipeline.settings import Settings, read_settings, variable_of
 
 
@@ -61,3 +62,12 @@ def test_a_wrong_value_is_told_in_one_sentence(variable, value, told, tmp_path):
     answer = CliRunner().invoke(main, ["run"], env=environment)
     assert answer.exit_code == 1
     assert answer.output == f"Error: {variable} {told}\n"
+
+
+def test_an_unknown_profile_is_told_with_the_known_ones(monkeypatch):
+    monkeypatch.setenv("DEVOPSGPT_PROFILE", "prod")
+    with pytest.raises(
+        ValueError,
+        match="unknown profile 'prod' in DEVOPSGPT_PROFILE; the profiles are sample, sre",
+    ):
+        chosen_profile(read_settings())
