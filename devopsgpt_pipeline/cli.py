@@ -1,7 +1,4 @@
-"""The command line: `devopsgpt COMMAND`, its commands gathered from the room `commands`.
-
-They import torch, MLflow and Dagster when they run, so that `--help` does not wait for them.
-"""
+"""The command line: `devopsgpt COMMAND`, its commands gathered from the room `commands`."""
 
 import click
 

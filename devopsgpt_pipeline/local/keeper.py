@@ -1,9 +1,8 @@
 """Ends the servers of a process that was killed: `kill -9` leaves nobody else to do it.
 
 Runs as a process of its own, on the standard library alone. Its standard input is a pipe from the
-process that started
-the servers: a line for each process group, then `done`. When the pipe ends without that word, its
-writer is dead.
+process that started the servers: a line for each process group, then `done`. A pipe that closes
+without `done` means that its writer was killed.
 """
 
 import os

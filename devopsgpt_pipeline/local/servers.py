@@ -105,8 +105,7 @@ def check_ports_free(servers: Sequence[Server]) -> None:
                 option = f"--{server.name.lower()}-port"
                 raise ProcessError(
                     f"port {server.port} for {server.name} is taken on {HOST}; stop what listens "
-                    "there, "
-                    f"or choose another with {option}"
+                    f"there, or choose another with {option}"
                 ) from None
 
 

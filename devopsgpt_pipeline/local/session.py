@@ -83,6 +83,7 @@ def make_datasets(
     """
     servers.set_environment(home, tracking_uri or DEFAULT_TRACKING_URI, DEFAULT_TRACKING_URI)
     with ChainProgress() as progress, dg.DagsterInstance.get() as instance:
+        # reads the environment that was set just now
         from devopsgpt_pipeline.definitions import defs
 
         for dataset, of_one in settings.items():

@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import dagster as dg
+
 from devopsgpt_model.config import TrainingConfig
 from devopsgpt_model.token_bins import TokenBins
 from devopsgpt_pipeline.defs.sweep_trial import FOLDER_TAG, TRIAL_TAG
@@ -24,7 +26,6 @@ from devopsgpt_pipeline.tracking.runs import PARENT_TAG, git_commit
 from devopsgpt_pipeline.training.options import changed
 
 if TYPE_CHECKING:
-    import dagster as dg
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
@@ -100,7 +101,7 @@ class Sweep:
         self.parent = self._unfinished(digest) or self._begin(digest, preset_name)
 
     def run(
-        self, job: "dg.JobDefinition", instance: "dg.DagsterInstance", progress: Any
+        self, job: dg.JobDefinition, instance: dg.DagsterInstance, progress: Any
     ) -> list[Outcome]:
         """Train every trial that has not ended yet, then end the parent. returns: outcomes, the
         best first
@@ -144,7 +145,7 @@ class Sweep:
         return dataclasses.asdict(trial.config) | {"dataset": self.dataset}
 
     def _train(
-        self, trial: Trial, job: "dg.JobDefinition", instance: "dg.DagsterInstance", progress: Any
+        self, trial: Trial, job: dg.JobDefinition, instance: dg.DagsterInstance, progress: Any
     ) -> None:
         run_config = {"ops": {"train_trial": {"config": self.settings(trial)}}}
         tags = {PARENT_TAG: self.parent, TRIAL_TAG: trial.name}

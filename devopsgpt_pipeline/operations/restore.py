@@ -167,8 +167,7 @@ def _require_same_databases(staged: Path, urls: dict[str, str]) -> None:
     if held != set(urls):
         raise BackupError(
             f"the backup holds PostgreSQL databases {sorted(held)}, the environment names "
-            f"{sorted(urls)}; set "
-            "DAGSTER_POSTGRES_URL and MLFLOW_BACKEND_STORE_URI as they were"
+            f"{sorted(urls)}; set DAGSTER_POSTGRES_URL and MLFLOW_BACKEND_STORE_URI as they were"
         )
 
 
