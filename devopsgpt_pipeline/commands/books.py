@@ -9,8 +9,6 @@ from devopsgpt_pipeline.commands.table import print_table
 from devopsgpt_pipeline.home import Home
 from devopsgpt_pipeline.profiles import chosen_profile
 from devopsgpt_pipeline.settings import read_settings
-from devopsgpt_pipeline.sources.books import books_of_profile
-from devopsgpt_pipeline.text import history as kept
 
 
 @click.command()
@@ -28,6 +26,9 @@ def history(book: str, chapter: str | None, at: datetime | None) -> None:
 
     A version stays for a year after another one took its place.
     """
+    from devopsgpt_pipeline.sources.books import books_of_profile
+    from devopsgpt_pipeline.text import history as kept
+
     settings = read_settings()
     home = Home(settings.home)
     books = books_of_profile(chosen_profile(settings).name, settings.books)

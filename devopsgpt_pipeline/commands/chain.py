@@ -4,8 +4,7 @@ import click
 
 from devopsgpt_pipeline.commands.errors import report_errors
 from devopsgpt_pipeline.commands.table import print_table
-from devopsgpt_pipeline.home import Home
-from devopsgpt_pipeline.local.question import ask
+from devopsgpt_pipeline.home import BOOKS, Home
 from devopsgpt_pipeline.profiles import chosen_profile
 from devopsgpt_pipeline.settings import read_settings
 from devopsgpt_pipeline.training.options import changed, describe
@@ -26,6 +25,7 @@ def run(question: str) -> None:
     fine-tuned checkpoint, its evaluation, the registered model, the champion. Run again, it redoes
     only what changed.
     """
+    from devopsgpt_pipeline.local.question import ask
     from devopsgpt_pipeline.local.session import bring_up_to_date
 
     settings = read_settings()
@@ -53,9 +53,9 @@ def run(question: str) -> None:
 )
 @click.option(
     "--dataset",
-    default="sre",
+    default=BOOKS,
     show_default=True,
-    help="What to train on: sre (the books) or shakespeare.",
+    help="What to train on: books or shakespeare.",
 )
 @click.option(
     "--list-settings",

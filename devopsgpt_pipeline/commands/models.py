@@ -9,9 +9,8 @@ import click
 
 from devopsgpt_pipeline.commands.errors import report_errors
 from devopsgpt_pipeline.commands.table import print_table
-from devopsgpt_pipeline.datasets.folder import ON_DEMAND, parse_text_folders
 from devopsgpt_pipeline.evaluation.leaderboard import read_leaderboard
-from devopsgpt_pipeline.home import Home
+from devopsgpt_pipeline.home import BOOKS, Home
 from devopsgpt_pipeline.local.servers import mlflow_for
 from devopsgpt_pipeline.settings import read_settings
 from devopsgpt_pipeline.tracking.client import connect
@@ -75,7 +74,7 @@ def sample(
 @click.option(
     "--dataset",
     "datasets",
-    default=["sre"],
+    default=[BOOKS],
     show_default=True,
     multiple=True,
     help="Token bins; repeatable.",
@@ -105,6 +104,7 @@ def evaluate(
     started from, and what is measured is kept in the model's MLflow run. A dataset beside the books
     is made where it is not here.
     """
+    from devopsgpt_pipeline.datasets.folder import ON_DEMAND, parse_text_folders
     from devopsgpt_pipeline.evaluation.evaluate import evaluate_models
     from devopsgpt_pipeline.evaluation.named_models import needs_mlflow
 
@@ -115,7 +115,7 @@ def evaluate(
     missing = [
         name
         for name in datasets
-        if name in made_on_demand and not (home.tokens / name / "meta.json").exists()
+        if name in made_on_demand and not (home.bins(name) / "meta.json").exists()
     ]
     with mlflow_for(settings) if any(map(needs_mlflow, names)) else nullcontext() as uri:
         if missing:

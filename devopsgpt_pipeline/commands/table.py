@@ -9,7 +9,7 @@ PIPE_WIDTH = 1000  # columns: enough for every table
 
 
 def print_table(rows: list[dict[str, Any]]) -> None:
-    """Print rows of numbers for a person to compare. A head as val_loss/sre takes two lines:
+    """Print rows of numbers for a person to compare. A head as val_loss/books takes two lines:
     numbers are narrow.
 
     Nothing is cut off: a narrow terminal folds, and what reads a pipe has no width.
