@@ -12,8 +12,8 @@ from devopsgpt_pipeline.sources.archive import ArchivedPage, ChapterArchive
 from devopsgpt_pipeline.sources.books import Book
 from devopsgpt_pipeline.sources.pages.contents import ChapterLink, Contents, read_contents
 from devopsgpt_pipeline.sources.seen import SeenPage, SeenPages
+from devopsgpt_pipeline.sources.web.answers import FetchError
 from devopsgpt_pipeline.sources.web.fetch import Fetcher, NotModified, Page
-from devopsgpt_pipeline.sources.web.fetch_errors import FetchError
 
 Progress = Callable[[int, int, str], None]
 """Called with pages done, pages in all, and a line for people."""
