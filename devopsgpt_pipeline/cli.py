@@ -210,10 +210,10 @@ def finetune(
     With --sweep every combination is trained, as child runs of one MLflow run, and the best goes
     on; the same command goes on with a sweep that was cut short.
     """
+    from devopsgpt_model.config import changed, describe
     from devopsgpt_pipeline.local.progress import table
     from devopsgpt_pipeline.local.session import finetune_once, finetune_sweep
     from devopsgpt_pipeline.local.sweep import grid
-    from devopsgpt_pipeline.training.options import changed, describe
 
     config = changed(preset, changes)
     if list_settings:
@@ -463,7 +463,7 @@ def lineage(version: str, chapter: str | None, as_json: bool) -> None:
     """
     from devopsgpt_pipeline.local.progress import table
     from devopsgpt_pipeline.registry import lineage as lineage_view
-    from devopsgpt_pipeline.registry.ancestry import all_lineages, lineage_of
+    from devopsgpt_pipeline.registry.lineage import all_lineages, lineage_of
 
     if chapter is not None:
         home = Home.from_environment()

@@ -13,7 +13,6 @@ from devopsgpt_pipeline.defs.automation import DAILY, ON_CHANGE, Timetable
 from devopsgpt_pipeline.defs.baselines import build_gpt2_baseline
 from devopsgpt_pipeline.defs.checks import CHECKS
 from devopsgpt_pipeline.defs.datasets import (
-    build_clean_text,
     build_token_bins,
     build_token_bins_folder,
     token_bins_openwebtext,
@@ -30,8 +29,8 @@ from devopsgpt_pipeline.defs.resources import (
     launcher_from_environment,
 )
 from devopsgpt_pipeline.defs.sources import build_book_site, build_chapters
-from devopsgpt_pipeline.defs.sweep_trial import build_sweep_trial
-from devopsgpt_pipeline.defs.training import build_finetuned_checkpoint
+from devopsgpt_pipeline.defs.text import build_clean_text
+from devopsgpt_pipeline.defs.training import build_finetuned_checkpoint, build_sweep_trial
 from devopsgpt_pipeline.home import Home, make_temporary_folder
 from devopsgpt_pipeline.operations.retention import RETENTION_DAILY, retention
 from devopsgpt_pipeline.profiles import Profile, profile_from_environment

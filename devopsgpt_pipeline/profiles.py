@@ -8,8 +8,7 @@ DEVOPSGPT_TRAINING the training settings for every run, those with no hand on th
 import os
 from dataclasses import dataclass, replace
 
-from devopsgpt_model.config import TrainingConfig, preset
-from devopsgpt_pipeline.training.options import changed
+from devopsgpt_model.config import TrainingConfig, changed, preset
 
 
 @dataclass(frozen=True, kw_only=True)

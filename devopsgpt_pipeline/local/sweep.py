@@ -14,21 +14,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from devopsgpt_model.config import TrainingConfig
+from devopsgpt_model.config import TrainingConfig, changed
 from devopsgpt_model.token_bins import read_meta
 from devopsgpt_pipeline.home import Home
 from devopsgpt_pipeline.local import chain
 from devopsgpt_pipeline.tracking.client import experiment_id
-from devopsgpt_pipeline.tracking.runs import PARENT_TAG, git_commit
-from devopsgpt_pipeline.training.options import changed
+from devopsgpt_pipeline.tracking.runs import FOLDER_TAG, PARENT_TAG, TRIAL_TAG, git_commit
 
 if TYPE_CHECKING:
     import dagster as dg
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-TRIAL_TAG = "devopsgpt/trial"  # of a Dagster run and of a child run: which trial of the grid it is
-FOLDER_TAG = "devopsgpt/folder"  # of a child run: its working folder, under the home's `training`
 SWEEP_TAG = "devopsgpt/sweep"  # of a parent run: which grid on which data
 
 

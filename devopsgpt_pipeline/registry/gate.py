@@ -1,6 +1,7 @@
 """The last step of the gate: challenger against champion, both fetched from the registry and
 evaluated here and now."""
 
+import math
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from devopsgpt_model.token_bins import read_meta
 from devopsgpt_pipeline.evaluation.comparison import start_of
-from devopsgpt_pipeline.registry.promote import Decision, PromotionError, decide, promote
+from devopsgpt_pipeline.registry.promote import PromotionError, promote
 from devopsgpt_pipeline.tracking.client import CHALLENGER, CHAMPION, MODEL_NAME, version_of_alias
 from devopsgpt_pipeline.tracking.versions import fetch_version
 
@@ -17,7 +18,60 @@ if TYPE_CHECKING:
 
     from devopsgpt_model.checkpoint import Checkpoint
 
+# how much better a challenger must be: a new champion costs its users a change
+MARGIN_BITS_PER_BYTE = 0.001
 TRIES = 3  # a champion that moves while its rival is evaluated is compared with anew
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What the gate decided, and on which numbers: bits per byte on the same held-out text, in one
+    run.
+
+    rival: the champion's, or the start's where there is no champion
+    """
+
+    promote: bool
+    reason: str
+    challenger: float
+    rival: float
+    margin: float
+
+    def tags(self, champion: str | None, held_out_sha256: str) -> dict[str, str]:
+        """As tags of the challenger's version. champion: the version that it was compared with"""
+        return {
+            "decision": "promote" if self.promote else "keep the champion",
+            "decision_reason": self.reason,
+            "decision_against": f"version {champion}" if champion else "start",
+            "decision_bits_per_byte": f"{self.challenger:.6f}",
+            "decision_rival_bits_per_byte": f"{self.rival:.6f}",
+            "decision_margin": f"{self.margin:g}",
+            "decision_held_out_sha256": held_out_sha256,
+        }
+
+
+def decide(
+    challenger: float,
+    champion: float | None,
+    start: float = math.nan,
+    margin: float = MARGIN_BITS_PER_BYTE,
+) -> Decision:
+    """Compare bits per byte on the same held-out text: challenger, champion (None where there is
+    none), start.
+
+    start: looked at where there is no champion
+    margin: bits per byte by which a challenger must beat the champion; the first model needs only
+    beat its start
+    """
+    if champion is None:
+        rival, margin, name = start, 0.0, "the weights that it started from"
+    else:
+        rival, name = champion, "the champion"
+    better = challenger < rival - margin
+    verdict = "better than" if better else "not better than"
+    needed = f" (margin {margin:g})" if margin else ""
+    reason = f"{challenger:.4f} bits/byte, {verdict} {name} at {rival:.4f}{needed}"
+    return Decision(better, reason, challenger, rival, margin)
 
 
 @dataclass(frozen=True)

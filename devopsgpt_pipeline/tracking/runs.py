@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from devopsgpt_model.tokenizer import Tokenizer
 
 PARENT_TAG = "mlflow.parentRunId"  # MLflow's own: its table nests children under their parent
+TRIAL_TAG = "devopsgpt/trial"  # of a Dagster run and of a child run: which trial of a sweep it is
+FOLDER_TAG = "devopsgpt/folder"  # of a child run: its working folder, under the home's `training`
 
 
 def start_run(

@@ -19,11 +19,10 @@ from devopsgpt_model.training.job import TrainingJob
 from devopsgpt_pipeline.home import Home
 from devopsgpt_pipeline.hub.models import HUB_NAME
 from devopsgpt_pipeline.hub.pretrained import PRETRAINED, fetch_from_hub
-from devopsgpt_pipeline.registry.ancestry import LINEAGE_FILE
 from devopsgpt_pipeline.tracking.client import CHAMPION, MODEL_NAME, version_of_alias
 from devopsgpt_pipeline.tracking.runs import log_final, start_run
 from devopsgpt_pipeline.tracking.versions import checkpoint_sha256, fetch_version
-from devopsgpt_pipeline.training.lineage import lineage_of_training
+from devopsgpt_pipeline.training.lineage import LINEAGE_FILE, lineage_of_training
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

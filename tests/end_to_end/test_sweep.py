@@ -16,11 +16,11 @@ from devopsgpt_pipeline.cli import main
 from devopsgpt_pipeline.definitions import build_definitions
 from devopsgpt_pipeline.home import Home
 from devopsgpt_pipeline.local import chain
-from devopsgpt_pipeline.local.sweep import TRIAL_TAG, Sweep, grid
+from devopsgpt_pipeline.local.sweep import Sweep, grid
 from devopsgpt_pipeline.profiles import PROFILES
 from devopsgpt_pipeline.sources.books import books_of_profile
 from devopsgpt_pipeline.tracking.client import connect, experiment_id
-from devopsgpt_pipeline.tracking.runs import PARENT_TAG
+from devopsgpt_pipeline.tracking.runs import PARENT_TAG, TRIAL_TAG
 
 TINY = [
     *(

@@ -13,11 +13,11 @@ import requests
 from click.testing import CliRunner
 from conftest import DEVOPSGPT, REPOSITORY
 
+from devopsgpt_model.config import changed, describe
 from devopsgpt_pipeline.cli import main
 from devopsgpt_pipeline.home import Home, HomeError
 from devopsgpt_pipeline.local import servers
 from devopsgpt_pipeline.profiles import profile_from_environment
-from devopsgpt_pipeline.training.options import changed, describe
 
 COMMANDS = [
     "run",

@@ -6,7 +6,7 @@ from mlflow.exceptions import MlflowException
 from devopsgpt_model.checkpoint import load_checkpoint
 from devopsgpt_pipeline.home import Home
 from devopsgpt_pipeline.local import servers
-from devopsgpt_pipeline.registry.promote import decide
+from devopsgpt_pipeline.registry.gate import decide
 from devopsgpt_pipeline.tracking import versions as publishing
 from devopsgpt_pipeline.tracking.client import (
     CHALLENGER,
