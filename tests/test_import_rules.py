@@ -10,8 +10,63 @@ import pytest
 from conftest import REPOSITORY
 
 MODEL, PIPELINE, SERVING = "devopsgpt_model", "devopsgpt_pipeline", "devopsgpt_serving"
-# in the order of the flow
-ROOMS = [f"{PIPELINE}.{room}" for room in ("sources", "text", "datasets", "registry")]
+
+# Rooms and root files of each folder, in the order of the flow: each line imports from the lines
+# above it and from its own, never from one below. Names on one line are equals.
+ORDERS = {
+    MODEL: [
+        "kernels",
+        "atomic batches checkpoint config device evaluate generate gpt loss memory sampling stop"
+        " threads token_bins tokenizer tracking",
+        "training",
+        "train",
+    ],
+    PIPELINE: [
+        "home settings profiles",
+        "hub",
+        "tracking",
+        "sources",
+        "text",
+        "datasets",
+        "training",
+        "evaluation",
+        "registry",
+        "defs",
+        "operations",
+        "definitions",
+        "local",
+        "commands deploy_env",
+        "cli",
+    ],
+    f"{PIPELINE}.sources": [
+        "html",
+        "books",
+        "sample_site",
+        "web",
+        "pages",
+        "archive changes guards",
+        "seen",
+        "visit",
+        "observe scrape",
+    ],
+    SERVING: [
+        "version settings errors",
+        "compute",
+        "engine",
+        "tracing",
+        "versions",
+        "metrics",
+        "api",
+        "logs",
+        "app",
+        "__main__",
+    ],
+}
+BACKWARD = {
+    ("devopsgpt_pipeline/evaluation/evaluate.py", "local"): "starts an MLflow server of its own",
+}
+DAGSTERS = ("defs/", "local/", "operations/", "definitions.py")
+LAUNCHERS = ("training/launcher.py", "training/kubernetes_launcher.py")
 
 
 def imports(path):
@@ -45,11 +100,35 @@ def test_the_model_knows_no_orchestrator_no_registry_and_no_web():
     assert offences(MODEL, ["mlflow", "dagster_pipes"], exempt=["report.py"]) == []
 
 
-@pytest.mark.parametrize("room", ROOMS)
-def test_rooms_know_no_dagster_no_serving_and_no_later_room(room):
-    later = ROOMS[ROOMS.index(room) + 1 :]
-    above = [f"{PIPELINE}.{name}" for name in ("defs", "definitions", "local", "operations", "cli")]
-    assert offences(room, ["dagster", SERVING, *later, *above]) == []
+def room_of(package, name):
+    """The room or root file of a package that a module, or a file's path, lies in; else None."""
+    parts = name.removesuffix(".py").replace("/", ".").removeprefix(package).split(".")
+    return parts[1] if parts[0] == "" and len(parts) > 1 and parts[1] != "__init__" else None
+
+
+@pytest.mark.parametrize("package", [MODEL, PIPELINE, f"{PIPELINE}.sources"])
+def test_a_room_imports_earlier_rooms_only(package):
+    place = {room: n for n, line in enumerate(ORDERS[package]) for room in line.split()}
+    found = {}
+    for path in files(package):
+        here = room_of(package, str(path.relative_to(REPOSITORY)))
+        for module in imports(path):
+            there = room_of(package, module)
+            if here and place.get(there, -1) > place[here]:  # -1: a name of the package itself
+                found[str(path.relative_to(REPOSITORY)), there] = module
+    assert found.keys() == (BACKWARD.keys() if package == PIPELINE else set())
+
+
+@pytest.mark.parametrize("package", list(ORDERS))
+def test_every_room_has_its_place(package):
+    rooms = {room_of(package, str(path.relative_to(REPOSITORY))) for path in files(package)}
+    assert rooms - {None} - {room for line in ORDERS[package] for room in line.split()} == set()
+
+
+def test_dagster_is_where_the_chain_is_wired():
+    found = {line.split()[0] for line in offences(PIPELINE, ["dagster", "dagster_k8s"])}
+    inside = tuple(f"{PIPELINE}/{place}" for place in (*DAGSTERS, *LAUNCHERS))
+    assert [path for path in found if not path.startswith(inside)] == []
 
 
 def test_the_pipeline_never_imports_the_service():
