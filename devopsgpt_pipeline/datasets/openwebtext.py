@@ -10,7 +10,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,13 +22,12 @@ from devopsgpt_model.atomic import atomic_folder, write_json
 from devopsgpt_model.token_bins import DTYPE, SplitMeta, TokenBinsMeta, read_meta, read_tokens
 from devopsgpt_model.tokenizer import Tokenizer
 from devopsgpt_pipeline.datasets.encode import Encoders
+from devopsgpt_pipeline.hub.models import Say
 from devopsgpt_pipeline.hub.shards import Source, declared_shards, one_shard
 
 TEST_SIZE, SPLIT_SEED = 0.0005, 2357  # nanoGPT's split of the whole
 PART_TEST_SIZE, PART_TEST_MAX = 0.05, 500  # of a part: 0.0005 of few documents would be none
 BATCH_DOCUMENTS = 200  # 1 MB of text: what a process encodes at a time
-
-Progress = Callable[[str], None]
 
 
 def write_openwebtext(
@@ -36,7 +35,7 @@ def write_openwebtext(
     work: Path,
     source: Source,
     tokenizer: Tokenizer,
-    progress: Progress = lambda line: None,
+    say: Say = lambda line: None,
 ) -> TokenBinsMeta:
     """Token bins of OpenWebText, or of its first documents. work: a folder for what is under way
 
@@ -51,7 +50,7 @@ def write_openwebtext(
     place = work / source.key
     place.mkdir(parents=True, exist_ok=True)
     with Encoders(tokenizer) as encoders:
-        shards = list(_encoded_shards(place, source, encoders, progress))
+        shards = list(_encoded_shards(place, source, encoders, say))
     if (found := sum(len(shard.documents) for shard in shards)) < source.documents:
         raise ValueError(
             f"{source.repository} was asked for {source.documents:,} documents, its "
@@ -91,9 +90,7 @@ class Shard:
         return np.memmap(self.path.with_suffix(".bin"), dtype=DTYPE, mode="r")
 
 
-def _encoded_shards(
-    place: Path, source: Source, encoders: Encoders, progress: Progress
-) -> Iterator[Shard]:
+def _encoded_shards(place: Path, source: Source, encoders: Encoders, say: Say) -> Iterator[Shard]:
     declared, left = declared_shards(place, source), source.documents or math.inf
     for number, (name, sha256) in enumerate(declared.items()):
         shard = Shard(name, place / f"{number:05d}")
@@ -101,7 +98,7 @@ def _encoded_shards(
             with one_shard(name, sha256, place, source) as parquet:
                 _encode_shard(parquet, shard, encoders, left)
         left -= len(shard.documents)
-        progress(
+        say(
             f"shard {number + 1}/{len(declared)}: {len(shard.documents):,} documents, "
             f"{len(shard.tokens):,} tokens"
         )

@@ -1,4 +1,4 @@
-"""The gate: what must hold before the next step runs. Blocking checks stop the chain, nothing else
+"""Checks: what must hold before the next step runs. Blocking checks stop the chain, nothing else
 does."""
 
 import math

@@ -9,8 +9,8 @@ from devopsgpt_pipeline.defs import OWNERS
 from devopsgpt_pipeline.defs.datasets import DATASET, TOKEN_BINS
 from devopsgpt_pipeline.defs.resources import HomeResource, MlflowResource
 from devopsgpt_pipeline.evaluation.comparison import Comparison
-from devopsgpt_pipeline.registry.card import CARD_FILE, model_card
 from devopsgpt_pipeline.registry.gate import MARGIN_BITS_PER_BYTE, Verdict, judge_challenger
+from devopsgpt_pipeline.registry.model_card import CARD_FILE, model_card
 from devopsgpt_pipeline.tracking.client import MODEL_NAME
 from devopsgpt_pipeline.tracking.runs import git_commit
 from devopsgpt_pipeline.tracking.versions import checkpoint_sha256, publish

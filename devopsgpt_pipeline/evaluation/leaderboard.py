@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 KINDS = ("baseline", "finetune")
 BY_PROTOCOL = f"nanogpt_val_loss/{PROTOCOL_DATASET}"
-BENCHMARKS = (
+SHOWN_BENCHMARKS = (
     "acc/lambada_openai",
     "perplexity/lambada_openai",
     "word_perplexity/wikitext",
@@ -82,7 +82,7 @@ class Leaderboard:
             found += [f"val_loss/{dataset}", f"bits_per_byte/{dataset}"]
             found += [BY_PROTOCOL] if dataset == PROTOCOL_DATASET else []
         measured = {name for entry in self.entries if entry.kind in KINDS for name in entry.metrics}
-        return found + [name for name in BENCHMARKS if name in measured]
+        return found + [name for name in SHOWN_BENCHMARKS if name in measured]
 
     def loss_to_compare(self, dataset: str) -> str:
         """What models are compared by on a dataset: the loss by nanoGPT's protocol where such
@@ -108,7 +108,7 @@ class Leaderboard:
             [name for name in columns if name.partition("/")[2] == dataset]
             for dataset in self.datasets
         ]
-        groups.append([name for name in columns if name in BENCHMARKS])
+        groups.append([name for name in columns if name in SHOWN_BENCHMARKS])
         tables = (
             [self._row(one, group) for one in self.entries if set(group) & set(one.metrics)]
             for group in groups
@@ -184,7 +184,7 @@ def _is_loss(metric: str) -> bool:
 
 
 def _is_shown(metric: str) -> bool:
-    return _is_loss(metric) or metric in BENCHMARKS
+    return _is_loss(metric) or metric in SHOWN_BENCHMARKS
 
 
 def _entry(run: Any) -> Entry:

@@ -49,7 +49,7 @@ class HubModel:
         return f"{self.repository}@{self.commit}"
 
 
-def resolve(name: str) -> HubModel:
+def look_up(name: str) -> HubModel:
     """What a name stands for now. name: `distilgpt2`, or with a branch, tag or commit:
     `owner/name@revision`
 
@@ -108,7 +108,7 @@ def _fetch(model: HubModel, name: str, folder: Path, expected: str | None, say: 
     partial = folder / f".{name}.partial"
     try:
         stated = _download(model, name, partial, say)
-    except Exception as error:  # see resolve
+    except Exception as error:  # see look_up
         raise HubUnavailable(
             f"{name} of {model} could not be fetched ({_in_short(error)})"
         ) from error

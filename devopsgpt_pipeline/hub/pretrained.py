@@ -14,7 +14,7 @@ from devopsgpt_pipeline.hub.models import (
     HubUnavailable,
     Say,
     fetch_files,
-    resolve,
+    look_up,
     say_on_stderr,
 )
 
@@ -109,7 +109,7 @@ def fetch_from_hub(name: str, root: Path) -> tuple[HubModel, Path]:
         model = HubModel(**json.loads(note.read_text()))
     else:
         try:
-            model = resolve(name)
+            model = look_up(name)
         except HubUnavailable as error:
             if not note.exists():
                 raise PretrainedUnavailable(
@@ -126,7 +126,7 @@ def fetch_from_hub(name: str, root: Path) -> tuple[HubModel, Path]:
     return model, folder
 
 
-def named_models(root: Path) -> set[Path]:
+def folders_in_use(root: Path) -> set[Path]:
     """Folders of the commits that some name stood for last: what fetch_from_hub may give without
     asking the hub."""
     notes = (json.loads(note.read_text()) for note in (root / "resolved").glob("*.json"))

@@ -179,7 +179,7 @@ class Session:
             names = ", ".join(key.to_user_string() for key in stale)
             if stale == before:
                 raise chain.ChainError(f"still out of date after being materialized: {names}")
-            if failures := chain.failed_gates(self.job, self.instance, stale):
+            if failures := chain.failed_checks(self.job, self.instance, stale):
                 raise chain.ChainError(
                     "a blocking check failed, what follows is held:\n  " + "\n  ".join(failures)
                 )

@@ -18,7 +18,7 @@ import dagster as dg
 
 from devopsgpt_pipeline.defs.resources import HomeResource, MlflowResource
 from devopsgpt_pipeline.home import Home
-from devopsgpt_pipeline.hub.pretrained import named_models
+from devopsgpt_pipeline.hub.pretrained import folders_in_use
 from devopsgpt_pipeline.hub.shards import BY_HAND
 from devopsgpt_pipeline.tracking.client import (
     MODEL_NAME,
@@ -176,7 +176,7 @@ def forget_folders(home: Home, days: float) -> list[Path]:
     in_use = {
         home.finetuned.resolve(),
         *starts_in_use(home),
-        *(path.resolve() for path in named_models(home.hub)),
+        *(path.resolve() for path in folders_in_use(home.hub)),
     }
     places = [
         *home.training.glob("*"),

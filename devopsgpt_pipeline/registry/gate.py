@@ -1,5 +1,5 @@
-"""The last step of the gate: challenger against champion, both fetched from the registry and
-evaluated here and now."""
+"""The gate: challenger against champion, both fetched from the registry and evaluated here and
+now."""
 
 import math
 import tempfile

@@ -272,11 +272,11 @@ def test_a_checkpoint_no_better_than_its_start_is_not_registered(copied, mlflow_
     with pytest.raises(chain.ChainError, match="check beats_its_start failed"):
         copied.materialize(CHAIN[5:], learning_rate=1e-12, max_steps=1)
     assert version_of_alias(connect(mlflow_server.url), CHALLENGER) == before
-    held = chain.failed_gates(copied.job, copied.instance, [dg.AssetKey("registered_model")])
+    held = chain.failed_checks(copied.job, copied.instance, [dg.AssetKey("registered_model")])
     assert held[0].startswith("evaluation: beats_its_start")
 
 
-def test_a_damaged_checkpoint_does_not_pass_the_gate(copied):
+def test_a_damaged_checkpoint_does_not_pass_its_checks(copied):
     from devopsgpt_pipeline.defs.checks import loads_and_generates
     from devopsgpt_pipeline.defs.resources import HomeResource
 
@@ -289,7 +289,7 @@ def test_a_damaged_checkpoint_does_not_pass_the_gate(copied):
     assert "damaged" in result.description
 
 
-def test_weights_that_are_not_finite_do_not_pass_the_gate(copied):
+def test_weights_that_are_not_finite_do_not_pass_their_check(copied):
     from safetensors.torch import load_file, save_file
 
     from devopsgpt_pipeline.defs.checks import loads_and_generates, weights_are_finite
@@ -307,7 +307,7 @@ def test_weights_that_are_not_finite_do_not_pass_the_gate(copied):
     assert "ln_f.weight holds values that are not finite" in result.description
 
 
-def test_a_model_that_recites_does_not_pass_the_gate(copied):
+def test_a_model_that_recites_does_not_pass_its_check(copied):
     from devopsgpt_model.atomic import write_json
     from devopsgpt_pipeline.defs.checks import MEMORIZATION_LIMIT, does_not_recite
     from devopsgpt_pipeline.defs.resources import HomeResource
