@@ -22,7 +22,7 @@ from devopsgpt_model.atomic import atomic_folder, write_json
 from devopsgpt_model.token_bins import DTYPE, SplitMeta, TokenBinsMeta, read_meta, read_tokens
 from devopsgpt_model.tokenizer import Tokenizer
 from devopsgpt_pipeline.datasets.encode import Encoders
-from devopsgpt_pipeline.hub.models import Say
+from devopsgpt_pipeline.hub.download import Say
 from devopsgpt_pipeline.hub.shards import Source, declared_shards, one_shard
 
 TEST_SIZE, SPLIT_SEED = 0.0005, 2357  # nanoGPT's split of the whole
@@ -95,7 +95,7 @@ def _encoded_shards(place: Path, source: Source, encoders: Encoders, say: Say) -
     for number, (name, sha256) in enumerate(declared.items()):
         shard = Shard(name, place / f"{number:05d}")
         if not shard.path.with_suffix(".npy").exists():  # written last
-            with one_shard(name, sha256, place, source) as parquet:
+            with one_shard(name, sha256, place, source, say) as parquet:
                 _encode_shard(parquet, shard, encoders, left)
         left -= len(shard.documents)
         say(

@@ -6,17 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from devopsgpt_model.atomic import file_sha256, write_json
-from devopsgpt_pipeline.hub.models import (
-    COMMIT,
-    NEEDED,
-    WEIGHTS,
-    HubModel,
-    HubUnavailable,
-    Say,
-    fetch_files,
-    look_up,
-    say_on_stderr,
-)
+from devopsgpt_pipeline.hub.download import HubUnavailable, Say, say_on_stderr
+from devopsgpt_pipeline.hub.models import COMMIT, NEEDED, WEIGHTS, HubModel, fetch_files, look_up
 
 FILES = (
     "config.json",
