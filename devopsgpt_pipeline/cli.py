@@ -211,9 +211,9 @@ def finetune(
     on; the same command goes on with a sweep that was cut short.
     """
     from devopsgpt_model.config import changed, describe
+    from devopsgpt_pipeline.local.grid import grid
     from devopsgpt_pipeline.local.progress import table
     from devopsgpt_pipeline.local.session import finetune_once, finetune_sweep
-    from devopsgpt_pipeline.local.sweep import grid
 
     config = changed(preset, changes)
     if list_settings:

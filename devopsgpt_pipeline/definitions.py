@@ -32,7 +32,7 @@ from devopsgpt_pipeline.defs.sources import build_book_site, build_chapters
 from devopsgpt_pipeline.defs.text import build_clean_text
 from devopsgpt_pipeline.defs.training import build_finetuned_checkpoint, build_sweep_trial
 from devopsgpt_pipeline.home import Home, make_temporary_folder
-from devopsgpt_pipeline.operations.retention import RETENTION_DAILY, retention
+from devopsgpt_pipeline.operations.retention_job import RETENTION_DAILY, retention
 from devopsgpt_pipeline.profiles import Profile, profile_from_environment
 from devopsgpt_pipeline.sources.books import Book, books_from_environment
 

@@ -23,7 +23,8 @@ from devopsgpt_model.token_bins import DTYPE, SplitMeta, TokenBinsMeta, read_met
 from devopsgpt_model.tokenizer import Tokenizer
 from devopsgpt_pipeline.datasets.encode import Encoders
 from devopsgpt_pipeline.hub.download import Say
-from devopsgpt_pipeline.hub.shards import Source, declared_shards, one_shard
+from devopsgpt_pipeline.hub.shards import declared_shards, one_shard
+from devopsgpt_pipeline.hub.source import Source
 
 TEST_SIZE, SPLIT_SEED = 0.0005, 2357  # nanoGPT's split of the whole
 PART_TEST_SIZE, PART_TEST_MAX = 0.05, 500  # of a part: 0.0005 of few documents would be none

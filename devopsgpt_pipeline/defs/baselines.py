@@ -9,7 +9,6 @@ from devopsgpt_pipeline.defs.pretrained import SIZES
 from devopsgpt_pipeline.defs.resources import HomeResource, MlflowResource
 from devopsgpt_pipeline.evaluation.comparison import log_measurement
 from devopsgpt_pipeline.evaluation.measure import NANOGPT_BATCHES, TOLERANCE, Measurement, measure
-from devopsgpt_pipeline.tracking.runs import baseline_run
 
 AGREES = "agrees_with_published"
 
@@ -60,6 +59,7 @@ def build_gpt2_baseline(datasets: list[str]) -> dg.AssetsDefinition:
         """A size of GPT-2 on a dataset: loss on both splits, perplexity, bits per byte."""
         from devopsgpt_model.checkpoint import load_checkpoint
         from devopsgpt_model.device import choose_device
+        from devopsgpt_pipeline.tracking.runs import baseline_run
 
         keys = context.partition_key.keys_by_dimension  # type: ignore[attr-defined]
         size, dataset = keys["model"], keys["dataset"]

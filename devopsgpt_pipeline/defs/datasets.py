@@ -11,12 +11,11 @@ from devopsgpt_model.token_bins import TokenBinsMeta
 from devopsgpt_model.tokenizer import Tokenizer
 from devopsgpt_pipeline.datasets.books import make_tokenizer, origin_of, split_chapters, write_books
 from devopsgpt_pipeline.datasets.folder import write_folder
-from devopsgpt_pipeline.datasets.openwebtext import write_openwebtext
 from devopsgpt_pipeline.datasets.shakespeare import fetch_shakespeare, write_shakespeare
 from devopsgpt_pipeline.defs import OWNERS
 from devopsgpt_pipeline.defs.resources import HomeResource
 from devopsgpt_pipeline.defs.sources import key_of
-from devopsgpt_pipeline.hub.shards import BY_HAND, REPOSITORY, REVISION, Source
+from devopsgpt_pipeline.hub.source import BY_HAND, REPOSITORY, REVISION, Source
 from devopsgpt_pipeline.profiles import Profile
 from devopsgpt_pipeline.sources.books import Book
 
@@ -111,6 +110,8 @@ def token_bins_openwebtext(
 ) -> dg.MaterializeResult:  # type: ignore[type-arg]
     """What GPT-2's training text is thought to be like, in GPT-2 tokens, nanoGPT's split; made on
     demand only."""
+    from devopsgpt_pipeline.datasets.openwebtext import write_openwebtext
+
     folder, work = home.folders.tokens / "openwebtext", home.folders.downloads / "openwebtext"
     endpoint = os.environ.get("HF_ENDPOINT") or None
     source = Source(

@@ -18,24 +18,12 @@ from devopsgpt_model.atomic import atomic_folder
 from devopsgpt_model.config import GPT2_SIZES, TrainingConfig, field_docs, training_config
 from devopsgpt_model.training.job import TrainingJob
 from devopsgpt_model.training.report import read_metrics
-from devopsgpt_pipeline.defs import OWNERS, pictures
+from devopsgpt_pipeline.defs import OWNERS
 from devopsgpt_pipeline.defs.datasets import DATASET, TOKEN_BINS
 from devopsgpt_pipeline.defs.resources import HomeResource, MlflowResource
 from devopsgpt_pipeline.home import Home
 from devopsgpt_pipeline.profiles import Profile
-from devopsgpt_pipeline.tracking.runs import (
-    FOLDER_TAG,
-    PARENT_TAG,
-    TRIAL_TAG,
-    git_commit,
-    log_bytes,
-    log_final,
-    run_status,
-)
-from devopsgpt_pipeline.tracking.versions import checkpoint_sha256
 from devopsgpt_pipeline.training.launcher import Context, Launcher
-from devopsgpt_pipeline.training.lineage import LINEAGE_FILE
-from devopsgpt_pipeline.training.prepare import training_job
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -93,6 +81,10 @@ def build_finetuned_checkpoint(profile: Profile) -> dg.AssetsDefinition:
     ) -> dg.MaterializeResult:  # type: ignore[type-arg]
         """GPT fine-tuned on the training chapters, in Hugging Face's layout: the best weights of
         the run."""
+        from devopsgpt_pipeline.defs import pictures
+        from devopsgpt_pipeline.tracking.runs import git_commit, log_bytes, run_status
+        from devopsgpt_pipeline.training.prepare import training_job
+
         client = mlflow.client()
         tags = {
             "dagster_run_id": context.run.run_id,
@@ -174,6 +166,10 @@ def _keep(
 ) -> dg.MaterializeResult:  # type: ignore[type-arg]
     """Take the finished checkpoint in, and clear the working folder: a later run with these
     settings starts anew."""
+    from devopsgpt_pipeline.defs.pictures import as_markdown
+    from devopsgpt_pipeline.tracking.versions import checkpoint_sha256
+    from devopsgpt_pipeline.training.lineage import LINEAGE_FILE
+
     with atomic_folder(home.finetuned) as staging:
         shutil.copytree(job.out / "checkpoint", staging, dirs_exist_ok=True)
         shutil.copy(job.out / LINEAGE_FILE, staging)
@@ -192,7 +188,7 @@ def _keep(
             "seconds": facts["seconds"],
             "device": f"{facts['device']}, {facts['dtype']}",
             "loss_curve": dg.MetadataValue.md(
-                pictures.as_markdown(png, "train_loss and val_loss against the step")
+                as_markdown(png, "train_loss and val_loss against the step")
             ),
             "settings": dg.MetadataValue.json(facts["config"]),
             "mlflow_run": mlflow.run_link(experiment, job.mlflow_run_id),
@@ -215,19 +211,22 @@ def build_sweep_trial(profile: Profile) -> dg.JobDefinition:
         launcher: Launcher,
     ) -> float:
         """Train with these settings. returns: the best val_loss"""
+        from devopsgpt_pipeline.tracking import runs
+        from devopsgpt_pipeline.training.prepare import training_job
+
         client = mlflow.client()
         run = context.run
-        family = {TRIAL_TAG: run.tags[TRIAL_TAG], PARENT_TAG: run.tags[PARENT_TAG]}
-        tags = {"dagster_run_id": run.run_id, "git_commit": git_commit(), "kind": "finetune"}
+        family = {tag: run.tags[tag] for tag in (runs.TRIAL_TAG, runs.PARENT_TAG)}
+        tags = {"dagster_run_id": run.run_id, "git_commit": runs.git_commit(), "kind": "finetune"}
         settings, dataset = settings_of(config)
         with training_job(home.folders, client, settings, dataset, CODE_VERSION, tags) as job:
             # one that began outside the sweep joins it
-            for key, value in {FOLDER_TAG: job.out.name, **family}.items():
+            for key, value in {runs.FOLDER_TAG: job.out.name, **family}.items():
                 client.set_tag(job.mlflow_run_id, key, value)
-            with run_status(client, job.mlflow_run_id):
+            with runs.run_status(client, job.mlflow_run_id):
                 launcher.train(context, job, TrainingMonitor(context))
                 facts = json.loads((job.out / "result.json").read_text())
-                log_final(
+                runs.log_final(
                     client, job.mlflow_run_id, {"best_val_loss": facts["val_loss"]}, facts["step"]
                 )
             return float(facts["val_loss"])

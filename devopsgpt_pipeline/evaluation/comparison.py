@@ -15,8 +15,6 @@ from devopsgpt_pipeline.evaluation.measure import (
 )
 from devopsgpt_pipeline.evaluation.memorization import memorization
 from devopsgpt_pipeline.evaluation.published import PROTOCOL_DATASET
-from devopsgpt_pipeline.tracking.runs import log_dataset, log_final
-from devopsgpt_pipeline.tracking.versions import checkpoint_sha256
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -93,6 +91,7 @@ def compare_with_start(folder: Path, bins: Path, batches: int = NANOGPT_BATCHES)
     from devopsgpt_model.checkpoint import load_checkpoint
     from devopsgpt_model.device import choose_device
     from devopsgpt_model.evaluate import evaluate_split
+    from devopsgpt_pipeline.tracking.versions import checkpoint_sha256
 
     finetuned = load_checkpoint(folder, str(choose_device()))
     start = start_of(finetuned)
@@ -140,6 +139,8 @@ def log_measurement(
     step: int = 0,
 ) -> None:
     """Log a model on a dataset to its run, and which data it was."""
+    from devopsgpt_pipeline.tracking.runs import log_dataset, log_final
+
     log_final(client, run_id, metrics_of(measured, start), step)
     log_dataset(client, run_id, measured.source(), "evaluation")
     client.set_tag(run_id, f"data_version/{measured.dataset}", measured.data_version)

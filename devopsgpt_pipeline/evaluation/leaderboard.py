@@ -4,7 +4,9 @@ runs tell it."""
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from mlflow import MlflowClient
 
 from devopsgpt_model.config import GPT2_SIZES, in_millions
 from devopsgpt_pipeline.evaluation.published import LOSSES, PROTOCOL_DATASET, published_metrics
@@ -14,9 +16,6 @@ from devopsgpt_pipeline.tracking.client import (
     experiment_id,
     model_versions,
 )
-
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
 
 KINDS = ("baseline", "finetune")
 BY_PROTOCOL = f"nanogpt_val_loss/{PROTOCOL_DATASET}"
@@ -143,7 +142,7 @@ class Leaderboard:
         return "\n".join(lines) + "\n\n" + "\n\n".join(self.notes()) + "\n"
 
 
-def read_leaderboard(client: "MlflowClient") -> Leaderboard:
+def read_leaderboard(client: MlflowClient) -> Leaderboard:
     """The finished runs of the experiment and the published values beside them."""
     # MLflow's search knows IN for attributes, not for tags
     query = "attributes.status = 'FINISHED'"
@@ -167,7 +166,7 @@ def read_leaderboard(client: "MlflowClient") -> Leaderboard:
     return with_published(Leaderboard(ranked, datasets))
 
 
-def _versions(client: "MlflowClient") -> dict[str, str]:
+def _versions(client: MlflowClient) -> dict[str, str]:
     """The newest version that each run's model is registered as, with its aliases: "3 champion"."""
     aliases: dict[str, list[str]] = {}
     for alias, version in sorted(aliases_by_name(client).items()):

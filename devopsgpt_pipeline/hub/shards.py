@@ -1,41 +1,16 @@
 """A dataset of the Hugging Face hub in parquet shards: its files, and one of them at a time."""
 
-import hashlib
 import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 from huggingface_hub import HfApi, hf_hub_url
 
 from devopsgpt_model.atomic import write_json
 from devopsgpt_pipeline.hub.download import HubUnavailable, Say, fetch_file, in_short, say_on_stderr
-
-REPOSITORY = "Skylion007/openwebtext"
-REVISION = "79d93d786212f7344586290adb811d4ae6a1762c"  # the text as 80 parquet shards
-BY_HAND = "shards"  # the folder, beside those of what is under way, for files that a person brings
-
-
-@dataclass(frozen=True)
-class Source:
-    """What is read. documents: how many from the beginning, 0 for all
-
-    endpoint: another hub than the public one; by_hand: a folder whose parquet files, if it has
-    some, are taken instead
-    """
-
-    documents: int = 0
-    repository: str = REPOSITORY
-    revision: str = REVISION
-    endpoint: str | None = None
-    by_hand: Path | None = None
-
-    @property
-    def key(self) -> str:
-        content = json.dumps([self.documents, self.repository, self.revision])
-        return hashlib.sha256(content.encode()).hexdigest()[:12]
+from devopsgpt_pipeline.hub.source import Source
 
 
 def declared_shards(place: Path, source: Source) -> dict[str, str | None]:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import dagster as dg
 from rich.console import Console
 from rich.status import Status
+from rich.table import Table
 
 PIPE_WIDTH = 1000  # columns: enough for every table
 # where the output is no terminal, a moving line becomes a line now and then
@@ -68,8 +69,6 @@ def table(rows: list[dict[str, Any]]) -> None:
 
     Nothing is cut off: a narrow terminal folds, and what reads a pipe has no width.
     """
-    from rich.table import Table
-
     shown = Table()
     for key, value in rows[0].items():
         justify: Literal["left", "right"] = "left" if isinstance(value, str) else "right"

@@ -14,10 +14,9 @@ from devopsgpt_model.tracking import DEFAULT_TRACKING_URI
 from devopsgpt_pipeline.home import Home
 from devopsgpt_pipeline.local import chain, servers
 from devopsgpt_pipeline.local.environment import configure
+from devopsgpt_pipeline.local.grid import Outcome, Trial
 from devopsgpt_pipeline.local.progress import ChainProgress
-from devopsgpt_pipeline.local.sweep import Outcome, Sweep, Trial
 from devopsgpt_pipeline.profiles import Profile
-from devopsgpt_pipeline.tracking.client import connect
 
 BOOKS = "sre"  # the dataset that the chain makes
 AFTER_TOKEN_BINS = [
@@ -65,6 +64,9 @@ def finetune_sweep(
     returns: how each trial ended, the best first
     raises: ChainError where all trials failed, or what follows them; ChainInterrupted
     """
+    from devopsgpt_pipeline.local.sweep import Sweep
+    from devopsgpt_pipeline.tracking.client import connect
+
     with _session(home, profile) as (session, tracking_uri):
         session.prepare_training([trial.config for trial in trials], dataset)
         sweep = Sweep(home, connect(tracking_uri), preset_name, trials, dataset)

@@ -5,21 +5,18 @@ import math
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from mlflow import MlflowClient
+
+from devopsgpt_model.checkpoint import Checkpoint, load_checkpoint
+from devopsgpt_model.device import choose_device
+from devopsgpt_model.evaluate import evaluate_split
 from devopsgpt_model.token_bins import read_meta
 from devopsgpt_pipeline.evaluation.comparison import start_of
 from devopsgpt_pipeline.registry.promote import PromotionError, promote
 from devopsgpt_pipeline.tracking.client import CHALLENGER, CHAMPION, MODEL_NAME, version_of_alias
 from devopsgpt_pipeline.tracking.versions import fetch_version
 
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
-
-    from devopsgpt_model.checkpoint import Checkpoint
-
-# how much better a challenger must be: a new champion costs its users a change
-MARGIN_BITS_PER_BYTE = 0.001
 TRIES = 3  # a champion that moves while its rival is evaluated is compared with anew
 
 
@@ -54,7 +51,8 @@ def decide(
     challenger: float,
     champion: float | None,
     start: float = math.nan,
-    margin: float = MARGIN_BITS_PER_BYTE,
+    *,
+    margin: float,
 ) -> Decision:
     """Compare bits per byte on the same held-out text: challenger, champion (None where there is
     none), start.
@@ -85,7 +83,7 @@ class Verdict:
     tags: dict[str, str]
 
 
-def judge_challenger(client: "MlflowClient", bins: Path, lock: Path, margin: float) -> Verdict:
+def judge_challenger(client: MlflowClient, bins: Path, lock: Path, margin: float) -> Verdict:
     """Promote the challenger where it beats the champion on the held-out text of these bins.
 
     The decision and its numbers become tags of the challenger before any alias moves.
@@ -100,7 +98,7 @@ def judge_challenger(client: "MlflowClient", bins: Path, lock: Path, margin: flo
     return _judge(client, bins, lock, margin)
 
 
-def _judge(client: "MlflowClient", bins: Path, lock: Path, margin: float) -> Verdict:
+def _judge(client: MlflowClient, bins: Path, lock: Path, margin: float) -> Verdict:
     challenger, before = version_of_alias(client, CHALLENGER), version_of_alias(client, CHAMPION)
     if challenger is None:
         raise ValueError(f"{MODEL_NAME} has no challenger; materialize `registered_model` first")
@@ -115,12 +113,11 @@ def _judge(client: "MlflowClient", bins: Path, lock: Path, margin: float) -> Ver
 
 
 def compare(
-    client: "MlflowClient", bins: Path, challenger: str, champion: str | None, margin: float
+    client: MlflowClient, bins: Path, challenger: str, champion: str | None, margin: float
 ) -> Decision:
     """Bits per byte on the held-out text of the bins, of the files that the registry holds."""
-    from devopsgpt_model.evaluate import evaluate_split
 
-    def bits_per_byte(checkpoint: "Checkpoint") -> float:
+    def bits_per_byte(checkpoint: Checkpoint) -> float:
         return evaluate_split(checkpoint.model, checkpoint.tokenizer, bins).bits_per_byte
 
     ours = _load(client, challenger)
@@ -131,9 +128,6 @@ def compare(
     return decide(measured, None, start=bits_per_byte(start_of(ours)), margin=margin)
 
 
-def _load(client: "MlflowClient", version: str) -> "Checkpoint":
-    from devopsgpt_model.checkpoint import load_checkpoint
-    from devopsgpt_model.device import choose_device
-
+def _load(client: MlflowClient, version: str) -> Checkpoint:
     with tempfile.TemporaryDirectory(prefix="devopsgpt-gate-") as folder:
         return load_checkpoint(fetch_version(client, version, Path(folder)), str(choose_device()))

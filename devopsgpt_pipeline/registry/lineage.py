@@ -4,16 +4,16 @@ that learned it; and as `devopsgpt lineage` prints it."""
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 
 from devopsgpt_pipeline.sources.archive import ChapterArchive
 from devopsgpt_pipeline.text.corpus import NoChapters, read_texts
 from devopsgpt_pipeline.tracking.client import CHAMPION, MODEL_NAME, aliases_by_name, model_versions
 from devopsgpt_pipeline.tracking.versions import fetch_document
 from devopsgpt_pipeline.training.lineage import LINEAGE_FILE
-
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
 
 SHORT = 12  # hexadecimal digits of a hash that people tell apart
 
@@ -39,13 +39,11 @@ class VersionLineage:
         return next((one for one in chapters if (one["book"], one["slug"]) == (book, slug)), None)
 
 
-def lineage_of(client: "MlflowClient", name: str = CHAMPION) -> VersionLineage:
+def lineage_of(client: MlflowClient, name: str = CHAMPION) -> VersionLineage:
     """What a version was made of. name: its number, or an alias
 
     raises: NoSuchModel; ValueError for a file that is damaged in the registry
     """
-    from mlflow.exceptions import MlflowException
-
     aliases = aliases_by_name(client)
     try:
         found = client.get_model_version(MODEL_NAME, aliases.get(name, name))
@@ -62,13 +60,13 @@ def lineage_of(client: "MlflowClient", name: str = CHAMPION) -> VersionLineage:
     return _read(client, found, aliases)
 
 
-def all_lineages(client: "MlflowClient") -> list[VersionLineage]:
+def all_lineages(client: MlflowClient) -> list[VersionLineage]:
     """Of every version in the registry, newest first."""
     aliases = aliases_by_name(client)
     return [_read(client, found, aliases) for found in model_versions(client)]
 
 
-def _read(client: "MlflowClient", found: Any, aliases: dict[str, str]) -> VersionLineage:
+def _read(client: MlflowClient, found: Any, aliases: dict[str, str]) -> VersionLineage:
     version = str(found.version)
     text = fetch_document(client, version, LINEAGE_FILE)
     names = sorted(alias for alias, at in aliases.items() if at == version)

@@ -11,15 +11,13 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 
 from devopsgpt_pipeline.tracking.client import CHAMPION, MODEL_NAME, PREVIOUS, version_of_alias
 from devopsgpt_pipeline.tracking.versions import fetch_version
-
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
 
 LOCK_TIMEOUT_S = 60.0
 
@@ -44,7 +42,7 @@ def sole_promoter(lock: Path, timeout_s: float = LOCK_TIMEOUT_S) -> Iterator[Non
 
 
 def promote(
-    client: "MlflowClient", version: str, reason: str, expected_champion: str | None, lock: Path
+    client: MlflowClient, version: str, reason: str, expected_champion: str | None, lock: Path
 ) -> None:
     """Make a complete version the champion, keeping the old one as `previous`; the alias that is
     served moves last.
@@ -68,9 +66,7 @@ def promote(
         client.set_registered_model_alias(MODEL_NAME, CHAMPION, version)
 
 
-def _keep_as_previous(client: "MlflowClient", champion: str) -> None:
-    from mlflow.exceptions import MlflowException
-
+def _keep_as_previous(client: MlflowClient, champion: str) -> None:
     try:
         client.set_registered_model_alias(MODEL_NAME, PREVIOUS, champion)
     except MlflowException as error:
@@ -81,14 +77,14 @@ def _keep_as_previous(client: "MlflowClient", champion: str) -> None:
         ) from error
 
 
-def promote_by_hand(client: "MlflowClient", version: str, reason: str, lock: Path) -> None:
+def promote_by_hand(client: MlflowClient, version: str, reason: str, lock: Path) -> None:
     """A person's choice. raises: PromotionError for a version that does not exist or is not
     complete"""
     _check_complete(client, version)
     promote(client, version, f"by hand: {reason}", version_of_alias(client, CHAMPION), lock)
 
 
-def rollback(client: "MlflowClient", reason: str, lock: Path) -> str:
+def rollback(client: MlflowClient, reason: str, lock: Path) -> str:
     """Back to the previous champion. returns: its version. raises: PromotionError where there is
     none"""
     version, champion = version_of_alias(client, PREVIOUS), version_of_alias(client, CHAMPION)
@@ -101,11 +97,9 @@ def rollback(client: "MlflowClient", reason: str, lock: Path) -> str:
     return version
 
 
-def _check_complete(client: "MlflowClient", version: str) -> None:
+def _check_complete(client: MlflowClient, version: str) -> None:
     """raises: PromotionError unless every file of the version is in the registry, as its manifest
     says"""
-    from mlflow.exceptions import MlflowException
-
     try:
         client.get_model_version(MODEL_NAME, version)
     except MlflowException as error:

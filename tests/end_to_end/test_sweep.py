@@ -16,7 +16,8 @@ from devopsgpt_pipeline.cli import main
 from devopsgpt_pipeline.definitions import build_definitions
 from devopsgpt_pipeline.home import Home
 from devopsgpt_pipeline.local import chain
-from devopsgpt_pipeline.local.sweep import Sweep, grid
+from devopsgpt_pipeline.local.grid import grid
+from devopsgpt_pipeline.local.sweep import Sweep
 from devopsgpt_pipeline.profiles import PROFILES
 from devopsgpt_pipeline.sources.books import books_of_profile
 from devopsgpt_pipeline.tracking.client import connect, experiment_id
@@ -46,7 +47,8 @@ from devopsgpt_pipeline.local import chain
 from devopsgpt_pipeline.home import Home
 from devopsgpt_pipeline.local.progress import ChainProgress
 from devopsgpt_pipeline.tracking.client import connect
-from devopsgpt_pipeline.local.sweep import Sweep, grid
+from devopsgpt_pipeline.local.grid import grid
+from devopsgpt_pipeline.local.sweep import Sweep
 
 home = Home(Path(sys.argv[1]))
 trials = grid("sample", [*TINY, "max_steps=200"], ["seed=1,2"])

@@ -17,7 +17,7 @@ from devopsgpt_pipeline.datasets.books import DatasetError
 from devopsgpt_pipeline.datasets.folder import folders_from_environment, write_folder
 from devopsgpt_pipeline.datasets.openwebtext import held_out_documents, write_openwebtext
 from devopsgpt_pipeline.hub.download import HubUnavailable
-from devopsgpt_pipeline.hub.shards import REPOSITORY, Source
+from devopsgpt_pipeline.hub.source import REPOSITORY, Source
 from pipeline.hub.local_hub import serving_hub
 
 PLAIN = Tokenizer.plain_bytes()
@@ -34,7 +34,7 @@ PROGRAM = """
 import resource, sys
 from pathlib import Path
 from devopsgpt_model.tokenizer import Tokenizer
-from devopsgpt_pipeline.hub.shards import Source
+from devopsgpt_pipeline.hub.source import Source
 from devopsgpt_pipeline.datasets.openwebtext import held_out_documents, write_openwebtext
 folder, endpoint = Path(sys.argv[1]), sys.argv[2]
 source = Source(endpoint=endpoint)

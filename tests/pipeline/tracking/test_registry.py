@@ -129,7 +129,7 @@ def test_a_champion_to_start_from_is_taken_whole_or_not_at_all(
     ],
 )
 def test_the_better_version_wins(challenger, champion, promoted):
-    decision = decide(challenger, champion, start=2.0)
+    decision = decide(challenger, champion, start=2.0, margin=0.001)
     assert decision.promote is promoted
     assert f"{challenger:.4f} bits/byte" in decision.reason
 
