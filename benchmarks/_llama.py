@@ -4,6 +4,7 @@ import ctypes
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,30 +13,14 @@ from benchmarks._serving_answer import MOST_SEQUENCES, Answer
 from devopsgpt_model.checkpoint import load_checkpoint
 from devopsgpt_model.gpt import GPT
 
+KEPT: list[Any] = []  # what C goes on calling
+
 
 def llama_cpp(folder: Path, precision: str) -> Answer:
     """llama.cpp through its C interface, all sequences in one llama_decode a step."""
     import llama_cpp as llama
 
-    path = folder.parent / f"{precision}.gguf"
-    if not path.exists():
-        write_gguf(load_checkpoint(folder, "cpu").model, path, precision)
-    llama.llama_backend_init()
-    quiet = llama.llama_log_callback(lambda *_: None)
-    llama.llama_log_set(quiet, ctypes.c_void_p(0))
-    model = llama.llama_model_load_from_file(str(path).encode(), llama.llama_model_default_params())
-    settings = llama.llama_context_default_params()
-    settings.n_ctx, settings.n_batch, settings.n_ubatch, settings.n_seq_max = (
-        256 * 32,
-        2048,
-        512,
-        MOST_SEQUENCES,
-    )
-    settings.n_threads = settings.n_threads_batch = torch.get_num_threads()
-    context = llama.llama_init_from_model(model, settings)
-    if not model or not context:
-        raise RuntimeError(f"llama.cpp does not load {path}")
-    vocab_size = load_checkpoint(folder, "cpu").tokenizer.vocab_size
+    context, vocab_size = _load(llama, folder, precision)
     batch = llama.llama_batch_init(2048, 0, 1)
 
     def decode(placed: Iterator[tuple[int, int, int, bool]]) -> list[int]:
@@ -79,6 +64,30 @@ def llama_cpp(folder: Path, precision: str) -> Answer:
         return [new] * len(prompts), first
 
     return answer
+
+
+def _load(llama: Any, folder: Path, precision: str) -> tuple[Any, int]:
+    """llama.cpp's context over the weights of a checkpoint, and the tokenizer's vocab_size."""
+    checkpoint, path = load_checkpoint(folder, "cpu"), folder.parent / f"{precision}.gguf"
+    if not path.exists():
+        write_gguf(checkpoint.model, path, precision)
+    llama.llama_backend_init()
+    quiet = llama.llama_log_callback(lambda *_: None)
+    KEPT.append(quiet)
+    llama.llama_log_set(quiet, ctypes.c_void_p(0))
+    model = llama.llama_model_load_from_file(str(path).encode(), llama.llama_model_default_params())
+    settings = llama.llama_context_default_params()
+    settings.n_ctx, settings.n_batch, settings.n_ubatch, settings.n_seq_max = (
+        256 * 32,
+        2048,
+        512,
+        MOST_SEQUENCES,
+    )
+    settings.n_threads = settings.n_threads_batch = torch.get_num_threads()
+    context = llama.llama_init_from_model(model, settings)
+    if not model or not context:
+        raise RuntimeError(f"llama.cpp does not load {path}")
+    return context, checkpoint.tokenizer.vocab_size
 
 
 def write_gguf(model: GPT, path: Path, precision: str) -> None:

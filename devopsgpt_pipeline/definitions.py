@@ -9,7 +9,7 @@ import dagster as dg
 
 from devopsgpt_model.tracking import DEFAULT_TRACKING_URI
 from devopsgpt_pipeline.datasets.folder import folders_from_environment
-from devopsgpt_pipeline.defs.automation import DAILY, ON_CHANGE, Timetable
+from devopsgpt_pipeline.defs.automation import DAILY, ON_CHANGE, ON_CHANGE_SENSOR, Timetable
 from devopsgpt_pipeline.defs.baselines import build_gpt2_baseline
 from devopsgpt_pipeline.defs.checks import CHECKS
 from devopsgpt_pipeline.defs.datasets import (
@@ -70,29 +70,15 @@ def build_definitions(
         *(build_token_bins_folder(name, folder) for name, folder in folders.items()),
     ]
     gpt2_baseline = build_gpt2_baseline(["sre", "shakespeare", "openwebtext", *folders])
-    # A run carries one partition key, and the chain has none: the weights to start from have a job
-    # of their own.
-    fetch_pretrained = _job(
-        "fetch_pretrained_gpt2", "Fetch OpenAI's weights of one size.", pretrained_gpt2
-    )
-    datasets = _job("datasets", "Token bins of the datasets besides the books.", *more_bins)
     observe_books = _job(
         "observe_books", "Look whether the books have changed at their sites.", *site_keys
-    )
-    whole_chain = _job(
-        "whole_chain",
-        "From the books' chapters to the champion and the leaderboard.",
-        *assets,
-        leaderboard,
     )
     return dg.Definitions(
         assets=[*sites, pretrained_gpt2, *more_bins, gpt2_baseline, leaderboard, *assets],
         asset_checks=CHECKS,
         jobs=[
             observe_books,
-            fetch_pretrained,
-            datasets,
-            whole_chain,
+            *_jobs_by_hand(assets, more_bins),
             build_sweep_trial(profile),
             retention,
         ],
@@ -105,17 +91,25 @@ def build_definitions(
             ),
             RETENTION_DAILY,
         ],
-        sensors=[
-            dg.AutomationConditionSensorDefinition(
-                "on_change",
-                target=dg.AssetSelection.all(include_sources=True),
-                default_status=dg.DefaultSensorStatus.RUNNING,
-                # the chain is seven steps, and each waits for a tick
-                minimum_interval_seconds=10,
-            )
-        ],
+        sensors=[ON_CHANGE_SENSOR],
         resources=_resources(home, tracking_uri, ui_url),
     )
+
+
+def _jobs_by_hand(chain: list[Any], more_bins: list[Any]) -> list[Any]:
+    """What a person, or `devopsgpt run`, starts."""
+    return [
+        # A run carries one partition key, and the chain has none: the weights to start from have a
+        # job of their own.
+        _job("fetch_pretrained_gpt2", "Fetch OpenAI's weights of one size.", pretrained_gpt2),
+        _job("datasets", "Token bins of the datasets besides the books.", *more_bins),
+        _job(
+            "whole_chain",
+            "From the books' chapters to the champion and the leaderboard.",
+            *chain,
+            leaderboard,
+        ),
+    ]
 
 
 def _job(name: str, description: str, *selected: Any) -> Any:

@@ -65,6 +65,75 @@ ORDERS = {
 BACKWARD = {
     ("devopsgpt_pipeline/evaluation/evaluate.py", "local"): "starts an MLflow server of its own",
 }
+# Imports inside functions, grouped by reason: file -> modules. Everything else stands at the top.
+INSIDE_FUNCTIONS = {
+    "definitions load neither torch nor MLflow, matplotlib nor the hub's client; a step does": {
+        "devopsgpt_pipeline/defs/baselines.py": "devopsgpt_model.checkpoint devopsgpt_model.device"
+        " devopsgpt_pipeline.tracking.runs",
+        "devopsgpt_pipeline/defs/checks.py": "devopsgpt_model.checkpoint devopsgpt_model.generate",
+        "devopsgpt_pipeline/defs/datasets.py": "devopsgpt_pipeline.datasets.openwebtext",
+        "devopsgpt_pipeline/defs/evaluation.py": "devopsgpt_model.device"
+        " devopsgpt_pipeline.tracking.runs",
+        "devopsgpt_pipeline/defs/leaderboard.py": "devopsgpt_pipeline.defs"
+        " devopsgpt_pipeline.evaluation.leaderboard devopsgpt_pipeline.tracking.runs",
+        "devopsgpt_pipeline/defs/pretrained.py": "devopsgpt_pipeline.hub.pretrained",
+        "devopsgpt_pipeline/defs/registry.py": "devopsgpt_pipeline.registry.gate"
+        " devopsgpt_pipeline.registry.model_card devopsgpt_pipeline.tracking.client"
+        " devopsgpt_pipeline.tracking.runs devopsgpt_pipeline.tracking.versions"
+        " devopsgpt_pipeline.training.lineage",
+        "devopsgpt_pipeline/defs/resources.py": "devopsgpt_pipeline.tracking.client",
+        "devopsgpt_pipeline/defs/training.py": "devopsgpt_pipeline.defs"
+        " devopsgpt_pipeline.defs.pictures devopsgpt_pipeline.tracking"
+        " devopsgpt_pipeline.tracking.runs devopsgpt_pipeline.tracking.versions"
+        " devopsgpt_pipeline.training.lineage devopsgpt_pipeline.training.prepare",
+        "devopsgpt_pipeline/operations/retention_job.py": "devopsgpt_pipeline.operations",
+        "devopsgpt_pipeline/datasets/bpe.py": "tokenizers",
+    },
+    "who reads what was measured, as two checks and the registration do, needs no torch": {
+        "devopsgpt_pipeline/evaluation/comparison.py": "devopsgpt_model.checkpoint"
+        " devopsgpt_model.device devopsgpt_model.evaluate devopsgpt_model.generate"
+        " devopsgpt_model.training.trainer devopsgpt_pipeline.tracking.runs"
+        " devopsgpt_pipeline.tracking.versions",
+        "devopsgpt_pipeline/evaluation/measure.py": "devopsgpt_model.evaluate",
+        "devopsgpt_pipeline/evaluation/memorization.py": "torch",
+    },
+    "who launches a training, or counts processors, needs no torch": {
+        "devopsgpt_model/threads.py": "torch",
+        "devopsgpt_pipeline/training/launcher.py": "torch",
+        "devopsgpt_pipeline/training/prepare.py": "devopsgpt_model.checkpoint",
+    },
+    "the command line answers at once: a command loads what it needs": {
+        "devopsgpt_pipeline/cli.py": "*",
+        "devopsgpt_pipeline/commands/": "*",
+        "devopsgpt_pipeline/local/session.py": "devopsgpt_pipeline.local.sweep"
+        " devopsgpt_pipeline.tracking.client",
+        "devopsgpt_serving/__main__.py": "devopsgpt_serving.app",
+    },
+    "the environment is set first": {
+        "devopsgpt_pipeline/local/session.py": "devopsgpt_pipeline.definitions",
+        "devopsgpt_serving/versions/registry.py": "mlflow mlflow.artifacts mlflow.exceptions",
+    },
+    "an extra, or a platform's own, that may be missing": {
+        "devopsgpt_model/loss.py": "devopsgpt_model.kernels",
+        "devopsgpt_model/training/report.py": "dagster_pipes mlflow mlflow.entities",
+        "devopsgpt_model/training/ranks.py": "torch.distributed.device_mesh"
+        " torch.distributed.fsdp torch.distributed.tensor",
+        "devopsgpt_pipeline/evaluation/harness.py": "lm_eval",
+        "devopsgpt_pipeline/training/kubernetes_launcher.py": "dagster_k8s dagster_k8s.client"
+        " dagster_k8s.pipes kubernetes.utils",
+        "devopsgpt_serving/tracing.py": "opentelemetry.exporter.otlp.proto.http.trace_exporter"
+        " opentelemetry.sdk.resources opentelemetry.sdk.trace opentelemetry.sdk.trace.export"
+        " opentelemetry.trace opentelemetry.trace.propagation.tracecontext",
+        "benchmarks/_llama.py": "gguf llama_cpp",
+        "benchmarks/_onnx.py": "onnxruntime onnxruntime.quantization",
+        "benchmarks/_serving_peers.py": "ctranslate2 transformers",
+    },
+    "each contender is a process of its own, whose memory is measured": {
+        "benchmarks/training.py": "benchmarks._nanogpt devopsgpt_model.batches"
+        " devopsgpt_model.device devopsgpt_model.gpt devopsgpt_model.memory"
+        " devopsgpt_model.training.ranks devopsgpt_model.training.step",
+    },
+}
 DAGSTERS = ("defs/", "local/", "operations/", "definitions.py")
 LAUNCHERS = ("training/launcher.py", "training/kubernetes_launcher.py")
 
@@ -98,6 +167,33 @@ def test_the_model_knows_no_orchestrator_no_registry_and_no_web():
     forbidden = [PIPELINE, SERVING, "dagster", "fastapi", "requests"]
     assert offences(MODEL, forbidden) == []
     assert offences(MODEL, ["mlflow", "dagster_pipes"], exempt=["report.py"]) == []
+
+
+def imports_inside_functions(package):
+    """(file, module) of every import that a function makes."""
+    for path in files(package):
+        for function in ast.walk(ast.parse(path.read_text())):
+            if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
+                for node in ast.walk(function):
+                    modules = [node.module] if isinstance(node, ast.ImportFrom) else []
+                    if isinstance(node, ast.Import):
+                        modules = [alias.name for alias in node.names]
+                    yield from ((str(path.relative_to(REPOSITORY)), name) for name in modules)
+
+
+def test_an_import_inside_a_function_has_its_reason():
+    listed = {
+        (file, module)
+        for group in INSIDE_FUNCTIONS.values()
+        for file, modules in group.items()
+        for module in modules.split()
+    }
+    free = tuple(file for file, module in listed if module == "*")
+    packages = (MODEL, PIPELINE, SERVING, "benchmarks")
+    found = {one for package in packages for one in imports_inside_functions(package)}
+    found = {(file, module) for file, module in found if not file.startswith(free)}
+    assert sorted(found - listed) == [], "move these to the top, or list them with their reason"
+    assert sorted(listed - found - {(file, "*") for file in free}) == [], "these are gone"
 
 
 def room_of(package, name):

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pyarrow.parquet import ParquetFile
 
 from devopsgpt_model.atomic import atomic_folder, write_json
 from devopsgpt_model.token_bins import DTYPE, SplitMeta, TokenBinsMeta, read_meta, read_tokens
@@ -124,8 +125,6 @@ def _encode_shard(parquet: Path, shard: Shard, encoders: Encoders, most: float) 
 
 
 def _texts(parquet: Path, most: float) -> Iterator[list[str]]:
-    from pyarrow.parquet import ParquetFile
-
     with ParquetFile(parquet) as file:
         for batch in file.iter_batches(batch_size=BATCH_DOCUMENTS, columns=["text"]):
             texts = batch.column("text").to_pylist()[: int(min(BATCH_DOCUMENTS, most))]

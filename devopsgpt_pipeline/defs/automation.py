@@ -88,3 +88,10 @@ class Timetable:
 
 
 DAILY = Timetable()
+
+ON_CHANGE_SENSOR = dg.AutomationConditionSensorDefinition(
+    "on_change",
+    target=dg.AssetSelection.all(include_sources=True),
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    minimum_interval_seconds=10,  # the chain is seven steps, and each waits for a tick
+)

@@ -5,6 +5,7 @@ import math
 
 import dagster as dg
 
+from devopsgpt_model.tokenizer import TokenizerError
 from devopsgpt_pipeline.datasets.books import leaked_runs
 from devopsgpt_pipeline.defs.datasets import DATASET, TOKEN_BINS
 from devopsgpt_pipeline.defs.resources import HomeResource
@@ -52,7 +53,6 @@ def loads_and_generates(home: HomeResource) -> dg.AssetCheckResult:
     """The checkpoint loads and continues a prompt."""
     from devopsgpt_model.checkpoint import CheckpointError, load_checkpoint
     from devopsgpt_model.generate import generate_text
-    from devopsgpt_model.tokenizer import TokenizerError
 
     try:
         checkpoint = load_checkpoint(home.folders.finetuned)

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from devopsgpt_model.config import training_config
 from devopsgpt_model.token_bins import read_meta
 from devopsgpt_pipeline.evaluation.measure import (
     NANOGPT_BATCHES,
@@ -152,7 +153,6 @@ def start_of(finetuned: "Checkpoint") -> "Checkpoint":
     raises: ValueError where its training.json does not tell, or what it names is gone
     """
     from devopsgpt_model.checkpoint import Checkpoint
-    from devopsgpt_model.config import training_config
     from devopsgpt_model.training.trainer import initial_model
 
     settings: Any = finetuned.training
