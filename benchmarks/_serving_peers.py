@@ -5,6 +5,7 @@ Every one decodes greedily and gives back how long the first tokens took. What a
 imported in its class.
 """
 
+import json
 import threading
 import time
 from collections.abc import Callable
@@ -146,8 +147,6 @@ def ctranslate2(folder: Path, precision: str) -> Answer:
 
 
 def _symbols(folder: Path, vocab_size: int) -> list[str]:
-    import json
-
     vocab = json.loads((folder / "tokenizer.json").read_text())["model"]["vocab"]
     symbols = ["<|endoftext|>"] * vocab_size
     for symbol, token in vocab.items():

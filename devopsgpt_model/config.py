@@ -7,6 +7,7 @@ line's options are derived from `TrainingConfig`, unit-bearing field docstrings 
 import ast
 import dataclasses
 import inspect
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 VOCAB_MULTIPLE = 64  # matrix units want round sizes; the padding is cut off again on export
@@ -277,3 +278,37 @@ def training_config(settings: dict[str, object]) -> TrainingConfig:
             f"unknown training setting {unknown[0]!r}; the settings are {', '.join(sorted(known))}"
         )
     return TrainingConfig(**settings)  # type: ignore[arg-type]
+
+
+def changed(preset_name: str, changes: Sequence[str]) -> TrainingConfig:
+    """A preset with some settings changed. raises: ValueError for a setting that is unknown or out
+    of range"""
+    types = {field.name: field.type for field in dataclasses.fields(TrainingConfig)}
+    values = dataclasses.asdict(preset(preset_name))
+    for change in changes:
+        name, _, text = change.partition("=")
+        if name not in types:
+            raise ValueError(
+                f"unknown training setting {name!r} in {change!r}; --list-settings shows them all"
+            )
+        values[name] = _parse(name, text, types[name])
+    return training_config(values)
+
+
+def _parse(name: str, text: str, kind: object) -> object:
+    try:
+        if kind is bool:
+            return {"true": True, "false": False}[text.lower()]
+        return kind(text)  # type: ignore[operator]
+    except (KeyError, ValueError):
+        wanted = "true or false" if kind is bool else getattr(kind, "__name__", kind)
+        raise ValueError(f"{name} must be {wanted}, got {text!r}") from None
+
+
+def describe(config: TrainingConfig) -> str:
+    """Every setting with its value and its docstring."""
+    docs = field_docs(TrainingConfig)
+    lines = [
+        f"{name} = {value}\n    {docs[name]}" for name, value in dataclasses.asdict(config).items()
+    ]
+    return "\n".join(lines)

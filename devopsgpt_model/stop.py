@@ -38,7 +38,7 @@ class StopRequest:
         """Watch a process: a killed launcher must not leave a trainer behind. pid: 0 for none"""
 
         def watch() -> None:
-            while _alive(pid):
+            while process_is_alive(pid):
                 time.sleep(1.0)
             self._abandoned()
 
@@ -76,7 +76,8 @@ class StopRequest:
 NEVER = StopRequest()  # of work that nobody stops
 
 
-def _alive(pid: int) -> bool:
+def process_is_alive(pid: int) -> bool:
+    """Whether a process of this machine runs; a dead one that nobody reaped does not."""
     if os.getppid() == pid:
         return True
     try:

@@ -7,11 +7,15 @@ from typing import Any
 import dagster as dg
 
 from devopsgpt_pipeline.datasets.folder import ON_DEMAND, parse_text_folders
-from devopsgpt_pipeline.defs.automation import ON_CHANGE, check_cron, training_condition
+from devopsgpt_pipeline.defs.automation import (
+    ON_CHANGE,
+    ON_CHANGE_SENSOR,
+    check_cron,
+    training_condition,
+)
 from devopsgpt_pipeline.defs.baselines import build_gpt2_baseline
 from devopsgpt_pipeline.defs.checks import CHECKS
 from devopsgpt_pipeline.defs.datasets import (
-    build_clean_text,
     build_token_bins,
     build_token_bins_folder,
     token_bins_openwebtext,
@@ -28,10 +32,10 @@ from devopsgpt_pipeline.defs.resources import (
     build_launcher,
 )
 from devopsgpt_pipeline.defs.sources import build_book_site, build_chapters
-from devopsgpt_pipeline.defs.sweep_trial import build_sweep_trial
-from devopsgpt_pipeline.defs.training import build_finetuned_checkpoint
+from devopsgpt_pipeline.defs.text import build_clean_text
+from devopsgpt_pipeline.defs.training import build_finetuned_checkpoint, build_sweep_trial
 from devopsgpt_pipeline.home import BOOKS
-from devopsgpt_pipeline.operations.retention import RETENTION_DAILY, retention
+from devopsgpt_pipeline.operations.retention_job import RETENTION_DAILY, retention
 from devopsgpt_pipeline.profiles import Profile, chosen_profile
 from devopsgpt_pipeline.settings import Settings, read_settings
 from devopsgpt_pipeline.sources.books import Book, books_of_profile
@@ -69,29 +73,15 @@ def build_definitions(settings: Settings, profile: Profile, books: list[Book]) -
         *(build_token_bins_folder(name, folder) for name, folder in folders.items()),
     ]
     gpt2_baseline = build_gpt2_baseline([BOOKS, *ON_DEMAND, *folders])
-    # A run carries one partition key, and the chain has none: the weights to start from have a job
-    # of their own.
-    fetch_pretrained = _job(
-        "fetch_pretrained_gpt2", "Fetch OpenAI's weights of one size.", pretrained_gpt2
-    )
-    datasets = _job("datasets", "Token bins of the datasets besides the books.", *more_bins)
     observe_books = _job(
         "observe_books", "Look whether the books have changed at their sites.", *site_keys
-    )
-    whole_chain = _job(
-        "whole_chain",
-        "From the books' chapters to the champion and the leaderboard.",
-        *assets,
-        leaderboard,
     )
     return dg.Definitions(
         assets=[*sites, pretrained_gpt2, *more_bins, gpt2_baseline, leaderboard, *assets],
         asset_checks=CHECKS,
         jobs=[
             observe_books,
-            fetch_pretrained,
-            datasets,
-            whole_chain,
+            *_jobs_by_hand(assets, more_bins),
             build_sweep_trial(profile),
             retention,
         ],
@@ -104,17 +94,25 @@ def build_definitions(settings: Settings, profile: Profile, books: list[Book]) -
             ),
             RETENTION_DAILY,
         ],
-        sensors=[
-            dg.AutomationConditionSensorDefinition(
-                "on_change",
-                target=dg.AssetSelection.all(include_sources=True),
-                default_status=dg.DefaultSensorStatus.RUNNING,
-                # the chain is seven steps, and each waits for a tick
-                minimum_interval_seconds=10,
-            )
-        ],
+        sensors=[ON_CHANGE_SENSOR],
         resources=_resources(settings),
     )
+
+
+def _jobs_by_hand(chain: list[Any], more_bins: list[Any]) -> list[Any]:
+    """What a person, or `devopsgpt run`, starts."""
+    return [
+        # A run carries one partition key, and the chain has none: the weights to start from have a
+        # job of their own.
+        _job("fetch_pretrained_gpt2", "Fetch OpenAI's weights of one size.", pretrained_gpt2),
+        _job("datasets", "Token bins of the datasets besides the books.", *more_bins),
+        _job(
+            "whole_chain",
+            "From the books' chapters to the champion and the leaderboard.",
+            *chain,
+            leaderboard,
+        ),
+    ]
 
 
 def _job(name: str, description: str, *selected: Any) -> Any:

@@ -7,9 +7,8 @@ DEVOPSGPT_TRAINING overrides the training settings for every run, unattended one
 
 from dataclasses import dataclass, replace
 
-from devopsgpt_model.config import TrainingConfig, preset
+from devopsgpt_model.config import TrainingConfig, changed, preset
 from devopsgpt_pipeline.settings import Settings
-from devopsgpt_pipeline.training.options import changed
 
 
 @dataclass(frozen=True, kw_only=True)

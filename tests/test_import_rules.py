@@ -10,8 +10,129 @@ import pytest
 from conftest import REPOSITORY
 
 MODEL, PIPELINE, SERVING = "devopsgpt_model", "devopsgpt_pipeline", "devopsgpt_serving"
-# in the order of the flow
-ROOMS = [f"{PIPELINE}.{room}" for room in ("sources", "text", "datasets", "registry")]
+
+# Rooms and root files of each folder, in the order of the flow: each line imports from the lines
+# above it and from its own, never from one below. Names on one line are equals.
+ORDERS = {
+    MODEL: [
+        "kernels",
+        "atomic batches checkpoint config device evaluate generate gpt loss sampling stop"
+        " threads token_bins tokenizer tracking",
+        "training",
+        "train",
+    ],
+    PIPELINE: [
+        "home settings profiles",
+        "hub",
+        "tracking",
+        "sources",
+        "text",
+        "datasets",
+        "training",
+        "evaluation",
+        "registry",
+        "defs",
+        "operations",
+        "definitions",
+        "local",
+        "commands",
+        "cli",
+    ],
+    f"{PIPELINE}.sources": [
+        "html",
+        "books",
+        "sample_site",
+        "web",
+        "pages",
+        "archive changes guards",
+        "seen",
+        "visit",
+        "observe scrape",
+    ],
+    SERVING: [
+        "version settings errors",
+        "compute",
+        "engine",
+        "tracing",
+        "versions",
+        "metrics",
+        "api",
+        "logs",
+        "app",
+        "__main__",
+    ],
+}
+# Imports inside functions, grouped by reason: file -> modules. Everything else stands at the top.
+INSIDE_FUNCTIONS = {
+    "definitions load neither torch nor MLflow, matplotlib nor the hub's client; a step does": {
+        "devopsgpt_pipeline/defs/baselines.py": "devopsgpt_model.checkpoint devopsgpt_model.device"
+        " devopsgpt_pipeline.tracking.runs",
+        "devopsgpt_pipeline/defs/checks.py": "devopsgpt_model.checkpoint devopsgpt_model.generate",
+        "devopsgpt_pipeline/defs/datasets.py": "devopsgpt_pipeline.datasets.openwebtext",
+        "devopsgpt_pipeline/defs/evaluation.py": "devopsgpt_model.device"
+        " devopsgpt_pipeline.tracking.runs",
+        "devopsgpt_pipeline/defs/leaderboard.py": "devopsgpt_pipeline.defs"
+        " devopsgpt_pipeline.evaluation.leaderboard devopsgpt_pipeline.tracking.runs",
+        "devopsgpt_pipeline/defs/pretrained.py": "devopsgpt_pipeline.hub.pretrained",
+        "devopsgpt_pipeline/defs/registry.py": "devopsgpt_pipeline.registry.gate"
+        " devopsgpt_pipeline.registry.model_card devopsgpt_pipeline.tracking.client"
+        " devopsgpt_pipeline.tracking.runs devopsgpt_pipeline.tracking.versions"
+        " devopsgpt_pipeline.training.lineage",
+        "devopsgpt_pipeline/defs/resources.py": "devopsgpt_pipeline.tracking.client",
+        "devopsgpt_pipeline/defs/training.py": "devopsgpt_pipeline.defs"
+        " devopsgpt_pipeline.defs.pictures devopsgpt_pipeline.tracking"
+        " devopsgpt_pipeline.tracking.runs devopsgpt_pipeline.tracking.versions"
+        " devopsgpt_pipeline.training.lineage devopsgpt_pipeline.training.prepare",
+        "devopsgpt_pipeline/operations/retention_job.py": "devopsgpt_pipeline.operations",
+        "devopsgpt_pipeline/datasets/bpe.py": "tokenizers",
+    },
+    "who reads what was measured, as two checks and the registration do, needs no torch": {
+        "devopsgpt_pipeline/evaluation/comparison.py": "devopsgpt_model.checkpoint"
+        " devopsgpt_model.device devopsgpt_model.generate"
+        " devopsgpt_model.training.trainer devopsgpt_pipeline.tracking.runs"
+        " devopsgpt_pipeline.tracking.versions",
+        "devopsgpt_pipeline/evaluation/measure.py": "devopsgpt_model.evaluate",
+        "devopsgpt_pipeline/evaluation/memorization.py": "torch",
+    },
+    "who launches a training, or counts processors, needs no torch": {
+        "devopsgpt_model/threads.py": "torch",
+        "devopsgpt_pipeline/training/launcher.py": "torch",
+        "devopsgpt_pipeline/training/prepare.py": "devopsgpt_model.checkpoint",
+    },
+    "the command line answers at once: a command loads what it needs": {
+        "devopsgpt_pipeline/cli.py": "*",
+        "devopsgpt_pipeline/commands/": "*",
+        "devopsgpt_pipeline/local/session.py": "devopsgpt_pipeline.local.sweep"
+        " devopsgpt_pipeline.tracking.client",
+        "devopsgpt_serving/__main__.py": "devopsgpt_serving.app",
+    },
+    "the environment is set first": {
+        "devopsgpt_pipeline/local/session.py": "devopsgpt_pipeline.definitions",
+        "devopsgpt_serving/versions/registry.py": "mlflow mlflow.artifacts mlflow.exceptions",
+    },
+    "an extra, or a platform's own, that may be missing": {
+        "devopsgpt_model/loss.py": "devopsgpt_model.kernels",
+        "devopsgpt_model/training/report.py": "dagster_pipes mlflow mlflow.entities",
+        "devopsgpt_model/training/ranks.py": "torch.distributed.device_mesh"
+        " torch.distributed.fsdp torch.distributed.tensor",
+        "devopsgpt_pipeline/evaluation/harness.py": "lm_eval",
+        "devopsgpt_pipeline/training/kubernetes_launcher.py": "dagster_k8s dagster_k8s.client"
+        " dagster_k8s.pipes kubernetes.utils",
+        "devopsgpt_serving/tracing.py": "opentelemetry.exporter.otlp.proto.http.trace_exporter"
+        " opentelemetry.sdk.resources opentelemetry.sdk.trace opentelemetry.sdk.trace.export"
+        " opentelemetry.trace opentelemetry.trace.propagation.tracecontext",
+        "benchmarks/_llama.py": "gguf llama_cpp",
+        "benchmarks/_onnx.py": "onnxruntime onnxruntime.quantization",
+        "benchmarks/_serving_peers.py": "ctranslate2 transformers",
+    },
+    "each contender is a process of its own, whose memory is measured": {
+        "benchmarks/training.py": "benchmarks._nanogpt devopsgpt_model.batches"
+        " devopsgpt_model.device devopsgpt_model.gpt devopsgpt_model.train"
+        " devopsgpt_model.training.ranks devopsgpt_model.training.step",
+    },
+}
+DAGSTERS = ("defs/", "local/", "operations/", "definitions.py")
+LAUNCHERS = ("training/launcher.py", "training/kubernetes_launcher.py")
 
 
 def imports(path):
@@ -45,14 +166,62 @@ def test_the_model_knows_no_orchestrator_no_registry_and_no_web():
     assert offences(MODEL, ["mlflow", "dagster_pipes"], exempt=["report.py"]) == []
 
 
-@pytest.mark.parametrize("room", ROOMS)
-def test_rooms_know_no_dagster_no_serving_and_no_later_room(room):
-    later = ROOMS[ROOMS.index(room) + 1 :]
-    above = [
-        f"{PIPELINE}.{name}"
-        for name in ("defs", "definitions", "local", "operations", "commands", "cli")
-    ]
-    assert offences(room, ["dagster", SERVING, *later, *above]) == []
+def imports_inside_functions(package):
+    """(file, module) of every import that a function makes."""
+    for path in files(package):
+        for function in ast.walk(ast.parse(path.read_text())):
+            if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
+                for node in ast.walk(function):
+                    modules = [node.module] if isinstance(node, ast.ImportFrom) else []
+                    if isinstance(node, ast.Import):
+                        modules = [alias.name for alias in node.names]
+                    yield from ((str(path.relative_to(REPOSITORY)), name) for name in modules)
+
+
+def test_an_import_inside_a_function_has_its_reason():
+    listed = {
+        (file, module)
+        for group in INSIDE_FUNCTIONS.values()
+        for file, modules in group.items()
+        for module in modules.split()
+    }
+    free = tuple(file for file, module in listed if module == "*")
+    packages = (MODEL, PIPELINE, SERVING, "benchmarks")
+    found = {one for package in packages for one in imports_inside_functions(package)}
+    found = {(file, module) for file, module in found if not file.startswith(free)}
+    assert sorted(found - listed) == [], "move these to the top, or list them with their reason"
+    assert sorted(listed - found - {(file, "*") for file in free}) == [], "these are gone"
+
+
+def room_of(package, name):
+    """The room or root file of a package that a module, or a file's path, lies in; else None."""
+    parts = name.removesuffix(".py").replace("/", ".").removeprefix(package).split(".")
+    return parts[1] if parts[0] == "" and len(parts) > 1 and parts[1] != "__init__" else None
+
+
+@pytest.mark.parametrize("package", [MODEL, PIPELINE, f"{PIPELINE}.sources"])
+def test_a_room_imports_earlier_rooms_only(package):
+    place = {room: n for n, line in enumerate(ORDERS[package]) for room in line.split()}
+    found = {}
+    for path in files(package):
+        here = room_of(package, str(path.relative_to(REPOSITORY)))
+        for module in imports(path):
+            there = room_of(package, module)
+            if here and place.get(there, -1) > place[here]:  # -1: a name of the package itself
+                found[str(path.relative_to(REPOSITORY)), there] = module
+    assert found == {}
+
+
+@pytest.mark.parametrize("package", list(ORDERS))
+def test_every_room_has_its_place(package):
+    rooms = {room_of(package, str(path.relative_to(REPOSITORY))) for path in files(package)}
+    assert rooms - {None} - {room for line in ORDERS[package] for room in line.split()} == set()
+
+
+def test_dagster_is_where_the_chain_is_wired():
+    found = {line.split()[0] for line in offences(PIPELINE, ["dagster", "dagster_k8s"])}
+    inside = tuple(f"{PIPELINE}/{place}" for place in (*DAGSTERS, *LAUNCHERS))
+    assert [path for path in found if not path.startswith(inside)] == []
 
 
 def test_the_pipeline_never_imports_the_service():

@@ -130,7 +130,8 @@ def test_the_tables_of_variables_name_every_setting_with_its_default():
 
 
 def test_its_schedule_and_jobs_exist():
-    source = (REPOSITORY / "devopsgpt_pipeline" / "definitions.py").read_text()
+    wiring = ("definitions.py", "defs/automation.py")
+    source = "".join((REPOSITORY / "devopsgpt_pipeline" / file).read_text() for file in wiring)
     for name in ("observe_books_daily", "on_change", "whole_chain"):
         assert f"`{name}`" in README or f"*Jobs > {name}*" in README
         assert f'"{name}"' in source

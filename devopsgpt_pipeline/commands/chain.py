@@ -2,12 +2,12 @@
 
 import click
 
+from devopsgpt_model.config import changed, describe
 from devopsgpt_pipeline.commands.errors import report_errors
 from devopsgpt_pipeline.commands.table import print_table
 from devopsgpt_pipeline.home import BOOKS, Home
 from devopsgpt_pipeline.profiles import chosen_profile
 from devopsgpt_pipeline.settings import read_settings
-from devopsgpt_pipeline.training.options import changed, describe
 
 
 @click.command()
@@ -79,8 +79,8 @@ def finetune(
     if list_settings:
         click.echo(describe(config))
         return
+    from devopsgpt_pipeline.local.grid import grid
     from devopsgpt_pipeline.local.session import finetune_once, finetune_sweep
-    from devopsgpt_pipeline.local.sweep import grid
 
     trials = grid(preset, changes, axes) if axes else []
     settings = read_settings()

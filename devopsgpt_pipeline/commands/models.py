@@ -9,11 +9,9 @@ import click
 
 from devopsgpt_pipeline.commands.errors import report_errors
 from devopsgpt_pipeline.commands.table import print_table
-from devopsgpt_pipeline.evaluation.leaderboard import read_leaderboard
 from devopsgpt_pipeline.home import BOOKS, Home
 from devopsgpt_pipeline.local.servers import mlflow_for
 from devopsgpt_pipeline.settings import read_settings
-from devopsgpt_pipeline.tracking.client import connect
 
 
 @click.command()
@@ -183,6 +181,9 @@ def leaderboard() -> None:
 
     The asset `leaderboard` writes the same table and a picture of it to DEVOPSGPT_HOME/leaderboard.
     """
+    from devopsgpt_pipeline.evaluation.leaderboard import read_leaderboard
+    from devopsgpt_pipeline.tracking.client import connect
+
     board = read_leaderboard(connect(read_settings().tracking_server))
     if not board.entries:
         raise ValueError("nothing was measured yet; run the chain, or materialize gpt2_baseline")

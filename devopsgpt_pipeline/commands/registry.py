@@ -2,17 +2,17 @@
 
 import dataclasses
 import json
+from typing import TYPE_CHECKING
 
 import click
 
 from devopsgpt_pipeline.commands.errors import report_errors
 from devopsgpt_pipeline.commands.table import print_table
 from devopsgpt_pipeline.home import Home
-from devopsgpt_pipeline.registry import promote as promotion
-from devopsgpt_pipeline.registry.ancestry import VersionLineage, all_lineages, lineage_of
-from devopsgpt_pipeline.registry.lineage import SHORT, chapters, facts, versions_of_chapter
 from devopsgpt_pipeline.settings import read_settings
-from devopsgpt_pipeline.tracking.client import connect
+
+if TYPE_CHECKING:
+    from devopsgpt_pipeline.registry.lineage import VersionLineage
 
 
 @click.command()
@@ -21,9 +21,12 @@ from devopsgpt_pipeline.tracking.client import connect
 @report_errors
 def promote(version: str, reason: str) -> None:
     """Make VERSION of the registered model the champion, whatever the gate decided."""
+    from devopsgpt_pipeline.registry.promote import promote_by_hand
+    from devopsgpt_pipeline.tracking.client import connect
+
     settings = read_settings()
     client, lock = connect(settings.tracking_server), Home(settings.home).promotion_lock
-    promotion.promote_by_hand(client, version, reason, lock)
+    promote_by_hand(client, version, reason, lock)
     click.echo(f"version {version} is the champion")
 
 
@@ -35,6 +38,9 @@ def rollback(reason: str) -> None:
 
     The version that is served now becomes the previous one, so a second rollback undoes the first.
     """
+    from devopsgpt_pipeline.registry import promote as promotion
+    from devopsgpt_pipeline.tracking.client import connect
+
     settings = read_settings()
     client, lock = connect(settings.tracking_server), Home(settings.home).promotion_lock
     version = promotion.rollback(client, reason, lock)
@@ -56,28 +62,36 @@ def lineage(version: str, chapter: str | None, as_json: bool) -> None:
     other way round: which versions learned a chapter, in which form, and whether the archive's
     chapter is still the same.
     """
+    from devopsgpt_pipeline.registry import lineage as recorded
+    from devopsgpt_pipeline.tracking.client import connect
+
     settings = read_settings()
     client = connect(settings.tracking_server)
     if chapter is None:
-        _print_version(lineage_of(client, version), as_json)
+        _print_version(recorded.lineage_of(client, version), as_json)
         return
     home = Home(settings.home)
-    rows = versions_of_chapter(all_lineages(client), chapter, home.chapters, home.text)
+    versions = recorded.all_lineages(client)
+    rows = recorded.versions_of_chapter(versions, chapter, home.chapters, home.text)
     if as_json:
         click.echo(json.dumps(rows, indent=1))
     elif rows:
-        print_table([row | {"content_sha256": row["content_sha256"][:SHORT]} for row in rows])
+        print_table(
+            [row | {"content_sha256": row["content_sha256"][: recorded.SHORT]} for row in rows]
+        )
     else:
         click.echo(f"{chapter} is in the archive, and no version in the registry knew it")
 
 
-def _print_version(found: VersionLineage, as_json: bool) -> None:
+def _print_version(found: "VersionLineage", as_json: bool) -> None:
+    from devopsgpt_pipeline.registry import lineage as recorded
+
     if as_json:
         click.echo(json.dumps(dataclasses.asdict(found), indent=1, ensure_ascii=False))
         return
     aliases = f", {', '.join(found.aliases)}" if found.aliases else ""
     click.echo(f"version {found.version}{aliases}")
-    for name, value in facts(found):
+    for name, value in recorded.facts(found):
         click.echo(f"  {name:<34} {value}")
-    if rows := chapters(found):
+    if rows := recorded.chapters(found):
         print_table(rows)

@@ -12,7 +12,8 @@ from devopsgpt_pipeline.datasets.bpe import train_bpe
 from devopsgpt_pipeline.home import BOOKS
 from devopsgpt_pipeline.sources.books import Book
 from devopsgpt_pipeline.text.corpus import read_texts, text_version
-from devopsgpt_pipeline.text.split import SharedRun, held_out, shared_runs
+from devopsgpt_pipeline.text.held_out import held_out
+from devopsgpt_pipeline.text.leaks import SharedRun, shared_runs
 
 Documents = dict[str, list[tuple[str, str]]]
 

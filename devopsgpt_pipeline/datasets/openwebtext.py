@@ -10,25 +10,26 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pyarrow.parquet import ParquetFile
 
 from devopsgpt_model.atomic import atomic_folder, write_json
 from devopsgpt_model.token_bins import DTYPE, SPLITS, SplitMeta, TokenBins, TokenBinsMeta
 from devopsgpt_model.tokenizer import Tokenizer
 from devopsgpt_pipeline.datasets.encode import Encoders
-from devopsgpt_pipeline.hub.shards import Source, declared_shards, one_shard
+from devopsgpt_pipeline.hub.download import Say
+from devopsgpt_pipeline.hub.shards import declared_shards, one_shard
+from devopsgpt_pipeline.hub.source import Source
 
 TEST_SIZE, SPLIT_SEED = 0.0005, 2357  # nanoGPT's split of the whole
 PART_TEST_SIZE, PART_TEST_MAX = 0.05, 500  # of a part: 0.0005 of few documents would be none
 BATCH_DOCUMENTS = 200  # 1 MB of text: what a process encodes at a time
-
-Progress = Callable[[str], None]
 
 
 def write_openwebtext(
@@ -36,7 +37,7 @@ def write_openwebtext(
     work: Path,
     source: Source,
     tokenizer: Tokenizer,
-    progress: Progress = lambda line: None,
+    say: Say = lambda line: None,
 ) -> TokenBinsMeta:
     """Token bins of OpenWebText, or of its first documents. work: a folder for what is under way
 
@@ -51,7 +52,7 @@ def write_openwebtext(
     place = work / source.key
     place.mkdir(parents=True, exist_ok=True)
     with Encoders(tokenizer) as encoders:
-        shards = list(_encoded_shards(place, source, encoders, progress))
+        shards = list(_encoded_shards(place, source, encoders, say))
     if (found := sum(len(shard.documents) for shard in shards)) < source.documents:
         raise ValueError(
             f"{source.repository} was asked for {source.documents:,} documents, its "
@@ -92,17 +93,15 @@ class Shard:
         return np.memmap(self.path.with_suffix(".bin"), dtype=DTYPE, mode="r")
 
 
-def _encoded_shards(
-    place: Path, source: Source, encoders: Encoders, progress: Progress
-) -> Iterator[Shard]:
+def _encoded_shards(place: Path, source: Source, encoders: Encoders, say: Say) -> Iterator[Shard]:
     declared, left = declared_shards(place, source), source.documents or math.inf
     for number, (name, sha256) in enumerate(declared.items()):
         shard = Shard(name, place / f"{number:05d}")
         if not shard.path.with_suffix(".npy").exists():  # written last
-            with one_shard(name, sha256, place, source) as parquet:
+            with one_shard(name, sha256, place, source, say) as parquet:
                 _encode_shard(parquet, shard, encoders, left)
         left -= len(shard.documents)
-        progress(
+        say(
             f"shard {number + 1}/{len(declared)}: {len(shard.documents):,} documents, "
             f"{len(shard.tokens):,} tokens"
         )
@@ -127,8 +126,6 @@ def _encode_shard(parquet: Path, shard: Shard, encoders: Encoders, most: float) 
 
 
 def _texts(parquet: Path, most: float) -> Iterator[list[str]]:
-    from pyarrow.parquet import ParquetFile
-
     with ParquetFile(parquet) as file:
         for batch in file.iter_batches(batch_size=BATCH_DOCUMENTS, columns=["text"]):
             texts = batch.column("text").to_pylist()[: int(min(BATCH_DOCUMENTS, most))]

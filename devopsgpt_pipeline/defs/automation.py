@@ -61,3 +61,11 @@ def training_condition(retrain_cron: str) -> Any:
         return on_change(CHANGED).with_label("on_change")
     due = AC.missing() | AC.cron_tick_passed(retrain_cron).since_last_handled()
     return (on_change(CHANGED) & due).with_label("on_change_when_due")
+
+
+ON_CHANGE_SENSOR = dg.AutomationConditionSensorDefinition(
+    "on_change",
+    target=dg.AssetSelection.all(include_sources=True),
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    minimum_interval_seconds=10,  # the chain is seven steps, and each waits for a tick
+)

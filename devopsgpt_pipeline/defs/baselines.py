@@ -1,5 +1,7 @@
 """Baselines: OpenAI's GPT-2 in its four sizes on every dataset, measured as our own models are."""
 
+from typing import Any
+
 import dagster as dg
 from pydantic import Field
 
@@ -9,7 +11,6 @@ from devopsgpt_pipeline.defs.pretrained import SIZES
 from devopsgpt_pipeline.defs.resources import HomeResource, MlflowResource
 from devopsgpt_pipeline.evaluation.comparison import log_measurement
 from devopsgpt_pipeline.evaluation.measure import NANOGPT_BATCHES, TOLERANCE, Measurement, measure
-from devopsgpt_pipeline.tracking.runs import baseline_run
 
 AGREES = "agrees_with_published"
 
@@ -60,6 +61,7 @@ def build_gpt2_baseline(datasets: list[str]) -> dg.AssetsDefinition:
         """A size of GPT-2 on a dataset: loss on both splits, perplexity, bits per byte."""
         from devopsgpt_model.checkpoint import load_checkpoint
         from devopsgpt_model.device import choose_device
+        from devopsgpt_pipeline.tracking.runs import baseline_run
 
         keys = context.partition_key.keys_by_dimension  # type: ignore[attr-defined]
         size, dataset = keys["model"], keys["dataset"]
@@ -72,22 +74,28 @@ def build_gpt2_baseline(datasets: list[str]) -> dg.AssetsDefinition:
         client.set_tag(run_id, "dagster_run_id", context.run.run_id)
         if config.batches and measured.left_out:
             context.log.warning(measured.left_out)
-        row = {
-            key: value if isinstance(value, str | int) else round(value, 4)
-            for key, value in measured.row().items()
-        }
         return dg.MaterializeResult(
             data_version=dg.DataVersion(f"{measured.data_version}-{measured.val_loss:.6f}"),
             metadata={
-                **{name.partition("/")[0]: value for name, value in measured.metrics().items()},
-                **({"nanogpt_left_out": measured.left_out} if measured.left_out else {}),
-                "table": dg.MetadataValue.table([dg.TableRecord(row)]),
+                **_numbers(measured),
                 "mlflow_run": mlflow.run_link(client.get_run(run_id).info.experiment_id, run_id),
             },
             check_results=[agreement(measured)],
         )
 
     return gpt2_baseline
+
+
+def _numbers(measured: Measurement) -> dict[str, Any]:
+    row = {
+        key: value if isinstance(value, str | int) else round(value, 4)
+        for key, value in measured.row().items()
+    }
+    return {
+        **{name.partition("/")[0]: value for name, value in measured.metrics().items()},
+        **({"nanogpt_left_out": measured.left_out} if measured.left_out else {}),
+        "table": dg.MetadataValue.table([dg.TableRecord(row)]),
+    }
 
 
 def agreement(measured: Measurement) -> dg.AssetCheckResult:

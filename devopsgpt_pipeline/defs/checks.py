@@ -1,4 +1,4 @@
-"""The gate: what must hold before the next step runs. Blocking checks stop the chain, nothing else
+"""Checks: what must hold before the next step runs. Blocking checks stop the chain, nothing else
 does."""
 
 import math
@@ -6,6 +6,7 @@ import math
 import dagster as dg
 
 from devopsgpt_model.token_bins import TokenBins
+from devopsgpt_model.tokenizer import TokenizerError
 from devopsgpt_pipeline.datasets.books import leaked_runs
 from devopsgpt_pipeline.defs.datasets import TOKEN_BINS
 from devopsgpt_pipeline.defs.resources import HomeResource
@@ -54,7 +55,6 @@ def loads_and_generates(home: HomeResource) -> dg.AssetCheckResult:
     """The checkpoint loads and continues a prompt."""
     from devopsgpt_model.checkpoint import CheckpointError, load_checkpoint
     from devopsgpt_model.generate import generate_text
-    from devopsgpt_model.tokenizer import TokenizerError
 
     try:
         checkpoint = load_checkpoint(home.folders.finetuned)

@@ -1,4 +1,4 @@
-"""Datasets: clean text of each book, and the token bins of all of them."""
+"""Datasets: the token bins of all books, and those of other texts."""
 
 from pathlib import Path
 from typing import Any
@@ -10,60 +10,16 @@ from devopsgpt_model.token_bins import TokenBinsMeta
 from devopsgpt_model.tokenizer import Tokenizer
 from devopsgpt_pipeline.datasets.books import make_tokenizer, origin_of, split_chapters, write_books
 from devopsgpt_pipeline.datasets.folder import write_folder
-from devopsgpt_pipeline.datasets.openwebtext import write_openwebtext
 from devopsgpt_pipeline.datasets.shakespeare import fetch_shakespeare, write_shakespeare
 from devopsgpt_pipeline.defs import OWNERS
 from devopsgpt_pipeline.defs.resources import HomeResource, WebResource
 from devopsgpt_pipeline.defs.sources import key_of
 from devopsgpt_pipeline.home import BOOKS
-from devopsgpt_pipeline.hub.shards import BY_HAND, REPOSITORY, REVISION, Source
+from devopsgpt_pipeline.hub.source import BY_HAND, REPOSITORY, REVISION, Source
 from devopsgpt_pipeline.profiles import Profile
 from devopsgpt_pipeline.sources.books import Book
-from devopsgpt_pipeline.text.corpus import clean_book
 
 TOKEN_BINS = dg.AssetKey(f"token_bins_{BOOKS}")
-
-
-def build_clean_text(book: Book) -> dg.AssetsDefinition:
-    """The book's text: what a reader reads, without the page around it."""
-
-    @dg.asset(
-        key=key_of("clean_text", book),
-        deps=[key_of("chapters", book)],
-        description=f"The text of “{book.title}”, one file per chapter: headings, paragraphs, "
-        "lists, listings and "
-        "tables in reading order, notes at the end.",
-        group_name="datasets",
-        kinds={"text"},
-        owners=OWNERS,
-        code_version="2",
-    )
-    def clean_text(home: HomeResource) -> dg.MaterializeResult:  # type: ignore[type-arg]
-        folder = home.folders.text / book.name
-        report = clean_book(home.folders.chapters / book.name, folder, book)
-        rows = [
-            dg.TableRecord({"slug": row.slug, "title": row.title, "characters": row.chars})
-            for row in report.chapters
-        ]
-        return dg.MaterializeResult(
-            data_version=dg.DataVersion(report.data_version[:16]),
-            metadata={
-                "dagster/row_count": len(report.chapters),
-                "characters": report.chars,
-                "notes": report.notes,
-                "written": dg.MetadataValue.json(list(report.written)),
-                "removed": dg.MetadataValue.json(list(report.removed)),
-                "chapters": dg.MetadataValue.table(rows),
-                "first_page": dg.MetadataValue.md(_beginning(folder, report.chapters[0].slug)),
-                "folder": dg.MetadataValue.path(str(folder)),
-            },
-        )
-
-    return clean_text
-
-
-def _beginning(folder: Path, slug: str) -> str:
-    return (folder / f"{slug}.txt").read_text(encoding="utf-8")[:1200]
 
 
 def build_token_bins(profile: Profile, books: list[Book]) -> dg.AssetsDefinition:
@@ -157,6 +113,8 @@ def token_bins_openwebtext(
 ) -> dg.MaterializeResult:  # type: ignore[type-arg]
     """What GPT-2's training text is thought to be like, in GPT-2 tokens, nanoGPT's split; made on
     demand only."""
+    from devopsgpt_pipeline.datasets.openwebtext import write_openwebtext
+
     folder, work = home.folders.tokens / "openwebtext", home.folders.downloads / "openwebtext"
     source = Source(
         config.documents,

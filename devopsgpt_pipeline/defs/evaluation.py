@@ -17,7 +17,6 @@ from devopsgpt_pipeline.evaluation.comparison import (
 )
 from devopsgpt_pipeline.evaluation.measure import NANOGPT_BATCHES
 from devopsgpt_pipeline.evaluation.published import PROTOCOL_DATASET
-from devopsgpt_pipeline.tracking.runs import log_bytes, log_dataset, log_final
 
 
 class EvaluationSettings(dg.Config):
@@ -57,6 +56,8 @@ def evaluation(
 ) -> dg.MaterializeResult:  # type: ignore[type-arg]
     """Loss on every dataset at hand, sample texts, and what is said by heart, before and after
     fine-tuning."""
+    from devopsgpt_pipeline.tracking.runs import log_bytes, log_dataset, log_final
+
     folders = home.folders
     facts = folders.finetuned_facts()
     bins = TokenBins.open(folders.bins(facts["dataset"]))

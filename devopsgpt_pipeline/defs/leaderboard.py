@@ -5,11 +5,9 @@ import hashlib
 import dagster as dg
 
 from devopsgpt_model.atomic import atomic_folder
-from devopsgpt_pipeline.defs import OWNERS, pictures
+from devopsgpt_pipeline.defs import OWNERS
 from devopsgpt_pipeline.defs.automation import ON_MEASURED
 from devopsgpt_pipeline.defs.resources import HomeResource, MlflowResource
-from devopsgpt_pipeline.evaluation.leaderboard import read_leaderboard
-from devopsgpt_pipeline.tracking.runs import leaderboard_run, log_bytes
 
 TABLE, PICTURE = "leaderboard.md", "leaderboard.png"
 
@@ -28,6 +26,10 @@ def leaderboard(
 ) -> dg.MaterializeResult:  # type: ignore[type-arg]
     """Baselines and fine-tunes, the best first, on what was measured: which is served, and what
     others published."""
+    from devopsgpt_pipeline.defs import pictures
+    from devopsgpt_pipeline.evaluation.leaderboard import read_leaderboard
+    from devopsgpt_pipeline.tracking.runs import leaderboard_run, log_bytes
+
     client = mlflow.client()
     board = read_leaderboard(client)
     text, png = board.markdown(), pictures.loss_against_parameters(board)

@@ -4,16 +4,15 @@ import base64
 import io
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from devopsgpt_pipeline.evaluation.leaderboard import Entry, Leaderboard
+from matplotlib.figure import Figure
+
+from devopsgpt_pipeline.evaluation.leaderboard import Entry, Leaderboard
 
 
 def loss_curve(lines: Sequence[dict[str, Any]], title: str) -> bytes:
     """PNG of train_loss and val_loss against the step. lines: as in metrics.jsonl"""
-    from matplotlib.figure import Figure
-
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
     for key, style in (
@@ -43,15 +42,13 @@ STYLES: dict[str, dict[str, Any]] = {
 LABEL_POINTS = 7.0
 
 
-def loss_against_parameters(board: "Leaderboard") -> bytes:
+def loss_against_parameters(board: Leaderboard) -> bytes:
     """PNG: a column for each dataset, loss above and bits per byte below, against parameters.
 
     Hollow marks have another tokenizer than GPT-2's: their losses compare below only. Pale ones
     were measured on an earlier version of the data. Where losses were published they are by
     nanoGPT's protocol, and so are those beside.
     """
-    from matplotlib.figure import Figure
-
     columns = max(1, len(board.datasets))
     figure = Figure(figsize=(1.5 + 4.2 * columns, 7.6), layout="constrained")
     panels = figure.subplots(2, columns, squeeze=False, sharex=True)
@@ -75,7 +72,7 @@ def loss_against_parameters(board: "Leaderboard") -> bytes:
     return _png(figure)
 
 
-def _mark(axes: Any, entry: "Entry", metric: str, dataset: str) -> None:
+def _mark(axes: Any, entry: Entry, metric: str, dataset: str) -> None:
     style, value = STYLES[entry.kind], entry.metrics.get(metric, math.nan)
     if math.isnan(value) or math.isnan(entry.parameters):
         return
@@ -85,7 +82,7 @@ def _mark(axes: Any, entry: "Entry", metric: str, dataset: str) -> None:
     axes.plot([entry.parameters], [value], linestyle="", markersize=8, alpha=pale, **style, **edge)
 
 
-def _legend(figure: Any, panels: Any) -> None:
+def _legend(figure: Figure, panels: Any) -> None:
     """One for all panels. What a mark's filling means is said beneath."""
     found = {
         label: handle
@@ -107,7 +104,7 @@ def _legend(figure: Any, panels: Any) -> None:
         )
 
 
-def _label(axes: Any, board: "Leaderboard", metric: str) -> None:
+def _label(axes: Any, board: Leaderboard, metric: str) -> None:
     """Names of the baselines, and of the best fine-tune of each size; all of them would lie on one
     another."""
     named: dict[tuple[str, float], tuple[float, str]] = {}
@@ -141,7 +138,7 @@ def _label(axes: Any, board: "Leaderboard", metric: str) -> None:
         )
 
 
-def _png(figure: Any) -> bytes:
+def _png(figure: Figure) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110)
     return buffer.getvalue()

@@ -5,7 +5,6 @@ import dagster as dg
 from devopsgpt_model.config import GPT2_SIZES
 from devopsgpt_pipeline.defs import OWNERS
 from devopsgpt_pipeline.defs.resources import HomeResource
-from devopsgpt_pipeline.hub.pretrained import PRETRAINED, fetch_pretrained
 
 SIZES = dg.StaticPartitionsDefinition(list(GPT2_SIZES))
 
@@ -23,6 +22,8 @@ def pretrained_gpt2(
     home: HomeResource,
 ) -> dg.MaterializeResult:  # type: ignore[type-arg]
     """GPT-2 as OpenAI released it, from the Hugging Face hub at a pinned revision."""
+    from devopsgpt_pipeline.hub.pretrained import PRETRAINED, fetch_pretrained
+
     size = context.partition_key
     folder = home.folders.pretrained / size
     digest = fetch_pretrained(size, folder, context.log.info)

@@ -1,6 +1,7 @@
 """Registry: the checkpoint becomes a model version, and the better version becomes the champion."""
 
 import json
+from typing import TYPE_CHECKING
 
 import dagster as dg
 from pydantic import Field
@@ -11,14 +12,12 @@ from devopsgpt_pipeline.defs.datasets import TOKEN_BINS
 from devopsgpt_pipeline.defs.resources import HomeResource, MlflowResource
 from devopsgpt_pipeline.evaluation.comparison import Comparison
 from devopsgpt_pipeline.home import BOOKS
-from devopsgpt_pipeline.registry.ancestry import LINEAGE_FILE
-from devopsgpt_pipeline.registry.card import CARD_FILE, model_card
-from devopsgpt_pipeline.registry.gate import Verdict, judge_challenger
-from devopsgpt_pipeline.registry.promote import MARGIN_BITS_PER_BYTE
-from devopsgpt_pipeline.tracking.client import MODEL_NAME
-from devopsgpt_pipeline.tracking.runs import git_commit
-from devopsgpt_pipeline.tracking.versions import checkpoint_sha256, publish
-from devopsgpt_pipeline.training.lineage import as_text, completed
+
+if TYPE_CHECKING:
+    from devopsgpt_pipeline.registry.gate import Verdict
+
+# bits per byte; a new champion costs its users a change
+MARGIN = 0.001
 
 
 @dg.asset(
@@ -34,6 +33,11 @@ def registered_model(
 ) -> dg.MaterializeResult:  # type: ignore[type-arg]
     """A version in MLflow's registry, alias `challenger`: it passed its checks and could be
     served."""
+    from devopsgpt_pipeline.registry.model_card import CARD_FILE, model_card
+    from devopsgpt_pipeline.tracking.runs import git_commit
+    from devopsgpt_pipeline.tracking.versions import checkpoint_sha256, publish
+    from devopsgpt_pipeline.training.lineage import LINEAGE_FILE, as_text, completed
+
     folders = home.folders
     comparison = Comparison.read(folders.evaluation)
     digest = checkpoint_sha256(folders.finetuned)
@@ -84,7 +88,7 @@ class PromotionSettings(dg.Config):
     """What a person can say about a promotion."""
 
     margin_bits_per_byte: float = Field(
-        default=MARGIN_BITS_PER_BYTE,
+        default=MARGIN,
         ge=0,
         description="Bits per byte by which a challenger must beat the champion.",
     )
@@ -106,6 +110,9 @@ def champion(
 ) -> dg.MaterializeResult:  # type: ignore[type-arg]
     """The version that is served: the challenger, if it beats the champion on today's held-out
     chapters."""
+    from devopsgpt_pipeline.registry.gate import judge_challenger
+    from devopsgpt_pipeline.tracking.client import MODEL_NAME
+
     client = mlflow.client()
     bins = TokenBins.open(home.folders.bins(BOOKS))
     verdict = judge_challenger(
@@ -130,7 +137,7 @@ def champion(
     )
 
 
-def _told(verdict: Verdict) -> str:
+def _told(verdict: "Verdict") -> str:
     if verdict.decision.promote:
         return f"Version {verdict.champion} is the champion: {verdict.decision.reason}"
     stays = (

@@ -11,7 +11,6 @@ from devopsgpt_pipeline.settings import Settings
 from devopsgpt_pipeline.sources.books import Book
 from devopsgpt_pipeline.sources.web.fetch import Fetcher
 from devopsgpt_pipeline.sources.web.settings import FetchSettings
-from devopsgpt_pipeline.tracking import client as tracking
 from devopsgpt_pipeline.training.kubernetes_launcher import KubernetesLauncher
 from devopsgpt_pipeline.training.launcher import Launcher, LocalLauncher
 
@@ -60,7 +59,9 @@ class MlflowResource(dg.ConfigurableResource):  # type: ignore[type-arg]
 
     def client(self) -> "MlflowClient":
         """raises: TrackingUnavailable where no server answers"""
-        return tracking.connect(self.tracking_uri)
+        from devopsgpt_pipeline.tracking.client import connect
+
+        return connect(self.tracking_uri)
 
     def run_link(self, experiment_id: str, run_id: str) -> dg.MetadataValue:
         return dg.MetadataValue.url(
@@ -68,8 +69,10 @@ class MlflowResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         )
 
     def version_link(self, version: str) -> dg.MetadataValue:
+        from devopsgpt_pipeline.tracking.client import MODEL_NAME
+
         return dg.MetadataValue.url(
-            f"{without_login(self.ui_url)}/#/models/{tracking.MODEL_NAME}/versions/{version}"
+            f"{without_login(self.ui_url)}/#/models/{MODEL_NAME}/versions/{version}"
         )
 
 

@@ -11,7 +11,7 @@ from devopsgpt_pipeline.sources.books import Book
 from devopsgpt_pipeline.sources.guards import GUARDS
 from devopsgpt_pipeline.sources.observe import observe_book
 from devopsgpt_pipeline.sources.scrape import ScrapeReport, scrape_book
-from devopsgpt_pipeline.sources.visit import Progress
+from devopsgpt_pipeline.sources.visit import ScrapeProgress
 
 GUARD_DOCS = {
     "contents_page": "The contents page must link to chapters: a redesign or an error page has "
@@ -124,7 +124,7 @@ def build_chapters(book: Book) -> dg.AssetsDefinition:
     return chapters
 
 
-def _logged(context: dg.AssetExecutionContext, book: Book) -> Progress:
+def _logged(context: dg.AssetExecutionContext, book: Book) -> ScrapeProgress:
     def log(done: int, total: int, line: str) -> None:
         context.log.info(f"{book.name} {done}/{total}  {line}")
 

@@ -1,36 +1,63 @@
-"""Fine-tuning: token bins to a checkpoint, in a process of its own."""
+"""Fine-tuning: token bins to a checkpoint, in a process of its own; and one trial of a sweep.
 
+The launchpad's settings derive from TrainingConfig, the one dataclass that declares them.
+"""
+
+import dataclasses
 import hashlib
 import json
 import math
 import shutil
 import time
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
+from pydantic import Field, create_model
 
 from devopsgpt_model.atomic import atomic_folder
-from devopsgpt_model.config import GPT2_SIZES, TrainingConfig
+from devopsgpt_model.config import GPT2_SIZES, TrainingConfig, field_docs, training_config
 from devopsgpt_model.training.job import TrainingJob
 from devopsgpt_model.training.report import read_metrics
-from devopsgpt_pipeline.defs import OWNERS, pictures
+from devopsgpt_pipeline.defs import OWNERS
 from devopsgpt_pipeline.defs.datasets import TOKEN_BINS
 from devopsgpt_pipeline.defs.resources import HomeResource, MlflowResource
-from devopsgpt_pipeline.defs.training_settings import settings_of, training_run_config
 from devopsgpt_pipeline.home import BOOKS, Home
 from devopsgpt_pipeline.profiles import Profile
-from devopsgpt_pipeline.registry.ancestry import LINEAGE_FILE
-from devopsgpt_pipeline.tracking.runs import git_commit, log_bytes, run_status
-from devopsgpt_pipeline.tracking.versions import checkpoint_sha256
 from devopsgpt_pipeline.training.launcher import Context, Launcher
-from devopsgpt_pipeline.training.prepare import training_job
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 CODE_VERSION = "1"
 OBSERVE_EVERY_S = 5.0  # an observation is a row in Dagster's event log; a curve needs few
+
+
+def training_run_config(defaults: TrainingConfig, dataset: str) -> type[dg.Config]:
+    """A Dagster config class with every setting's type, unit and default, and the dataset to train
+    on."""
+    docs = field_docs(TrainingConfig)
+    fields: dict[str, Any] = {
+        field.name: (
+            field.type,
+            Field(default=getattr(defaults, field.name), description=docs[field.name]),
+        )
+        for field in dataclasses.fields(TrainingConfig)
+    }
+    fields["dataset"] = (
+        str,
+        Field(default=dataset, description="Token bins to train on: sre or shakespeare."),
+    )
+    return create_model(
+        "TrainingSettings", __base__=dg.Config, __doc__=TrainingConfig.__doc__, **fields
+    )
+
+
+def settings_of(config: dg.Config) -> tuple[TrainingConfig, str]:
+    """What was set in the launchpad: training settings and dataset. raises: ValueError for a value
+    out of range"""
+    values = config.model_dump()
+    dataset = values.pop("dataset")
+    return training_config(values), dataset
 
 
 def build_finetuned_checkpoint(profile: Profile) -> dg.AssetsDefinition:
@@ -54,6 +81,10 @@ def build_finetuned_checkpoint(profile: Profile) -> dg.AssetsDefinition:
     ) -> dg.MaterializeResult:  # type: ignore[type-arg]
         """GPT fine-tuned on the training chapters, in Hugging Face's layout: the best weights of
         the run."""
+        from devopsgpt_pipeline.defs import pictures
+        from devopsgpt_pipeline.tracking.runs import git_commit, log_bytes, run_status
+        from devopsgpt_pipeline.training.prepare import training_job
+
         client = mlflow.client()
         tags = {
             "dagster_run_id": context.run.run_id,
@@ -63,7 +94,7 @@ def build_finetuned_checkpoint(profile: Profile) -> dg.AssetsDefinition:
         settings, dataset = settings_of(config)
         with training_job(home.folders, client, settings, dataset, CODE_VERSION, tags) as job:
             with run_status(client, job.mlflow_run_id):
-                launcher.train(context, job, Progress(context, context.asset_key))
+                launcher.train(context, job, TrainingMonitor(context, context.asset_key))
                 png = pictures.loss_curve(
                     read_metrics(job.out / "metrics.jsonl"), f"GPT on {dataset}"
                 )
@@ -75,7 +106,9 @@ def build_finetuned_checkpoint(profile: Profile) -> dg.AssetsDefinition:
 
 def _digest(config: TrainingConfig) -> str:
     """Changes with any default setting, so that the checkpoint is out of date then."""
-    return hashlib.sha256(json.dumps(asdict(config), sort_keys=True).encode()).hexdigest()[:8]
+    return hashlib.sha256(
+        json.dumps(dataclasses.asdict(config), sort_keys=True).encode()
+    ).hexdigest()[:8]
 
 
 def _pretrained(profile: Profile) -> list[dg.AssetDep]:
@@ -91,7 +124,7 @@ def _pretrained(profile: Profile) -> list[dg.AssetDep]:
     ]
 
 
-class Progress:
+class TrainingMonitor:
     """Passes the trainer's reports on: a line for the log, now and then an observation for
     Dagster's charts."""
 
@@ -133,6 +166,10 @@ def _keep(
 ) -> dg.MaterializeResult:  # type: ignore[type-arg]
     """Take the finished checkpoint in, and clear the working folder: a later run with these
     settings starts anew."""
+    from devopsgpt_pipeline.defs.pictures import as_markdown
+    from devopsgpt_pipeline.tracking.versions import checkpoint_sha256
+    from devopsgpt_pipeline.training.lineage import LINEAGE_FILE
+
     with atomic_folder(home.finetuned) as staging:
         shutil.copytree(job.out / "checkpoint", staging, dirs_exist_ok=True)
         shutil.copy(job.out / LINEAGE_FILE, staging)
@@ -151,7 +188,7 @@ def _keep(
             "seconds": facts["seconds"],
             "device": f"{facts['device']}, {facts['dtype']}",
             "loss_curve": dg.MetadataValue.md(
-                pictures.as_markdown(png, "train_loss and val_loss against the step")
+                as_markdown(png, "train_loss and val_loss against the step")
             ),
             "settings": dg.MetadataValue.json(facts["config"]),
             "mlflow_run": mlflow.run_link(experiment, job.mlflow_run_id),
@@ -159,3 +196,46 @@ def _keep(
             "checkpoint_sha256": digest,
         },
     )
+
+
+def build_sweep_trial(profile: Profile) -> dg.JobDefinition:
+    """The job; its run's tags name the sweep's MLflow run and the trial."""
+    settings_class = training_run_config(profile.training, BOOKS)
+
+    @dg.op(pool="gpu")
+    def train_trial(
+        context: dg.OpExecutionContext,
+        config: settings_class,  # type: ignore[valid-type]
+        home: HomeResource,
+        mlflow: MlflowResource,
+        launcher: Launcher,
+    ) -> float:
+        """Train with these settings. returns: the best val_loss"""
+        from devopsgpt_pipeline.tracking import runs
+        from devopsgpt_pipeline.training.prepare import training_job
+
+        client = mlflow.client()
+        run = context.run
+        family = {tag: run.tags[tag] for tag in (runs.TRIAL_TAG, runs.PARENT_TAG)}
+        tags = {"dagster_run_id": run.run_id, "git_commit": runs.git_commit(), "kind": "finetune"}
+        settings, dataset = settings_of(config)
+        with training_job(home.folders, client, settings, dataset, CODE_VERSION, tags) as job:
+            # one that began outside the sweep joins it
+            for key, value in {runs.FOLDER_TAG: job.out.name, **family}.items():
+                client.set_tag(job.mlflow_run_id, key, value)
+            with runs.run_status(client, job.mlflow_run_id):
+                launcher.train(context, job, TrainingMonitor(context))
+                facts = json.loads((job.out / "result.json").read_text())
+                runs.log_final(
+                    client, job.mlflow_run_id, {"best_val_loss": facts["val_loss"]}, facts["step"]
+                )
+            return float(facts["val_loss"])
+
+    @dg.job(
+        name="sweep_trial",
+        description="One trial of `devopsgpt finetune --sweep`, which launches it.",
+    )
+    def sweep_trial() -> None:
+        train_trial()
+
+    return sweep_trial

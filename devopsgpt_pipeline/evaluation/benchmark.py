@@ -8,21 +8,18 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from mlflow import MlflowClient
 
 from devopsgpt_model.device import choose_device
 from devopsgpt_pipeline.evaluation.benchmark_data import LocalTask, local_task
-from devopsgpt_pipeline.evaluation.evaluate import Say
-from devopsgpt_pipeline.evaluation.named_models import find_model
+from devopsgpt_pipeline.evaluation.named_models import NamedModel, find_model
 from devopsgpt_pipeline.evaluation.published import BENCHMARKS
 from devopsgpt_pipeline.home import Home
+from devopsgpt_pipeline.hub.download import Say
 from devopsgpt_pipeline.tracking.client import connect
 from devopsgpt_pipeline.tracking.runs import log_final
-
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
-
-    from devopsgpt_pipeline.evaluation.named_models import NamedModel
 
 
 class BenchmarkError(RuntimeError):
@@ -103,7 +100,7 @@ def _metrics(task: str, result: dict[str, Any]) -> dict[str, float]:
 
 def _log(
     client: "MlflowClient | None",
-    model: "NamedModel",
+    model: NamedModel,
     metrics: dict[str, float],
     local: dict[str, LocalTask],
     limit: int | None,

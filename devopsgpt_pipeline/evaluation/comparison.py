@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from devopsgpt_model.config import training_config
 from devopsgpt_model.token_bins import TokenBins
 from devopsgpt_pipeline.evaluation.measure import (
     ENCODED_TOKENS,
@@ -16,8 +17,6 @@ from devopsgpt_pipeline.evaluation.measure import (
 )
 from devopsgpt_pipeline.evaluation.memorization import memorization
 from devopsgpt_pipeline.evaluation.published import PROTOCOL_DATASET
-from devopsgpt_pipeline.tracking.runs import log_dataset, log_final
-from devopsgpt_pipeline.tracking.versions import checkpoint_sha256
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -92,6 +91,7 @@ def compare_with_start(folder: Path, bins: TokenBins, batches: int = NANOGPT_BAT
     """
     from devopsgpt_model.checkpoint import load_checkpoint
     from devopsgpt_model.device import choose_device
+    from devopsgpt_pipeline.tracking.versions import checkpoint_sha256
 
     finetuned = load_checkpoint(folder, str(choose_device()))
     start = start_of(finetuned)
@@ -145,6 +145,8 @@ def log_measurement(
     step: int = 0,
 ) -> None:
     """Log a model on a dataset to its run, and which data it was."""
+    from devopsgpt_pipeline.tracking.runs import log_dataset, log_final
+
     log_final(client, run_id, metrics_of(measured, start), step)
     log_dataset(client, run_id, measured.source(), "evaluation")
     client.set_tag(run_id, f"data_version/{measured.dataset}", measured.data_version)
@@ -156,7 +158,6 @@ def start_of(finetuned: "Checkpoint") -> "Checkpoint":
     raises: ValueError where its training.json does not tell, or what it names is gone
     """
     from devopsgpt_model.checkpoint import Checkpoint
-    from devopsgpt_model.config import training_config
     from devopsgpt_model.training.trainer import initial_model
 
     settings: Any = finetuned.training

@@ -2,23 +2,20 @@
 own MLflow run."""
 
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from mlflow import MlflowClient
+
+from devopsgpt_model.checkpoint import Checkpoint
 from devopsgpt_model.token_bins import TokenBins
 from devopsgpt_pipeline.evaluation.comparison import log_measurement, start_of
 from devopsgpt_pipeline.evaluation.measure import Measurement, measure
 from devopsgpt_pipeline.evaluation.named_models import NamedModel, find_model
 from devopsgpt_pipeline.home import Home
+from devopsgpt_pipeline.hub.download import Say
 from devopsgpt_pipeline.tracking.client import connect
-
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
-
-    from devopsgpt_model.checkpoint import Checkpoint
-
-Say = Callable[[str], None]
 
 
 def evaluate_models(

@@ -4,7 +4,9 @@ runs tell it."""
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from mlflow import MlflowClient
 
 from devopsgpt_model.config import GPT2_SIZES, in_millions
 from devopsgpt_pipeline.evaluation.published import LOSSES, PROTOCOL_DATASET, published_metrics
@@ -16,12 +18,9 @@ from devopsgpt_pipeline.tracking.client import (
     model_versions,
 )
 
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
-
 KINDS = ("baseline", "finetune")
 BY_PROTOCOL = f"nanogpt_val_loss/{PROTOCOL_DATASET}"
-BENCHMARKS = (
+SHOWN_BENCHMARKS = (
     "acc/lambada_openai",
     "perplexity/lambada_openai",
     "word_perplexity/wikitext",
@@ -83,7 +82,7 @@ class Leaderboard:
             found += [f"val_loss/{dataset}", f"bits_per_byte/{dataset}"]
             found += [BY_PROTOCOL] if dataset == PROTOCOL_DATASET else []
         measured = {name for entry in self.entries if entry.kind in KINDS for name in entry.metrics}
-        return found + [name for name in BENCHMARKS if name in measured]
+        return found + [name for name in SHOWN_BENCHMARKS if name in measured]
 
     def loss_to_compare(self, dataset: str) -> str:
         """What models are compared by on a dataset: the loss by nanoGPT's protocol where such
@@ -109,7 +108,7 @@ class Leaderboard:
             [name for name in columns if name.partition("/")[2] == dataset]
             for dataset in self.datasets
         ]
-        groups.append([name for name in columns if name in BENCHMARKS])
+        groups.append([name for name in columns if name in SHOWN_BENCHMARKS])
         tables = (
             [self._row(one, group) for one in self.entries if set(group) & set(one.metrics)]
             for group in groups
@@ -144,7 +143,7 @@ class Leaderboard:
         return "\n".join(lines) + "\n\n" + "\n\n".join(self.notes()) + "\n"
 
 
-def read_leaderboard(client: "MlflowClient") -> Leaderboard:
+def read_leaderboard(client: MlflowClient) -> Leaderboard:
     """The finished runs of the experiment and the published values beside them."""
     # MLflow's search knows IN for attributes, not for tags
     query = "attributes.status = 'FINISHED'"
@@ -168,7 +167,7 @@ def read_leaderboard(client: "MlflowClient") -> Leaderboard:
     return with_published(Leaderboard(ranked, datasets))
 
 
-def _versions(client: "MlflowClient") -> dict[str, str]:
+def _versions(client: MlflowClient) -> dict[str, str]:
     """The newest version that each run's model is registered as, with its aliases: "3 champion"."""
     aliases: dict[str, list[str]] = {}
     for alias, version in sorted(aliases_by_name(client).items()):
@@ -185,7 +184,7 @@ def _is_loss(metric: str) -> bool:
 
 
 def _is_shown(metric: str) -> bool:
-    return _is_loss(metric) or metric in BENCHMARKS
+    return _is_loss(metric) or metric in SHOWN_BENCHMARKS
 
 
 def _entry(run: Any) -> Entry:

@@ -5,7 +5,10 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 
 from devopsgpt_model.checkpoint import Checkpoint, load_checkpoint
 from devopsgpt_model.device import choose_device
@@ -20,9 +23,6 @@ from devopsgpt_pipeline.tracking.client import (
 )
 from devopsgpt_pipeline.tracking.runs import baseline_run
 from devopsgpt_pipeline.tracking.versions import fetch_version
-
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
 
 ALIASES = (CHAMPION, CHALLENGER, PREVIOUS)
 KNOWN = (
@@ -82,7 +82,7 @@ def find_model(home: Home, client: "MlflowClient | None", name: str, scratch: Pa
     )
 
 
-def _version_named(client: "MlflowClient", name: str) -> str | None:
+def _version_named(client: MlflowClient, name: str) -> str | None:
     """A version's number, of a number, an alias, or a run whose model was registered."""
     if name in ALIASES:
         version = version_of_alias(client, name)
@@ -99,7 +99,7 @@ def _version_named(client: "MlflowClient", name: str) -> str | None:
     return str(max(int(version.version) for version in versions)) if versions else None
 
 
-def _newest_of_run(home: Home, client: "MlflowClient", run_id: str) -> NamedModel:
+def _newest_of_run(home: Home, client: MlflowClient, run_id: str) -> NamedModel:
     if not home.finetuned.exists() or home.finetuned_facts().get("mlflow_run_id") != run_id:
         raise ValueError(
             f"no checkpoint is kept of MLflow run {run_id}: no version was registered from it, and "
@@ -115,8 +115,6 @@ def _known_run(client: "MlflowClient | None", run_id: str) -> str | None:
     """The run, where this MLflow has it: a checkpoint may come from elsewhere."""
     if client is None or not run_id:
         return None
-    from mlflow.exceptions import MlflowException
-
     try:
         return str(client.get_run(run_id).info.run_id)
     except MlflowException as error:

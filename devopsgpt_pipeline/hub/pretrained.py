@@ -6,17 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from devopsgpt_model.atomic import file_sha256, write_json
-from devopsgpt_pipeline.hub.models import (
-    COMMIT,
-    NEEDED,
-    WEIGHTS,
-    HubModel,
-    HubUnavailable,
-    Say,
-    fetch_files,
-    resolve,
-    say_on_stderr,
-)
+from devopsgpt_pipeline.hub.download import HubUnavailable, Say, say_on_stderr
+from devopsgpt_pipeline.hub.models import COMMIT, NEEDED, WEIGHTS, HubModel, fetch_files, look_up
 
 FILES = (
     "config.json",
@@ -109,7 +100,7 @@ def fetch_from_hub(name: str, root: Path) -> tuple[HubModel, Path]:
         model = HubModel(**json.loads(note.read_text()))
     else:
         try:
-            model = resolve(name)
+            model = look_up(name)
         except HubUnavailable as error:
             if not note.exists():
                 raise PretrainedUnavailable(
@@ -126,7 +117,7 @@ def fetch_from_hub(name: str, root: Path) -> tuple[HubModel, Path]:
     return model, folder
 
 
-def named_models(root: Path) -> set[Path]:
+def folders_in_use(root: Path) -> set[Path]:
     """Folders of the commits that some name stood for last: what fetch_from_hub may give without
     asking the hub."""
     notes = (json.loads(note.read_text()) for note in (root / "resolved").glob("*.json"))

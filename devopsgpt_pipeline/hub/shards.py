@@ -1,42 +1,16 @@
 """A dataset of the Hugging Face hub in parquet shards: its files, and one of them at a time."""
 
-import hashlib
 import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
+from huggingface_hub import HfApi, hf_hub_url
+
 from devopsgpt_model.atomic import write_json
-
-REPOSITORY = "Skylion007/openwebtext"
-REVISION = "79d93d786212f7344586290adb811d4ae6a1762c"  # the text as 80 parquet shards
-BY_HAND = "shards"  # the folder, beside those of what is under way, for files that a person brings
-
-
-class HubUnavailable(ConnectionError):
-    """Shards that are neither here nor to be fetched."""
-
-
-@dataclass(frozen=True)
-class Source:
-    """What is read. documents: how many from the beginning, 0 for all
-
-    endpoint: another hub than the public one; by_hand: a folder whose parquet files, if it has
-    some, are taken instead
-    """
-
-    documents: int = 0
-    repository: str = REPOSITORY
-    revision: str = REVISION
-    endpoint: str | None = None
-    by_hand: Path | None = None
-
-    @property
-    def key(self) -> str:
-        content = json.dumps([self.documents, self.repository, self.revision])
-        return hashlib.sha256(content.encode()).hexdigest()[:12]
+from devopsgpt_pipeline.hub.download import HubUnavailable, Say, fetch_file, in_short, say_on_stderr
+from devopsgpt_pipeline.hub.source import Source
 
 
 def declared_shards(place: Path, source: Source) -> dict[str, str | None]:
@@ -51,16 +25,13 @@ def declared_shards(place: Path, source: Source) -> dict[str, str | None]:
         return dict.fromkeys(names)
     path = place / "shards.json"
     if not path.exists():
-        from huggingface_hub import HfApi
-
         api = HfApi(endpoint=source.endpoint)
         try:
             info = api.dataset_info(
                 source.repository, revision=source.revision, files_metadata=True
             )
-        # the hub's client raises its HTTP library's errors beside its own
-        except Exception as error:
-            raise _unavailable(source, error) from error
+        except Exception as error:  # its HTTP library's errors beside the hub's own
+            raise _unavailable(source, in_short(error)) from error
         files = sorted(info.siblings or [], key=lambda file: file.rfilename)
         shards = {
             file.rfilename: file.lfs and file.lfs.sha256
@@ -90,44 +61,33 @@ def _names_by_hand(source: Source) -> list[str]:
 
 
 @contextmanager
-def one_shard(name: str, sha256: str | None, place: Path, source: Source) -> Iterator[Path]:
+def one_shard(
+    name: str, sha256: str | None, place: Path, source: Source, say: Say = say_on_stderr
+) -> Iterator[Path]:
     """A shard's file within the block: one put there by hand stays, one that is fetched is removed.
 
-    raises: as download
+    raises: HubUnavailable; ValueError for a file that is not what the hub declares
     """
     if source.by_hand and (source.by_hand / name).exists():
         yield source.by_hand / name
         return
-    parquet = download(name, sha256, place, source)
+    url = hf_hub_url(
+        source.repository,
+        name,
+        repo_type="dataset",
+        revision=source.revision,
+        endpoint=source.endpoint,
+    )
+    parquet = place / name
+    try:
+        fetch_file(url, parquet, source.repository, sha256, say)
+    except HubUnavailable as error:
+        raise _unavailable(source, str(error)) from error
     yield parquet
     parquet.unlink()
 
 
-def download(name: str, sha256: str | None, place: Path, source: Source) -> Path:
-    """Fetch a file into a folder, going on with what is there.
-
-    raises: HubUnavailable; ValueError for a file that is not what the hub declares: it is removed
-    """
-    from huggingface_hub import hf_hub_download
-
-    where = {"repo_type": "dataset", "revision": source.revision, "endpoint": source.endpoint}
-    try:
-        path = Path(hf_hub_download(source.repository, name, local_dir=place, **where))
-    except Exception as error:  # as above
-        raise _unavailable(source, error) from error
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if sha256 and found != sha256:
-        path.unlink()
-        raise ValueError(
-            f"{name} of {source.repository} has sha256 {found}, the hub says {sha256}; it was "
-            "removed, "
-            "materialize token_bins_openwebtext again"
-        )
-    return path
-
-
-def _unavailable(source: Source, error: Exception) -> HubUnavailable:
+def _unavailable(source: Source, reason: str) -> HubUnavailable:
     place = (
         f", or put the parquet files of revision {source.revision} into {source.by_hand}"
         if source.by_hand
@@ -135,7 +95,6 @@ def _unavailable(source: Source, error: Exception) -> HubUnavailable:
     )
     return HubUnavailable(
         f"{source.repository} could not be fetched from the Hugging Face hub "
-        f"({type(error).__name__}: {error}); what "
-        "was encoded is kept, materialize token_bins_openwebtext again once there is a "
-        f"network{place}"
+        f"({reason}); what was encoded is kept, materialize token_bins_openwebtext again once "
+        f"there is a network{place}"
     )

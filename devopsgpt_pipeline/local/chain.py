@@ -14,6 +14,8 @@ from typing import Any
 
 import dagster as dg
 
+from devopsgpt_model.stop import process_is_alive
+
 PID_TAG = "devopsgpt/pid"  # of a run in a process of ours, not of a Dagster server
 DATA_VERSION_TAG = "dagster/data_version"
 CODE_VERSION_TAG = "dagster/code_version"
@@ -61,7 +63,7 @@ def _tags(instance: dg.DagsterInstance, key: dg.AssetKey) -> dict[str, str]:
     return {}
 
 
-def failed_gates(
+def failed_checks(
     job: dg.JobDefinition, instance: dg.DagsterInstance, stale: list[dg.AssetKey]
 ) -> list[str]:
     """Blocking checks that failed on up-to-date assets: what follows them must not run."""
@@ -95,22 +97,12 @@ def end_abandoned_runs(instance: dg.DagsterInstance) -> list[str]:
     abandoned = [
         run
         for run in instance.get_runs(unfinished)
-        if PID_TAG in run.tags and not _alive(run.tags[PID_TAG])
+        if PID_TAG in run.tags and not process_is_alive(int(run.tags[PID_TAG]))
     ]
     for run in abandoned:
         instance.report_run_failed(run, f"process {run.tags[PID_TAG]} was killed")
         instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
     return [run.run_id for run in abandoned]
-
-
-def _alive(pid: str) -> bool:
-    try:
-        os.kill(int(pid), 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 class WaitForASlot:

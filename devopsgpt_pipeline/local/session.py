@@ -13,10 +13,9 @@ from devopsgpt_model.config import GPT2_SIZES, TrainingConfig
 from devopsgpt_model.tracking import DEFAULT_TRACKING_URI
 from devopsgpt_pipeline.home import BOOKS, OLD_BOOKS, Home
 from devopsgpt_pipeline.local import chain, servers
+from devopsgpt_pipeline.local.grid import Outcome, Trial
 from devopsgpt_pipeline.local.progress import ChainProgress
-from devopsgpt_pipeline.local.sweep import Outcome, Sweep, Trial
 from devopsgpt_pipeline.profiles import Profile
-from devopsgpt_pipeline.tracking.client import connect
 
 AFTER_TOKEN_BINS = [
     dg.AssetKey(name)
@@ -63,6 +62,9 @@ def finetune_sweep(
     returns: how each trial ended, the best first
     raises: ChainError where all trials failed, or what follows them; ChainInterrupted
     """
+    from devopsgpt_pipeline.local.sweep import Sweep
+    from devopsgpt_pipeline.tracking.client import connect
+
     with _session(home, profile) as (session, tracking_uri):
         session.prepare_training([trial.config for trial in trials], dataset)
         sweep = Sweep(home, connect(tracking_uri), preset_name, trials, dataset)
@@ -178,7 +180,7 @@ class Session:
             names = ", ".join(key.to_user_string() for key in stale)
             if stale == before:
                 raise chain.ChainError(f"still out of date after being materialized: {names}")
-            if failures := chain.failed_gates(self.job, self.instance, stale):
+            if failures := chain.failed_checks(self.job, self.instance, stale):
                 raise chain.ChainError(
                     "a blocking check failed, what follows is held:\n  " + "\n  ".join(failures)
                 )

@@ -7,78 +7,22 @@ fine-tuned checkpoint as it is.
 
 import dataclasses
 import hashlib
-import itertools
 import json
 import shutil
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import dagster as dg
+from mlflow import MlflowClient
+from mlflow.entities import Run
 
-from devopsgpt_model.config import TrainingConfig
 from devopsgpt_model.token_bins import TokenBins
-from devopsgpt_pipeline.defs.sweep_trial import FOLDER_TAG, TRIAL_TAG
 from devopsgpt_pipeline.home import Home
 from devopsgpt_pipeline.local import chain
+from devopsgpt_pipeline.local.grid import Outcome, Trial
 from devopsgpt_pipeline.tracking.client import experiment_id
-from devopsgpt_pipeline.tracking.runs import PARENT_TAG, git_commit
-from devopsgpt_pipeline.training.options import changed
-
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
-    from mlflow.entities import Run
+from devopsgpt_pipeline.tracking.runs import FOLDER_TAG, PARENT_TAG, TRIAL_TAG, git_commit
 
 SWEEP_TAG = "devopsgpt/sweep"  # of a parent run: which grid on which data
-
-
-@dataclass(frozen=True)
-class Trial:
-    """One point of the grid. name: the settings that the grid varies, as `learning_rate=0.0001
-    max_steps=100`"""
-
-    name: str
-    config: TrainingConfig
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a trial ended. failure: why it did, empty for one that has a val_loss"""
-
-    trial: Trial
-    val_loss: float
-    failure: str = ""
-
-    def row(self) -> dict[str, Any]:
-        """A line of the table that ends a sweep."""
-        values = dict(each.split("=", 1) for each in self.trial.name.split())
-        return {**values, "val_loss": f"{self.val_loss:.4f}" if not self.failure else self.failure}
-
-
-def grid(preset_name: str, changes: Sequence[str], axes: Sequence[str]) -> list[Trial]:
-    """Every combination of the axes, each on top of the preset and its changes. axes: as
-    `max_steps=100,200`
-
-    raises: ValueError for a setting that is unknown, out of range, or named twice, and for two
-    equal points
-    """
-    names = [axis.partition("=")[0] for axis in axes]
-    if twice := [name for name in names if names.count(name) > 1]:
-        raise ValueError(f"--sweep {twice[0]} is given twice; put all its values into one")
-    choices = [
-        [f"{name}={value}" for value in axis.partition("=")[2].split(",")]
-        for name, axis in zip(names, axes, strict=True)
-    ]
-    trials = [
-        Trial(" ".join(point), changed(preset_name, [*changes, *point]))
-        for point in itertools.product(*choices)
-    ]
-    for one, other in itertools.combinations(trials, 2):
-        if one.config == other.config:  # their trainings would share one folder and one run
-            raise ValueError(
-                f"--sweep has the same settings twice: {one.name}, and {other.name}; leave one out"
-            )
-    return trials
 
 
 class Sweep:
@@ -87,7 +31,7 @@ class Sweep:
     def __init__(
         self,
         home: Home,
-        client: "MlflowClient",
+        client: MlflowClient,
         preset_name: str,
         trials: list[Trial],
         dataset: str,
@@ -125,12 +69,12 @@ class Sweep:
         self._end(outcomes)
         return outcomes
 
-    def children(self) -> list["Run"]:
+    def children(self) -> list[Run]:
         """The MLflow runs of the trials that have begun."""
         wanted = f"tags.`{PARENT_TAG}` = '{self.parent}'"
         return list(self.client.search_runs([experiment_id(self.client)], wanted, max_results=1000))
 
-    def child(self, trial: Trial) -> "Run":
+    def child(self, trial: Trial) -> Run:
         """The MLflow run of a trial that has begun."""
         return next(run for run in self.children() if run.data.tags[TRIAL_TAG] == trial.name)
 

@@ -1,5 +1,4 @@
-"""What is forgotten, and when: model versions, Dagster's runs, working folders, downloads, logs. A
-daily job runs it.
+"""What is forgotten: model versions, Dagster's runs, working folders, downloads, logs.
 
 Never forgotten: a version that an alias names, the run that tells what an asset is now, a file that
 is in use or that a person brought. Earlier pages of the books have a limit of their own
@@ -12,14 +11,14 @@ import time
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import dagster as dg
+from mlflow import MlflowClient
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
-from devopsgpt_pipeline.defs.resources import HomeResource, MlflowResource
 from devopsgpt_pipeline.home import Home
-from devopsgpt_pipeline.hub.pretrained import named_models
-from devopsgpt_pipeline.hub.shards import BY_HAND
+from devopsgpt_pipeline.hub.pretrained import folders_in_use
+from devopsgpt_pipeline.hub.source import BY_HAND
 from devopsgpt_pipeline.tracking.client import (
     MODEL_NAME,
     aliases_by_name,
@@ -28,71 +27,12 @@ from devopsgpt_pipeline.tracking.client import (
     model_versions,
 )
 
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
-
 DAY_S = 86_400
 Kind = dg.DagsterEventType
 FACTS = {Kind.ASSET_MATERIALIZATION, Kind.ASSET_OBSERVATION, Kind.ASSET_CHECK_EVALUATION}
 
 
-class Retention(dg.Config):
-    """How much is kept."""
-
-    versions: int = 20
-    """Newest model versions whose files are kept, besides those that an alias names."""
-
-    orphan_days: float = 1.0
-    """Days after which uploaded weights that no version names are deleted, and temporary files:
-    what was cut off."""
-
-    run_days: float = 90.0
-    """Days that a finished run of Dagster is kept, with its events and the output of its steps."""
-
-    work_days: float = 14.0
-    """Days that an interrupted training's state, a half-written folder or a dataset's encoded
-    shards wait to be gone on with, and that a model of the hub is kept which no name stands for any
-    more."""
-
-    log_bytes: int = 20_000_000
-    """Size that a server's log may reach; the newer half stays."""
-
-
-@dg.op
-def forget_what_is_old(
-    context: dg.OpExecutionContext, config: Retention, home: HomeResource, mlflow: MlflowResource
-) -> None:
-    """Apply the retention to this home and its registry."""
-    client = mlflow.client()
-    counts = {
-        "versions": len(forget_versions(client, config.versions)),
-        "orphaned uploads": len(forget_orphans(client, config.orphan_days)),
-        "runs": len(forget_runs(context.instance, home.folders, config.run_days)),
-        "folders": len(forget_folders(home.folders, config.work_days)),
-        "temporary files": len(forget_temporary(home.folders, config.orphan_days)),
-        "logs": len(cut_logs(home.folders, config.log_bytes)),
-    }
-    context.log.info("forgotten: " + ", ".join(f"{count} {name}" for name, count in counts.items()))
-
-
-@dg.job(
-    description="Delete what the retention no longer keeps: versions, runs, working folders, "
-    "downloads, logs."
-)
-def retention() -> None:
-    """One op, so that it shows in Dagster like everything else that runs daily."""
-    forget_what_is_old()
-
-
-RETENTION_DAILY = dg.ScheduleDefinition(
-    name="retention_daily",
-    job=retention,
-    cron_schedule="47 5 * * *",
-    default_status=dg.DefaultScheduleStatus.RUNNING,
-)
-
-
-def forget_versions(client: "MlflowClient", keep: int) -> list[str]:
+def forget_versions(client: MlflowClient, keep: int) -> list[str]:
     """Delete model versions beyond the newest `keep`, but none with an alias. returns: their
     numbers"""
     named = set(aliases_by_name(client).values())
@@ -103,10 +43,8 @@ def forget_versions(client: "MlflowClient", keep: int) -> list[str]:
     return old
 
 
-def forget_orphans(client: "MlflowClient", days: float) -> list[str]:
+def forget_orphans(client: MlflowClient, days: float) -> list[str]:
     """Delete the files of uploads that no version names. returns: their ids"""
-    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
-
     used = {found.source.rpartition("/")[2] for found in model_versions(client)}
     before_ms = (time.time() - days * DAY_S) * 1000
     orphans = [
@@ -176,7 +114,7 @@ def forget_folders(home: Home, days: float) -> list[Path]:
     in_use = {
         home.finetuned.resolve(),
         *starts_in_use(home),
-        *(path.resolve() for path in named_models(home.hub)),
+        *(path.resolve() for path in folders_in_use(home.hub)),
     }
     places = [
         *home.training.glob("*"),

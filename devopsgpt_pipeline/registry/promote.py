@@ -7,80 +7,23 @@ the home (a Dagster pool keeps runs apart besides), and reads the champion again
 old champion in place, and a retry finishes.
 """
 
-import math
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 
 from devopsgpt_pipeline.tracking.client import CHAMPION, MODEL_NAME, PREVIOUS, version_of_alias
 from devopsgpt_pipeline.tracking.versions import fetch_version
 
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
-
-# how much better a challenger must be: a new champion costs its users a change
-MARGIN_BITS_PER_BYTE = 0.001
 LOCK_TIMEOUT_S = 60.0
 
 
 class PromotionError(ValueError):
     """A promotion or rollback that cannot be done."""
-
-
-@dataclass(frozen=True)
-class Decision:
-    """What the gate decided, and on which numbers: bits per byte on the same held-out text, in one
-    run.
-
-    rival: the champion's, or the start's where there is no champion
-    """
-
-    promote: bool
-    reason: str
-    challenger: float
-    rival: float
-    margin: float
-
-    def tags(self, champion: str | None, held_out_sha256: str) -> dict[str, str]:
-        """As tags of the challenger's version. champion: the version that it was compared with"""
-        return {
-            "decision": "promote" if self.promote else "keep the champion",
-            "decision_reason": self.reason,
-            "decision_against": f"version {champion}" if champion else "start",
-            "decision_bits_per_byte": f"{self.challenger:.6f}",
-            "decision_rival_bits_per_byte": f"{self.rival:.6f}",
-            "decision_margin": f"{self.margin:g}",
-            "decision_held_out_sha256": held_out_sha256,
-        }
-
-
-def decide(
-    challenger: float,
-    champion: float | None,
-    start: float = math.nan,
-    margin: float = MARGIN_BITS_PER_BYTE,
-) -> Decision:
-    """Compare bits per byte on the same held-out text: challenger, champion (None where there is
-    none), start.
-
-    start: looked at where there is no champion
-    margin: bits per byte by which a challenger must beat the champion; the first model needs only
-    beat its start
-    """
-    if champion is None:
-        rival, margin, name = start, 0.0, "the weights that it started from"
-    else:
-        rival, name = champion, "the champion"
-    better = challenger < rival - margin
-    verdict = "better than" if better else "not better than"
-    needed = f" (margin {margin:g})" if margin else ""
-    reason = f"{challenger:.4f} bits/byte, {verdict} {name} at {rival:.4f}{needed}"
-    return Decision(better, reason, challenger, rival, margin)
 
 
 @contextmanager
@@ -99,7 +42,7 @@ def sole_promoter(lock: Path, timeout_s: float = LOCK_TIMEOUT_S) -> Iterator[Non
 
 
 def promote(
-    client: "MlflowClient", version: str, reason: str, expected_champion: str | None, lock: Path
+    client: MlflowClient, version: str, reason: str, expected_champion: str | None, lock: Path
 ) -> None:
     """Make a complete version the champion, keeping the old one as `previous`; the alias that is
     served moves last.
@@ -123,9 +66,7 @@ def promote(
         client.set_registered_model_alias(MODEL_NAME, CHAMPION, version)
 
 
-def _keep_as_previous(client: "MlflowClient", champion: str) -> None:
-    from mlflow.exceptions import MlflowException
-
+def _keep_as_previous(client: MlflowClient, champion: str) -> None:
     try:
         client.set_registered_model_alias(MODEL_NAME, PREVIOUS, champion)
     except MlflowException as error:
@@ -136,14 +77,14 @@ def _keep_as_previous(client: "MlflowClient", champion: str) -> None:
         ) from error
 
 
-def promote_by_hand(client: "MlflowClient", version: str, reason: str, lock: Path) -> None:
+def promote_by_hand(client: MlflowClient, version: str, reason: str, lock: Path) -> None:
     """A person's choice. raises: PromotionError for a version that does not exist or is not
     complete"""
     _check_complete(client, version)
     promote(client, version, f"by hand: {reason}", version_of_alias(client, CHAMPION), lock)
 
 
-def rollback(client: "MlflowClient", reason: str, lock: Path) -> str:
+def rollback(client: MlflowClient, reason: str, lock: Path) -> str:
     """Back to the previous champion. returns: its version. raises: PromotionError where there is
     none"""
     version, champion = version_of_alias(client, PREVIOUS), version_of_alias(client, CHAMPION)
@@ -156,11 +97,9 @@ def rollback(client: "MlflowClient", reason: str, lock: Path) -> str:
     return version
 
 
-def _check_complete(client: "MlflowClient", version: str) -> None:
+def _check_complete(client: MlflowClient, version: str) -> None:
     """raises: PromotionError unless every file of the version is in the registry, as its manifest
     says"""
-    from mlflow.exceptions import MlflowException
-
     try:
         client.get_model_version(MODEL_NAME, version)
     except MlflowException as error:

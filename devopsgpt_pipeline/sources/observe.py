@@ -9,7 +9,7 @@ from devopsgpt_pipeline.sources.books import Book
 from devopsgpt_pipeline.sources.pages.chapter import read_content
 from devopsgpt_pipeline.sources.pages.contents import LeftOut
 from devopsgpt_pipeline.sources.seen import SeenPages
-from devopsgpt_pipeline.sources.visit import FailedChapter, Progress, Visitor, silent
+from devopsgpt_pipeline.sources.visit import FailedChapter, ScrapeProgress, Visitor, silent
 from devopsgpt_pipeline.sources.web.fetch import Fetcher
 
 NO_CONTENT = "no content element"
@@ -32,7 +32,7 @@ class Observation:
 
 
 def observe_book(
-    book: Book, fetcher: Fetcher, archive: ChapterArchive, on_progress: Progress = silent
+    book: Book, fetcher: Fetcher, archive: ChapterArchive, on_progress: ScrapeProgress = silent
 ) -> Observation:
     """Look at every page of a book, and change nothing but the pages seen.
 

@@ -14,7 +14,7 @@ from devopsgpt_pipeline.sources.guards import GUARDS, Corpus, GuardResult, judge
 from devopsgpt_pipeline.sources.pages.chapter import Content, read_content
 from devopsgpt_pipeline.sources.pages.contents import ChapterLink, ContentsUnreadable, LeftOut
 from devopsgpt_pipeline.sources.seen import SeenPage, SeenPages
-from devopsgpt_pipeline.sources.visit import FailedChapter, Progress, Visit, Visitor, silent
+from devopsgpt_pipeline.sources.visit import FailedChapter, ScrapeProgress, Visit, Visitor, silent
 from devopsgpt_pipeline.sources.web.fetch import Fetcher
 
 RESUME_WITHIN_S = 6 * 3600.0
@@ -84,7 +84,7 @@ def scrape_book(
     book: Book,
     fetcher: Fetcher,
     archive: ChapterArchive,
-    on_progress: Progress = silent,
+    on_progress: ScrapeProgress = silent,
     *,
     accept: Collection[str] = (),
     reuse_seen_within_s: float = 0.0,

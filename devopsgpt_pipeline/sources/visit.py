@@ -12,10 +12,10 @@ from devopsgpt_pipeline.sources.archive import ArchivedPage, ChapterArchive
 from devopsgpt_pipeline.sources.books import Book
 from devopsgpt_pipeline.sources.pages.contents import ChapterLink, Contents, read_contents
 from devopsgpt_pipeline.sources.seen import SeenPage, SeenPages
+from devopsgpt_pipeline.sources.web.answers import FetchError
 from devopsgpt_pipeline.sources.web.fetch import Fetcher, NotModified, Page
-from devopsgpt_pipeline.sources.web.fetch_errors import FetchError
 
-Progress = Callable[[int, int, str], None]
+ScrapeProgress = Callable[[int, int, str], None]
 """Called with pages done, pages in all, and a line for people."""
 
 
@@ -58,7 +58,7 @@ class Visitor:
         archive: ChapterArchive,
         seen: SeenPages,
         fresh_since: str | None,
-        on_progress: Progress,
+        on_progress: ScrapeProgress,
     ) -> None:
         self.book, self.fetcher, self.archive, self.seen = book, fetcher, archive, seen
         self.fresh_since, self.on_progress = fresh_since, on_progress

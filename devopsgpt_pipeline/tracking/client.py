@@ -1,11 +1,11 @@
 """One way to talk to MLflow: a client that notices within seconds that nobody answers."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 
 from devopsgpt_model.tracking import hide_password, limit_patience
-
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
 
 MODEL_NAME = "devopsgpt"
 EXPERIMENT = "devopsgpt"
@@ -17,12 +17,9 @@ class TrackingUnavailable(ConnectionError):
     """An MLflow server that does not answer."""
 
 
-def connect(tracking_uri: str) -> "MlflowClient":
+def connect(tracking_uri: str) -> MlflowClient:
     """A client of the server. raises: TrackingUnavailable where none answers, with the remedy"""
     limit_patience(SILENCE_S, retries=2)
-    from mlflow import MlflowClient
-    from mlflow.exceptions import MlflowException
-
     client = MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
     try:
         client.search_experiments(max_results=1)
@@ -39,17 +36,15 @@ def connect(tracking_uri: str) -> "MlflowClient":
     return client
 
 
-def experiment_id(client: "MlflowClient") -> str:
+def experiment_id(client: MlflowClient) -> str:
     """The experiment that holds fine-tunes and baselines alike; created at first use."""
     found = client.get_experiment_by_name(EXPERIMENT)
     return str(found.experiment_id if found else client.create_experiment(EXPERIMENT))
 
 
-def version_of_alias(client: "MlflowClient", alias: str) -> str | None:
+def version_of_alias(client: MlflowClient, alias: str) -> str | None:
     """The model version that an alias stands on, or None. MLflow answers 400 for a missing alias,
     not 404."""
-    from mlflow.exceptions import MlflowException
-
     try:
         return str(client.get_model_version_by_alias(MODEL_NAME, alias).version)
     except MlflowException as error:
@@ -58,7 +53,7 @@ def version_of_alias(client: "MlflowClient", alias: str) -> str | None:
         raise
 
 
-def aliases_by_name(client: "MlflowClient") -> dict[str, str]:
+def aliases_by_name(client: MlflowClient) -> dict[str, str]:
     """Every alias of the registered model and its version's number; empty before the first
     registration."""
     found = client.search_registered_models(f"name = '{MODEL_NAME}'")
@@ -67,7 +62,7 @@ def aliases_by_name(client: "MlflowClient") -> dict[str, str]:
     )
 
 
-def model_versions(client: "MlflowClient") -> list[Any]:
+def model_versions(client: MlflowClient) -> list[Any]:
     """Every model version, newest first."""
     found = all_pages(client.search_model_versions, filter_string=f"name = '{MODEL_NAME}'")
     return sorted(found, key=lambda version: -int(version.version))

@@ -9,18 +9,21 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mlflow import MlflowClient
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param
+
 from devopsgpt_pipeline.tracking.client import experiment_id
 
 if TYPE_CHECKING:
-    from mlflow import MlflowClient
-
     from devopsgpt_model.tokenizer import Tokenizer
 
 PARENT_TAG = "mlflow.parentRunId"  # MLflow's own: its table nests children under their parent
+TRIAL_TAG = "devopsgpt/trial"  # of a Dagster run and of a child run: which trial of a sweep it is
+FOLDER_TAG = "devopsgpt/folder"  # of a child run: its working folder, under the home's `training`
 
 
 def start_run(
-    client: "MlflowClient",
+    client: MlflowClient,
     name: str,
     params: dict[str, Any],
     tags: dict[str, str],
@@ -30,8 +33,6 @@ def start_run(
 
     returns: its id
     """
-    from mlflow.entities import Param
-
     run = client.create_run(experiment_id(client), run_name=name, tags=tags)
     client.log_batch(
         run.info.run_id, params=[Param(key, str(value)) for key, value in params.items()]
@@ -40,23 +41,19 @@ def start_run(
     return str(run.info.run_id)
 
 
-def log_dataset(client: "MlflowClient", run_id: str, dataset: dict[str, str], context: str) -> None:
+def log_dataset(client: MlflowClient, run_id: str, dataset: dict[str, str], context: str) -> None:
     """What a run read, for MLflow's column and filter of datasets. dataset: name, digest, source
 
     context: training or evaluation
     """
-    from mlflow.entities import Dataset, DatasetInput, InputTag
-
     entity = Dataset(
         dataset["name"], dataset["digest"], source_type="local", source=dataset["source"]
     )
     client.log_inputs(run_id, [DatasetInput(entity, [InputTag("mlflow.data.context", context)])])
 
 
-def log_final(client: "MlflowClient", run_id: str, metrics: dict[str, float], step: int) -> None:
+def log_final(client: MlflowClient, run_id: str, metrics: dict[str, float], step: int) -> None:
     """Metrics of the finished run, at the step of its best checkpoint."""
-    from mlflow.entities import Metric
-
     now = int(time.time() * 1000)
     client.log_batch(
         run_id, metrics=[Metric(key, value, now, step) for key, value in metrics.items()]
@@ -64,15 +61,13 @@ def log_final(client: "MlflowClient", run_id: str, metrics: dict[str, float], st
 
 
 def baseline_run(
-    client: "MlflowClient", model: str, parameters: int, tokenizer: "Tokenizer | None" = None
+    client: MlflowClient, model: str, parameters: int, tokenizer: "Tokenizer | None" = None
 ) -> str:
     """The run of a pretrained model, one for all datasets, so that it is one row of the table.
 
     tokenizer: named in the run's params, as in a fine-tune's
     returns: its id
     """
-    from mlflow.entities import Param
-
     experiment = experiment_id(client)
     found = client.search_runs(
         [experiment], f"tags.kind = 'baseline' and tags.model_size = '{model}'", max_results=1
@@ -92,7 +87,7 @@ def baseline_run(
     return run_id
 
 
-def leaderboard_run(client: "MlflowClient") -> str:
+def leaderboard_run(client: MlflowClient) -> str:
     """The one run that carries the leaderboard's files. returns: its id"""
     experiment = experiment_id(client)
     if found := client.search_runs([experiment], "tags.kind = 'leaderboard'", max_results=1):
@@ -107,7 +102,7 @@ def leaderboard_run(client: "MlflowClient") -> str:
 
 
 @contextmanager
-def run_status(client: "MlflowClient", run_id: str) -> Iterator[None]:
+def run_status(client: MlflowClient, run_id: str) -> Iterator[None]:
     """RUNNING within the block, then FINISHED, or FAILED after an error, or KILLED after an
     interruption."""
     client.update_run(run_id, status="RUNNING")
@@ -122,7 +117,7 @@ def run_status(client: "MlflowClient", run_id: str) -> Iterator[None]:
     client.set_terminated(run_id, "FINISHED")
 
 
-def log_bytes(client: "MlflowClient", run_id: str, name: str, content: bytes) -> None:
+def log_bytes(client: MlflowClient, run_id: str, name: str, content: bytes) -> None:
     """An artifact of a run, from memory."""
     with tempfile.TemporaryDirectory(prefix="devopsgpt-artifact-") as folder:
         path = Path(folder) / name

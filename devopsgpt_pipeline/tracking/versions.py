@@ -6,13 +6,16 @@ import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+from mlflow import MlflowClient
+from mlflow.artifacts import download_artifacts
+from mlflow.entities import LoggedModelOutput
+from mlflow.exceptions import MlflowException
+from mlflow.models import Model, ModelSignature
+from mlflow.types import ColSpec, DataType, Schema
 
 from devopsgpt_model.atomic import file_sha256, write_json
 from devopsgpt_pipeline.tracking.client import CHALLENGER, MODEL_NAME
-
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
 
 DESCRIPTION = (
     "GPT-2 fine-tuned on books about running services reliably. What is served: the alias "
@@ -21,7 +24,7 @@ DESCRIPTION = (
 
 
 def publish(
-    client: "MlflowClient",
+    client: MlflowClient,
     checkpoint: Path,
     run_id: str,
     tags: dict[str, str],
@@ -35,8 +38,6 @@ def publish(
     returns: the new version's number
     raises: MlflowException or OSError where a call fails; no alias moves then
     """
-    from mlflow.entities import LoggedModelOutput
-
     run = client.get_run(run_id)
     logged = client.create_logged_model(
         run.info.experiment_id, name=MODEL_NAME, source_run_id=run_id, model_type="gpt2", tags=tags
@@ -84,9 +85,6 @@ def stage_artifact(
 
 
 def _write_mlmodel(path: Path, run_id: str, model_id: str) -> None:
-    from mlflow.models import Model, ModelSignature
-    from mlflow.types import ColSpec, DataType, Schema
-
     signature = ModelSignature(
         inputs=Schema(
             [
@@ -115,14 +113,12 @@ def checkpoint_sha256(checkpoint: Path) -> str:
     ).hexdigest()
 
 
-def fetch_version(client: "MlflowClient", version: str, folder: Path) -> Path:
+def fetch_version(client: MlflowClient, version: str, folder: Path) -> Path:
     """Download a version's checkpoint and check it against its manifest. returns: the checkpoint
     folder
 
     raises: ValueError for a file that is missing or not what the manifest says
     """
-    from mlflow.artifacts import download_artifacts
-
     root = Path(
         download_artifacts(
             _location(client, version), dst_path=str(folder), tracking_uri=client.tracking_uri
@@ -133,13 +129,11 @@ def fetch_version(client: "MlflowClient", version: str, folder: Path) -> Path:
     return root / "model"
 
 
-def fetch_document(client: "MlflowClient", version: str, name: str) -> str | None:
+def fetch_document(client: MlflowClient, version: str, name: str) -> str | None:
     """A text that lies beside a version's weights; None where the version has none of this name.
 
     raises: ValueError for one that is missing or not what the manifest says
     """
-    from mlflow.artifacts import download_artifacts
-
     location = _location(client, version)
     with tempfile.TemporaryDirectory(prefix="devopsgpt-document-") as folder:
 
@@ -158,7 +152,7 @@ def fetch_document(client: "MlflowClient", version: str, name: str) -> str | Non
         return document.read_text(encoding="utf-8")
 
 
-def _location(client: "MlflowClient", version: str) -> str:
+def _location(client: MlflowClient, version: str) -> str:
     model_id = client.get_model_version(MODEL_NAME, version).source.rpartition("/")[2]
     return str(client.get_logged_model(model_id).artifact_location)
 
@@ -170,9 +164,7 @@ def _check_file(path: Path, name: str, sha256: str, version: str) -> None:
         )
 
 
-def _ensure_registered_model(client: "MlflowClient") -> None:
-    from mlflow.exceptions import MlflowException
-
+def _ensure_registered_model(client: MlflowClient) -> None:
     try:
         client.create_registered_model(MODEL_NAME, description=DESCRIPTION)
     except MlflowException as error:

@@ -16,8 +16,9 @@ from devopsgpt_model.config import GPT2_SIZES, TrainingConfig
 from devopsgpt_model.token_bins import TokenBinsMeta
 from devopsgpt_model.tracking import without_login
 from devopsgpt_pipeline.hub.pretrained import PRETRAINED
-from devopsgpt_pipeline.registry.ancestry import LINEAGE_FILE
 from devopsgpt_pipeline.tracking.client import CHAMPION
+
+LINEAGE_FILE = "lineage.json"
 
 
 def lineage_of_training(

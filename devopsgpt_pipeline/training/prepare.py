@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
 
 from filelock import FileLock
+from mlflow import MlflowClient
 
 from devopsgpt_model.atomic import write_json
 from devopsgpt_model.config import GPT2_SIZES, GPTConfig, TrainingConfig, model_size
@@ -19,20 +19,16 @@ from devopsgpt_model.training.job import TrainingJob
 from devopsgpt_pipeline.home import Home
 from devopsgpt_pipeline.hub.models import HUB_NAME
 from devopsgpt_pipeline.hub.pretrained import PRETRAINED, fetch_from_hub
-from devopsgpt_pipeline.registry.ancestry import LINEAGE_FILE
 from devopsgpt_pipeline.tracking.client import CHAMPION, MODEL_NAME, version_of_alias
 from devopsgpt_pipeline.tracking.runs import log_final, start_run
 from devopsgpt_pipeline.tracking.versions import checkpoint_sha256, fetch_version
-from devopsgpt_pipeline.training.lineage import lineage_of_training
-
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
+from devopsgpt_pipeline.training.lineage import LINEAGE_FILE, lineage_of_training
 
 
 @contextmanager
 def training_job(
     home: Home,
-    client: "MlflowClient",
+    client: MlflowClient,
     config: TrainingConfig,
     dataset: str,
     code_version: str,
@@ -59,7 +55,7 @@ def training_job(
 
 
 def _prepare(
-    client: "MlflowClient",
+    client: MlflowClient,
     config: TrainingConfig,
     bins: TokenBins,
     init: "Initial",
@@ -124,7 +120,7 @@ class Initial:
     folder."""
 
 
-def initial_checkpoint(home: Home, client: "MlflowClient", init_from: str) -> Initial:
+def initial_checkpoint(home: Home, client: MlflowClient, init_from: str) -> Initial:
     """Find the initial weights, on the hub where nothing here has that name.
 
     raises: ValueError for a name that stands for nothing, PretrainedUnavailable for a hub that does
@@ -150,7 +146,7 @@ def initial_checkpoint(home: Home, client: "MlflowClient", init_from: str) -> In
     return Initial(folder.resolve(), str(model))
 
 
-def _champion(home: Home, client: "MlflowClient") -> Initial:
+def _champion(home: Home, client: MlflowClient) -> Initial:
     version = version_of_alias(client, CHAMPION)
     if version is None:
         raise ValueError(

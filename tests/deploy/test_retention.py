@@ -12,17 +12,16 @@ from devopsgpt_pipeline.defs.resources import HomeResource, MlflowResource
 from devopsgpt_pipeline.home import Home
 from devopsgpt_pipeline.hub.models import NEEDED
 from devopsgpt_pipeline.hub.pretrained import fetch_from_hub
-from devopsgpt_pipeline.hub.shards import BY_HAND
+from devopsgpt_pipeline.hub.source import BY_HAND
 from devopsgpt_pipeline.operations.retention import (
-    Retention,
     cut_logs,
     forget_folders,
     forget_orphans,
     forget_runs,
     forget_temporary,
     forget_versions,
-    retention,
 )
+from devopsgpt_pipeline.operations.retention_job import Retention, retention
 from devopsgpt_pipeline.registry.promote import promote_by_hand
 from devopsgpt_pipeline.tracking.client import CHAMPION, MODEL_NAME, experiment_id, version_of_alias
 from devopsgpt_pipeline.tracking.versions import fetch_version, publish

@@ -54,7 +54,7 @@ def live(place, tracking_uri, keep, retained, site):
     from devopsgpt_pipeline.local import chain
     from devopsgpt_pipeline.local.progress import ChainProgress
     from devopsgpt_pipeline.local.session import Session
-    from devopsgpt_pipeline.operations.retention import Retention
+    from devopsgpt_pipeline.operations.retention_job import Retention
     from devopsgpt_pipeline.sources.archive import ChapterArchive
     from devopsgpt_pipeline.tracking.client import connect, model_versions
 

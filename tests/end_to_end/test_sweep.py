@@ -14,15 +14,15 @@ from devopsgpt_model.token_bins import write_token_bins
 from devopsgpt_model.tokenizer import Tokenizer
 from devopsgpt_pipeline.cli import main
 from devopsgpt_pipeline.definitions import build_definitions
-from devopsgpt_pipeline.defs.sweep_trial import TRIAL_TAG
 from devopsgpt_pipeline.home import Home
 from devopsgpt_pipeline.local import chain
-from devopsgpt_pipeline.local.sweep import Sweep, grid
+from devopsgpt_pipeline.local.grid import grid
+from devopsgpt_pipeline.local.sweep import Sweep
 from devopsgpt_pipeline.profiles import PROFILES
 from devopsgpt_pipeline.settings import Settings
 from devopsgpt_pipeline.sources.books import books_of_profile
 from devopsgpt_pipeline.tracking.client import connect, experiment_id
-from devopsgpt_pipeline.tracking.runs import PARENT_TAG
+from devopsgpt_pipeline.tracking.runs import PARENT_TAG, TRIAL_TAG
 
 TINY = [
     *(
@@ -48,7 +48,8 @@ from devopsgpt_pipeline.local import chain
 from devopsgpt_pipeline.home import Home
 from devopsgpt_pipeline.local.progress import ChainProgress
 from devopsgpt_pipeline.tracking.client import connect
-from devopsgpt_pipeline.local.sweep import Sweep, grid
+from devopsgpt_pipeline.local.grid import grid
+from devopsgpt_pipeline.local.sweep import Sweep
 
 home = Home(Path(sys.argv[1]))
 trials = grid("sample", [*TINY, "max_steps=200"], ["seed=1,2"])

@@ -3,10 +3,11 @@ to learn from."""
 
 import re
 from dataclasses import dataclass
-from urllib.parse import unquote, urldefrag, urljoin, urlsplit, urlunsplit
+from urllib.parse import unquote, urlsplit
 
 from devopsgpt_pipeline.sources.books import Book
 from devopsgpt_pipeline.sources.html import decode_page, parse_page, select
+from devopsgpt_pipeline.sources.web.answers import absolute_url
 
 SPACES = re.compile(r"\s+")
 NOT_IN_SLUG = re.compile(r"[^A-Za-z0-9_-]+")
@@ -65,7 +66,7 @@ def read_contents(body: bytes, book: Book, charset: str | None = None) -> Conten
     slugs: dict[str, str] = {}  # slug -> url
     for link in links:
         title = SPACES.sub(" ", str(link.xpath("string()"))).strip()
-        url = resolve(book.contents_url, link.get("href") or "")
+        url = absolute_url(book.contents_url, link.get("href") or "")
         reason = _reason_to_leave_out(title, url, book, slugs)
         if reason:
             left_out.append(LeftOut(title, url, reason))
@@ -101,23 +102,6 @@ def _reason_to_leave_out(title: str, url: str, book: Book, slugs: dict[str, str]
         if re.search(pattern, title, re.IGNORECASE):
             return f"title rule {pattern!r}"
     return None
-
-
-def resolve(base: str, href: str) -> str:
-    """An absolute address without fragment; "" where href is not an address. Line breaks in an href
-    are dropped."""
-    scheme, _, rest = base.partition("://")
-    try:
-        # urljoin knows relative links for a fixed list of schemes, and sample:// is not in it
-        joined = urldefrag(urljoin(f"https://{rest}", re.sub(r"[\t\r\n]", "", href).strip())).url
-        address = urlsplit(joined)
-    except ValueError:
-        return ""
-    if address.scheme not in ("https", "http") or not href.strip():
-        return ""
-    if address.netloc == urlsplit(base).netloc and not re.match(r"\s*https?:", href, re.IGNORECASE):
-        return urlunsplit(address._replace(scheme=scheme))
-    return joined
 
 
 def slug_of(url: str) -> str:

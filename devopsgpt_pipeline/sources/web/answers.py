@@ -1,23 +1,57 @@
-"""What the parts of an HTTP answer mean: redirects, Retry-After, content types. Knows no
-connection."""
+"""What the parts of an HTTP answer mean: links, redirects, Retry-After, content types, and the
+errors of an answer that is no page. Knows no connection."""
 
+import re
 import time
 from collections.abc import Mapping
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
-from urllib.parse import urlsplit
-
-from devopsgpt_pipeline.sources.pages.contents import resolve
-from devopsgpt_pipeline.sources.web.fetch_errors import FetchRefused
+from urllib.parse import urldefrag, urljoin, urlsplit, urlunsplit
 
 Headers = Mapping[str, str]
 """Keys in any case, as requests gives them."""
 
 
+class FetchError(Exception):
+    """A page that was not fetched. url and reason say which and why."""
+
+    def __init__(self, url: str, reason: str, status: int | None = None) -> None:
+        super().__init__(url, reason, status)
+        self.url, self.reason, self.status = url, reason, status
+
+    def __str__(self) -> str:
+        return f"{self.url}: {self.reason}"
+
+
+class FetchRefused(FetchError):
+    """The site's rules or ours forbid it; trying again changes nothing before a rule does."""
+
+
+class FetchFailed(FetchError):
+    """The site or the network did not deliver; a later try may."""
+
+
+def absolute_url(base: str, href: str) -> str:
+    """An absolute address without fragment; "" where href is not an address. Line breaks in an href
+    are dropped."""
+    scheme, _, rest = base.partition("://")
+    try:
+        # urljoin knows relative links for a fixed list of schemes, and sample:// is not in it
+        joined = urldefrag(urljoin(f"https://{rest}", re.sub(r"[\t\r\n]", "", href).strip())).url
+        address = urlsplit(joined)
+    except ValueError:
+        return ""
+    if address.scheme not in ("https", "http") or not href.strip():
+        return ""
+    if address.netloc == urlsplit(base).netloc and not re.match(r"\s*https?:", href, re.IGNORECASE):
+        return urlunsplit(address._replace(scheme=scheme))
+    return joined
+
+
 def redirected(at: str, headers: Headers, asked: str) -> str:
     """Where an answer sends us. raises: FetchRefused for another host"""
-    target = resolve(at, headers.get("Location", ""))
+    target = absolute_url(at, headers.get("Location", ""))
     here, there = urlsplit(at), urlsplit(target)
     same_port = here.port == there.port or (here.port in (None, 80) and there.port in (None, 443))
     if not target or here.hostname != there.hostname or not same_port:

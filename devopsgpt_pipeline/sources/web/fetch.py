@@ -19,6 +19,8 @@ from requests.adapters import HTTPAdapter
 from devopsgpt_pipeline.sources.html import Undecodable, decode_page
 from devopsgpt_pipeline.sources.sample_site.transport import SampleSite
 from devopsgpt_pipeline.sources.web.answers import (
+    FetchFailed,
+    FetchRefused,
     Headers,
     charset_of,
     fault_words,
@@ -26,9 +28,7 @@ from devopsgpt_pipeline.sources.web.answers import (
     retry_after_s,
     status_words,
 )
-from devopsgpt_pipeline.sources.web.fetch_errors import FetchFailed, FetchRefused
-from devopsgpt_pipeline.sources.web.politeness import Pace
-from devopsgpt_pipeline.sources.web.robots import RobotsRules
+from devopsgpt_pipeline.sources.web.politeness import Pace, RobotsRules
 from devopsgpt_pipeline.sources.web.settings import AGENT, FetchSettings
 
 PAGE_TYPES = ("text/html", "application/xhtml+xml")

@@ -1,6 +1,7 @@
-"""One request at a time to a host, and a pause between two, over all processes that share a folder.
+"""What a site asks of its visitors: robots.txt, one request at a time, and a pause between two.
 
-Two books on one host are two partitions and so two processes: their requests take turns here.
+The pause holds for all processes that share a folder: two books on one host are two partitions, and
+so two processes, whose requests take turns here.
 """
 
 import os
@@ -11,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
+from protego import Protego
 
 MAX_WAIT_FOR_TURN_S = 600.0
 
@@ -62,3 +64,25 @@ class Pace:
         if ended is not None:
             # a clock that was set back must not make us wait for more than one delay
             time.sleep(min(delay_s, max(0.0, ended + delay_s - time.time())))
+
+
+class RobotsRules:
+    """A parsed robots.txt, as it applies to one user agent. No bytes: no rules."""
+
+    def __init__(self, body: bytes, agent: str) -> None:
+        self._rules = Protego.parse(body.decode("utf-8", errors="replace").removeprefix("\ufeff"))
+        self._agent = agent
+
+    def allows(self, url: str) -> bool:
+        """Whether the address may be fetched."""
+        return bool(self._rules.can_fetch(url, self._agent))
+
+    @property
+    def crawl_delay_s(self) -> float | None:
+        """Seconds that the site asks between requests, or None. Request-rate counts as well, the
+        slower wins."""
+        asked = [self._rules.crawl_delay(self._agent)]
+        rate = self._rules.request_rate(self._agent)
+        if rate is not None and rate.requests:
+            asked.append(rate.seconds / rate.requests)
+        return max((float(delay) for delay in asked if delay is not None), default=None)

@@ -8,8 +8,8 @@ import dagster as dg
 import pytest
 from conftest import DEVOPSGPT, REPOSITORY
 
+from devopsgpt_model.config import changed, describe
 from devopsgpt_pipeline.home import Home, HomeError
-from devopsgpt_pipeline.training.options import changed, describe
 from pipeline.commands.running import invoke
 
 

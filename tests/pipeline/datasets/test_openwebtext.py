@@ -17,7 +17,8 @@ from devopsgpt_model.tokenizer import Tokenizer
 from devopsgpt_pipeline.datasets.books import DatasetError
 from devopsgpt_pipeline.datasets.folder import parse_text_folders, write_folder
 from devopsgpt_pipeline.datasets.openwebtext import held_out_documents, write_openwebtext
-from devopsgpt_pipeline.hub.shards import REPOSITORY, HubUnavailable, Source
+from devopsgpt_pipeline.hub.download import HubUnavailable
+from devopsgpt_pipeline.hub.source import REPOSITORY, Source
 from pipeline.hub.local_hub import serving_hub
 
 PLAIN = Tokenizer.plain_bytes()
@@ -34,7 +35,7 @@ PROGRAM = """
 import resource, sys
 from pathlib import Path
 from devopsgpt_model.tokenizer import Tokenizer
-from devopsgpt_pipeline.hub.shards import Source
+from devopsgpt_pipeline.hub.source import Source
 from devopsgpt_pipeline.datasets.openwebtext import held_out_documents, write_openwebtext
 folder, endpoint = Path(sys.argv[1]), sys.argv[2]
 source = Source(endpoint=endpoint)
@@ -157,7 +158,9 @@ def test_a_download_that_breaks_off_again_and_again_is_told_and_taken_up_later(h
 
 def test_a_shard_that_is_not_what_the_hub_declares_is_refused_and_fetched_again(hub, tmp_path):
     hub.altered.add(SECOND)
-    with pytest.raises(ValueError, match=rf"{SECOND} of {REPOSITORY} has sha256 \w+, the hub says"):
+    with pytest.raises(
+        ValueError, match=rf"of {REPOSITORY} should have the hash \w+ and has \w+; it was removed"
+    ):
         make(hub, tmp_path)
     assert list((tmp_path / "work").rglob("*.parquet")) == []
     hub.altered.clear()

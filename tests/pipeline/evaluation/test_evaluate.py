@@ -24,7 +24,7 @@ from devopsgpt_pipeline.defs.evaluation import evaluation
 from devopsgpt_pipeline.defs.resources import HomeResource, MlflowResource
 from devopsgpt_pipeline.home import Home
 from devopsgpt_pipeline.hub.pretrained import FILES, PRETRAINED
-from devopsgpt_pipeline.hub.shards import REPOSITORY as OPENWEBTEXT
+from devopsgpt_pipeline.hub.source import REPOSITORY as OPENWEBTEXT
 from devopsgpt_pipeline.tracking.runs import baseline_run, start_run
 from devopsgpt_pipeline.tracking.versions import publish
 from pipeline.hub.local_hub import serving_hub

@@ -18,13 +18,13 @@ from devopsgpt_pipeline.cli import main
 from devopsgpt_pipeline.datasets.books import DatasetError, origin_of, split_chapters, write_books
 from devopsgpt_pipeline.home import Home
 from devopsgpt_pipeline.hub.pretrained import PRETRAINED
-from devopsgpt_pipeline.registry.ancestry import LINEAGE_FILE, NoSuchModel, all_lineages, lineage_of
+from devopsgpt_pipeline.registry.lineage import NoSuchModel, all_lineages, lineage_of
 from devopsgpt_pipeline.sources.archive import ChapterArchive
 from devopsgpt_pipeline.sources.scrape import scrape_book
 from devopsgpt_pipeline.text.corpus import clean_book
 from devopsgpt_pipeline.tracking.client import CHAMPION, MODEL_NAME
 from devopsgpt_pipeline.tracking.versions import publish
-from devopsgpt_pipeline.training.lineage import as_text, completed, initial_weights
+from devopsgpt_pipeline.training.lineage import LINEAGE_FILE, as_text, completed, initial_weights
 from devopsgpt_pipeline.training.prepare import training_job
 
 TAGS = {"kind": "finetune", "dagster_run_id": "dagster-1", "git_commit": "c0ffee"}

@@ -12,9 +12,9 @@ from devopsgpt_pipeline.sources.books import (
 from devopsgpt_pipeline.sources.pages.contents import (
     ContentsUnreadable,
     read_contents,
-    resolve,
     slug_of,
 )
+from devopsgpt_pipeline.sources.web.answers import absolute_url
 
 GOOD = """
 name = "third"
@@ -205,4 +205,4 @@ def test_a_slug_is_a_safe_file_name(url, slug):
     ],
 )
 def test_relative_links_resolve_under_any_scheme(href, url):
-    assert resolve("sample://library/a/b/", href) == url
+    assert absolute_url("sample://library/a/b/", href) == url

@@ -9,8 +9,8 @@ from itertools import pairwise
 
 import pytest
 
+from devopsgpt_pipeline.sources.web.answers import FetchFailed, FetchRefused
 from devopsgpt_pipeline.sources.web.fetch import Fetcher, FetchSettings, NotModified
-from devopsgpt_pipeline.sources.web.fetch_errors import FetchFailed, FetchRefused
 from pipeline.conftest import QUICK
 from pipeline.sources.book_site import (
     always,

@@ -11,8 +11,8 @@ from devopsgpt_pipeline.sources.observe import observe_book
 from devopsgpt_pipeline.sources.sample_site.pages import PACKAGED, read_sample_book
 from devopsgpt_pipeline.sources.sample_site.transport import SampleSite
 from devopsgpt_pipeline.sources.scrape import scrape_book
+from devopsgpt_pipeline.sources.web.answers import FetchFailed, FetchRefused
 from devopsgpt_pipeline.sources.web.fetch import Fetcher
-from devopsgpt_pipeline.sources.web.fetch_errors import FetchFailed, FetchRefused
 from devopsgpt_pipeline.text.corpus import clean_book, read_texts
 
 CONTENTS = "sample://library/night-shift/table-of-contents/"

@@ -9,8 +9,8 @@ from devopsgpt_pipeline.sources.archive import ChapterArchive
 from devopsgpt_pipeline.sources.observe import observe_book
 from devopsgpt_pipeline.sources.pages.contents import ContentsUnreadable
 from devopsgpt_pipeline.sources.scrape import scrape_book
+from devopsgpt_pipeline.sources.web.answers import FetchFailed, FetchRefused
 from devopsgpt_pipeline.sources.web.fetch import Fetcher
-from devopsgpt_pipeline.sources.web.fetch_errors import FetchFailed, FetchRefused
 from pipeline.conftest import QUICK
 from pipeline.sources import harms
 from pipeline.sources.book_site import Chapter, always, page, redirect, sentence, status

@@ -13,7 +13,8 @@ from devopsgpt_pipeline.text import corpus
 from devopsgpt_pipeline.text.clean import normalize
 from devopsgpt_pipeline.text.corpus import DamagedText, NoChapters, clean_book, read_texts
 from devopsgpt_pipeline.text.extract import EmptyChapter
-from devopsgpt_pipeline.text.split import SharedRun, held_out, shared_runs
+from devopsgpt_pipeline.text.held_out import held_out
+from devopsgpt_pipeline.text.leaks import SharedRun, shared_runs
 
 
 @settings(max_examples=200, deadline=None)

@@ -6,7 +6,7 @@ from mlflow.exceptions import MlflowException
 from devopsgpt_model.checkpoint import load_checkpoint
 from devopsgpt_pipeline.home import Home
 from devopsgpt_pipeline.local import servers
-from devopsgpt_pipeline.registry.promote import decide
+from devopsgpt_pipeline.registry.gate import decide
 from devopsgpt_pipeline.tracking import versions as publishing
 from devopsgpt_pipeline.tracking.client import (
     CHALLENGER,
@@ -129,7 +129,7 @@ def test_a_champion_to_start_from_is_taken_whole_or_not_at_all(
     ],
 )
 def test_the_better_version_wins(challenger, champion, promoted):
-    decision = decide(challenger, champion, start=2.0)
+    decision = decide(challenger, champion, start=2.0, margin=0.001)
     assert decision.promote is promoted
     assert f"{challenger:.4f} bits/byte" in decision.reason
 

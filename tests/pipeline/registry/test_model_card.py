@@ -12,7 +12,7 @@ from devopsgpt_model.token_bins import TokenBins, write_token_bins
 from devopsgpt_model.tokenizer import Tokenizer
 from devopsgpt_pipeline.evaluation.comparison import Comparison
 from devopsgpt_pipeline.evaluation.measure import measure
-from devopsgpt_pipeline.registry.card import CARD_FILE, model_card
+from devopsgpt_pipeline.registry.model_card import CARD_FILE, model_card
 from devopsgpt_pipeline.tracking.client import MODEL_NAME
 from devopsgpt_pipeline.tracking.runs import start_run
 from devopsgpt_pipeline.tracking.versions import fetch_document, fetch_version, publish

@@ -7,6 +7,8 @@ measured or recorded.
 
 from typing import Any
 
+from huggingface_hub import EvalResult, ModelCardData
+
 from devopsgpt_model.config import in_millions
 from devopsgpt_pipeline.evaluation.comparison import Comparison
 from devopsgpt_pipeline.evaluation.measure import Measurement
@@ -83,8 +85,6 @@ def model_card(lineage: dict[str, Any], comparison: Comparison, context_tokens: 
 
 
 def _front_matter(lineage: dict[str, Any], comparison: Comparison) -> str:
-    from huggingface_hub import EvalResult, ModelCardData
-
     def result(measured: Measurement, metric: str, value: float) -> "EvalResult":
         return EvalResult(
             task_type="text-generation",

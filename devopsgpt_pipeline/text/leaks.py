@@ -1,31 +1,15 @@
-"""Which chapters are held out from training, and whether anything of them leaked into it.
+"""Whether anything of the held-out chapters leaked into training. Knows token ids, and no file."""
 
-Knows slugs and token ids; no page, no file.
-"""
-
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-RUN_TOKENS = 50
+LEAK_TOKENS = 50
 MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # odd, so that no token's part is lost modulo 2**64
 
 Ids = Sequence[int] | NDArray[np.integer]
-
-
-def held_out(book: str, slug: str, fraction: float) -> bool:
-    """Whether a chapter is kept from training: a fixed draw by its name, so that it never changes
-    sides.
-
-    fraction: the share of chapters held out, 0..1
-    """
-    if not 0 <= fraction <= 1:
-        raise ValueError(f"fraction must be 0..1, got {fraction}")
-    digest = hashlib.sha256(f"{book}/{slug}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") < fraction * 2**64
 
 
 @dataclass(frozen=True)
@@ -40,7 +24,7 @@ class SharedRun:
 
 
 def shared_runs(
-    train: Mapping[str, Ids], held: Mapping[str, Ids], n: int = RUN_TOKENS
+    train: Mapping[str, Ids], held: Mapping[str, Ids], n: int = LEAK_TOKENS
 ) -> list[SharedRun]:
     """Every longest run of at least n tokens of a held-out document that stands in a training
     document too.
