@@ -20,7 +20,7 @@ from benchmarks.extraction import pages
 from devopsgpt_model.tokenizer import Tokenizer, TokenizerError
 from devopsgpt_pipeline.datasets.bpe import train_bpe
 from devopsgpt_pipeline.datasets.encode import Encoders
-from devopsgpt_pipeline.text.extract import extract_chapter
+from devopsgpt_pipeline.text.page_to_text import extract_chapter
 
 TOTAL_BYTES = 80_000_000
 TURN_BYTES = 16_000_000

@@ -16,7 +16,7 @@ from devopsgpt_pipeline.sources.sample_site.pages import (
     contents_page,
     read_sample_book,
 )
-from devopsgpt_pipeline.text.extract import extract_chapter
+from devopsgpt_pipeline.text.page_to_text import extract_chapter
 
 TOTAL_BYTES = 50_000_000
 

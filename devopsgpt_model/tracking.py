@@ -1,6 +1,7 @@
 """How all three packages meet an MLflow server: its address, their patience, no password in a text.
 
-Imports no MLflow: the client reads these variables when it is imported, so they are set before.
+Imports no MLflow, which reads MLFLOW_DISABLE_TELEMETRY when it is imported and the other variables
+at each call.
 """
 
 import os

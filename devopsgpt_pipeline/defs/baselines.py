@@ -63,7 +63,7 @@ def build_gpt2_baseline(datasets: list[str]) -> dg.AssetsDefinition:
         from devopsgpt_model.device import choose_device
         from devopsgpt_pipeline.tracking.runs import baseline_run
 
-        keys = context.partition_key.keys_by_dimension  # type: ignore[attr-defined]
+        keys = context.partition_key.keys_by_dimension
         size, dataset = keys["model"], keys["dataset"]
         bins = TokenBins.open(home.folders.bins(dataset))  # before a model is loaded
         checkpoint = load_checkpoint(home.folders.pretrained / size, str(choose_device()))

@@ -56,7 +56,7 @@ def build_book_site(book: Book) -> dg.AssetsDefinition:
     )
     def book_site(
         context: dg.AssetExecutionContext, home: HomeResource, web: WebResource
-    ) -> dg.ObserveResult:  # type: ignore[type-arg]
+    ) -> dg.ObserveResult:
         with web.fetcher(home.folders, book) as fetcher:
             archive = ChapterArchive(home.folders.chapters / book.name)
             seen = observe_book(book, fetcher, archive, _logged(context, book))

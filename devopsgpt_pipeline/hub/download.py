@@ -77,7 +77,7 @@ def _download(url: str, name: str, partial: Path, say: Say) -> str:
     with partial.open("ab") as file, _told(name, partial, facts.size or 0, say):
         http_get(
             url,
-            file,  # type: ignore[arg-type]
+            file,
             resume_size=file.tell(),
             headers=build_hf_headers(),
             expected_size=facts.size,

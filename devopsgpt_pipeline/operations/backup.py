@@ -247,7 +247,7 @@ def _add_file(tar: tarfile.TarFile, manifest: Manifest, name: str, path: Path) -
     with path.open("rb") as file:
         member = tar.gettarinfo(fileobj=file, arcname=name)
         reader = _Hashing(file, member.size)
-        tar.addfile(member, reader)  # type: ignore[arg-type]
+        tar.addfile(member, reader)
     manifest.files[name] = {"sha256": reader.digest.hexdigest(), "size": member.size}
 
 

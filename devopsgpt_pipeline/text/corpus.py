@@ -11,7 +11,7 @@ from filelock import FileLock
 from devopsgpt_model.atomic import finish_switch, switch_files
 from devopsgpt_pipeline.sources.archive import MANIFEST, ChapterArchive
 from devopsgpt_pipeline.sources.books import Book
-from devopsgpt_pipeline.text.extract import extract_chapter
+from devopsgpt_pipeline.text.page_to_text import extract_chapter
 
 
 class DamagedText(ValueError):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from devopsgpt_pipeline.sources.archive import ArchivedPage, ChapterArchive, EarlierPage
 from devopsgpt_pipeline.sources.books import Book, BookError
-from devopsgpt_pipeline.text.extract import extract_chapter
+from devopsgpt_pipeline.text.page_to_text import extract_chapter
 
 
 def book_named(name: str, books: Sequence[Book]) -> Book:

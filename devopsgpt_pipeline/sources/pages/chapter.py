@@ -13,7 +13,7 @@ from lxml import etree
 
 from devopsgpt_pipeline.sources.books import Book
 from devopsgpt_pipeline.sources.html import decode_page, parse_page, select
-from devopsgpt_pipeline.sources.pages.blocks import Block, BlockReader
+from devopsgpt_pipeline.sources.pages.html_to_blocks import Block, BlockReader
 
 
 @dataclass(frozen=True)

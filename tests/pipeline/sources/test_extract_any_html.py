@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from devopsgpt_pipeline.sources.html import Undecodable, names
 from devopsgpt_pipeline.sources.pages.chapter import read_content
-from pipeline.text.test_extract import BOOK
+from pipeline.text.test_page_to_text import BOOK
 
 NAMES = sorted(
     names(

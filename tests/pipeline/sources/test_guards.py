@@ -4,8 +4,8 @@ import pytest
 
 from devopsgpt_pipeline.sources.changes import Chapter, compare
 from devopsgpt_pipeline.sources.guards import GUARDS, Corpus, judge
-from devopsgpt_pipeline.sources.pages.blocks import Block
 from devopsgpt_pipeline.sources.pages.chapter import Content
+from devopsgpt_pipeline.sources.pages.html_to_blocks import Block
 from devopsgpt_pipeline.sources.pages.mojibake import mojibake_in
 
 

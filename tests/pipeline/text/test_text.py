@@ -12,9 +12,9 @@ from devopsgpt_pipeline.sources.scrape import scrape_book
 from devopsgpt_pipeline.text import corpus
 from devopsgpt_pipeline.text.clean import normalize
 from devopsgpt_pipeline.text.corpus import DamagedText, NoChapters, clean_book, read_texts
-from devopsgpt_pipeline.text.extract import EmptyChapter
 from devopsgpt_pipeline.text.held_out import held_out
 from devopsgpt_pipeline.text.leaks import SharedRun, shared_runs
+from devopsgpt_pipeline.text.page_to_text import EmptyChapter
 
 
 @settings(max_examples=200, deadline=None)

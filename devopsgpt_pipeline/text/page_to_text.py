@@ -1,16 +1,16 @@
 """A page to a title and its text, everything of the content once and in reading order, the notes
 apart.
 
-Stands between the archived page and the text on disk. The blocks come from sources.content; how
-they are written down is decided here.
+Stands between the archived page and the text on disk. The blocks come from
+sources/pages; how they are written down, a table's row among them, is decided here.
 """
 
 import re
 from dataclasses import dataclass
 
 from devopsgpt_pipeline.sources.books import Book
-from devopsgpt_pipeline.sources.pages.blocks import Block
 from devopsgpt_pipeline.sources.pages.chapter import Content, read_content
+from devopsgpt_pipeline.sources.pages.html_to_blocks import Block
 from devopsgpt_pipeline.text.clean import normalize, normalize_prose, refuse_mojibake
 
 LABEL = re.compile(

@@ -11,7 +11,7 @@ from devopsgpt_pipeline.sources.pages.chapter import read_content
 from devopsgpt_pipeline.sources.pages.contents import read_contents
 from devopsgpt_pipeline.sources.sample_site.pages import PACKAGED, chapter_page, read_sample_book
 from devopsgpt_pipeline.text.clean import UncleanText, normalize
-from devopsgpt_pipeline.text.extract import EmptyChapter, extract_chapter
+from devopsgpt_pipeline.text.page_to_text import EmptyChapter, extract_chapter
 
 BOOK = Book(
     name="test",
