@@ -1,9 +1,9 @@
 """val_loss of nanoGPT's fine-tuning recipe and of ours, at equal tokens.
 
 A small GPT is pretrained on tiny shakespeare, then fine-tuned on token bins of the sample books,
-with each recipe at
-each learning rate, three seeds each: `python -m benchmarks.recipe --bins HOME/tokens/books
---shakespeare FILE`.
+with each recipe at each learning rate, three seeds each: `python -m benchmarks.recipe --bins
+HOME/tokens/books --shakespeare FILE`.
+
 nanoGPT: constant rate, draws with replacement, no dropout, the best of estimates on 40 random
 batches is kept.
 Ours: warm-up and decay to zero, shuffled windows, dropout, exact evaluations; with and without an

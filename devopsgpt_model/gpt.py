@@ -171,8 +171,7 @@ class GPT(nn.Module):
     """GPT-2. Parameter names are Hugging Face's; matrices are (out, in), as nn.Linear keeps them.
 
     Embedding and output head share one matrix of padded_vocab_size rows; logits have vocab_size
-    columns.
-    A new one is empty: init_weights, import_weights or load_state_dict fills it.
+    columns. A new one is empty: init_weights, import_weights or load_state_dict fills it.
     """
 
     def __init__(self, config: GPTConfig) -> None:

@@ -128,8 +128,8 @@ def keep_freed_memory() -> None:
     library is another.
 
     Tensors of over 32 MB are given back to the kernel and mapped anew in each step otherwise, page
-    by page, each page
-    filled with zeros: 100,000 pages a step of 6 layers of 384. docs/performance.md, Training
+    by page, each page filled with zeros: 100,000 pages a step of 6 layers of 384.
+    docs/performance.md, Training
     """
     if sys.platform == "linux" and hasattr(library := ctypes.CDLL(None), "mallopt"):
         library.mallopt(MMAP_MAX, 0)

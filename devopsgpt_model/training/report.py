@@ -1,9 +1,8 @@
 """What the outside hears of a training run, from rank 0 only.
 
 Always JSON lines in the run's folder; MLflow when the job names a run; Dagster Pipes when launched
-by it.
-A tracking server that goes away does not stop the training: the lines on disk are sent when it is
-back.
+by it. A tracking server that goes away does not stop the training: the lines on disk are sent when
+it is back.
 """
 
 import json

@@ -11,15 +11,14 @@ from typing import Any
 
 import dagster as dg
 from dagster._core.errors import DagsterUserCodeUnreachableError
-from dagster._core.launcher import DefaultRunLauncher, WorkerStatus
+from dagster._core.launcher import WorkerStatus
 from dagster._core.launcher.base import CheckRunHealthResult
 from dagster._grpc.types import CanCancelExecutionRequest, CanCancelExecutionResult
-from dagster._serdes import deserialize_value
 
 ANSWER_S = 10
 
 
-class WatchedRunLauncher(DefaultRunLauncher):
+class WatchedRunLauncher(dg.DefaultRunLauncher):
     """Runs are processes of the code server, and the code server is asked for each whether it still
     has it."""
 
@@ -43,7 +42,7 @@ class WatchedRunLauncher(DefaultRunLauncher):
             )
         except DagsterUserCodeUnreachableError:
             return CheckRunHealthResult(WorkerStatus.RUNNING, "the code server does not answer")
-        if deserialize_value(answer, CanCancelExecutionResult).can_cancel:
+        if dg.deserialize_value(answer, CanCancelExecutionResult).can_cancel:
             return CheckRunHealthResult(WorkerStatus.RUNNING)
         return CheckRunHealthResult(
             WorkerStatus.NOT_FOUND, "the code server was started anew and does not have it"

@@ -1,9 +1,8 @@
 """One page of HTML: its bytes to characters, its characters to a tree.
 
 Stands between the fetched bytes and everything that reads them. Knows no book and no network. Any
-bytes are
-parsed, however broken, in time linear in their number: libxml2 is given only pages that it reads in
-linear time.
+bytes are parsed, however broken, in time linear in their number: libxml2 is given only pages that
+it reads in linear time.
 """
 
 import codecs
@@ -15,6 +14,8 @@ from typing import Any
 from cssselect import HTMLTranslator, SelectorError
 from lxml import etree
 
+Element = etree._Element
+"""lxml has no public name for the type of an element."""
 MAX_DEPTH = 500
 """Open elements. libxml2 stops reading at 2,048, and its search for a tag to close walks all of
 them."""
@@ -94,7 +95,7 @@ def _decode(body: bytes, charset: str) -> str | None:
         return None
 
 
-def parse_page(text: str) -> etree._Element | None:
+def parse_page(text: str) -> Element | None:
     """The tree of a page, without comments; None where there is no element at all."""
     # browsers read </br> as <br>; libxml2 glues the words
     text = CLOSING_BR.sub("<br>", NOT_TEXT.sub("", text))
@@ -103,7 +104,7 @@ def parse_page(text: str) -> etree._Element | None:
     return _tree(text)
 
 
-def _tree(text: str) -> etree._Element | None:
+def _tree(text: str) -> Element | None:
     parser = etree.HTMLParser(
         encoding="utf-8", huge_tree=True, remove_comments=True, remove_pis=True, no_network=True
     )
@@ -212,7 +213,7 @@ def selector_path(selector: str) -> etree.XPath:
         ) from error
 
 
-def select(tree: etree._Element, selector: str) -> list[etree._Element]:
+def select(tree: Element, selector: str) -> list[Element]:
     """Every element below tree that the selector matches, in the page's order."""
     found: Any = selector_path(selector)(tree)
     return list(found)

@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from devopsgpt_model.atomic import file_sha256
+from devopsgpt_model.atomic import file_sha256, write_json
 from devopsgpt_model.config import GPT2_SIZES, TrainingConfig
 from devopsgpt_model.token_bins import TokenBinsMeta
 from devopsgpt_model.tracking import without_login
@@ -39,6 +39,11 @@ def lineage_of_training(
         "code": code,
         "runs": runs,
     }
+
+
+def write_lineage(folder: Path, lineage: dict[str, Any]) -> None:
+    """Into the folder of a training, beside its checkpoint."""
+    write_json(folder / LINEAGE_FILE, lineage)
 
 
 def data_of(meta: TokenBinsMeta) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from devopsgpt_pipeline.hub.pretrained import PRETRAINED, fetch_from_hub
 from devopsgpt_pipeline.tracking.client import CHAMPION, MODEL_NAME, version_of_alias
 from devopsgpt_pipeline.tracking.runs import log_final, start_run
 from devopsgpt_pipeline.tracking.versions import checkpoint_sha256, fetch_version
-from devopsgpt_pipeline.training.lineage import LINEAGE_FILE, lineage_of_training
+from devopsgpt_pipeline.training.lineage import lineage_of_training, write_lineage
 
 
 @contextmanager
@@ -37,9 +37,8 @@ def training_job(
     """The training job for these settings and this data.
 
     The same settings and data lead to the same folder: a job that was cut short goes on there, in
-    its MLflow run. Who
-    comes while another process is in the block waits: a run that Dagster gave up may have begun all
-    the same.
+    its MLflow run. Who comes while another process is in the block waits: a run that Dagster gave
+    up may have begun all the same.
     tags: of that run, dagster_run_id and git_commit among them
     raises: ValueError for initial weights that cannot be found, PretrainedUnavailable for a hub
     that does not answer
@@ -87,7 +86,7 @@ def _prepare(
     runs = {"mlflow": run_id, "dagster": {"finetuned_checkpoint": tags["dagster_run_id"]}}
     lineage = lineage_of_training(meta, config, init.folder, code, runs)
     lineage["initial_weights"]["source"] = init.source
-    write_json(out / LINEAGE_FILE, lineage)
+    write_lineage(out, lineage)
     return TrainingJob(
         config=config,
         bins=bins.folder,

@@ -9,10 +9,8 @@ import hashlib
 from dataclasses import dataclass
 from functools import cached_property
 
-from lxml import etree
-
 from devopsgpt_pipeline.sources.books import Book
-from devopsgpt_pipeline.sources.html import decode_page, parse_page, select
+from devopsgpt_pipeline.sources.html import Element, decode_page, parse_page, select
 from devopsgpt_pipeline.sources.pages.html_to_blocks import Block, BlockReader
 
 
@@ -66,7 +64,7 @@ def read_content(body: bytes, book: Book, charset: str | None = None) -> Content
     return content if content.blocks else None
 
 
-def _content_elements(tree: etree._Element, book: Book) -> list[etree._Element]:
+def _content_elements(tree: Element, book: Book) -> list[Element]:
     for selector in book.content:
         found = select(tree, selector)
         if found:
@@ -80,6 +78,6 @@ def _content_elements(tree: etree._Element, book: Book) -> list[etree._Element]:
     return []
 
 
-def _with_its_sup(marker: etree._Element) -> etree._Element:
+def _with_its_sup(marker: Element) -> Element:
     above = marker.getparent()
     return above if above is not None and above.tag == "sup" else marker

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from lxml import etree
 
-from devopsgpt_pipeline.sources.html import names
+from devopsgpt_pipeline.sources.html import Element, names
 
 HEADINGS = frozenset({"h1", "h2", "h3", "h4", "h5", "h6"})
 LISTS = frozenset({"ul", "ol", "menu", "dir"})
@@ -97,7 +97,7 @@ class BlockReader:
     dropped: elements to skip; notes: elements whose blocks are notes
     """
 
-    def __init__(self, dropped: set[etree._Element], notes: set[etree._Element]) -> None:
+    def __init__(self, dropped: set[Element], notes: set[Element]) -> None:
         self.dropped, self.note_elements = dropped, notes
         self.body = _Output([])
         self.notes: list[Block] = []
@@ -109,10 +109,10 @@ class BlockReader:
         self.listings = 0
         self.raised: list[tuple[int, bool]] = []  # where an open <sup> or <sub> began in the buffer
 
-    def read(self, root: etree._Element) -> None:
+    def read(self, root: Element) -> None:
         """Add an element's blocks to `body` and `notes`."""
         walk = etree.iterwalk(root, events=("start", "end"))
-        skipped: etree._Element | None = None
+        skipped: Element | None = None
         for event, element in walk:
             if event == "start":
                 if element in self.dropped or element.tag in NEVER_TEXT:
@@ -134,7 +134,7 @@ class BlockReader:
         if text:
             self.outputs[-1].buffer.append(text if self.listings else SPACES.sub(" ", text))
 
-    def _start(self, element: etree._Element) -> None:
+    def _start(self, element: Element) -> None:
         tag = element.tag
         if tag in BLOCKS:
             self._boundary()
@@ -161,7 +161,7 @@ class BlockReader:
                 self._leave_cell()
                 self.rows[-1].layout = True
 
-    def _end(self, element: etree._Element) -> None:
+    def _end(self, element: Element) -> None:
         tag = element.tag
         if tag in CELLS and self._in_cell():
             self._close_cell()
@@ -185,7 +185,7 @@ class BlockReader:
             note = self.outputs.pop()
             self.notes.extend(Block("note", block.text) for block in note.blocks)
 
-    def _item(self, element: etree._Element) -> _Item:
+    def _item(self, element: Element) -> _Item:
         marker = "-"
         if self.lists and self.lists[-1].tag == "ol":
             number = _number(element.get("value"), self.lists[-1].number)
