@@ -21,8 +21,9 @@ from devopsgpt_model.checkpoint import load_checkpoint
 from devopsgpt_model.gpt import GPT
 from devopsgpt_serving.engine.engine import Engine
 from devopsgpt_serving.engine.sampling import Sampling
-from devopsgpt_serving.engine.sequence import Finished, Progress, Report, Sequence
-from devopsgpt_serving.versions.cache import Version
+from devopsgpt_serving.engine.scheduler import BatchScheduler
+from devopsgpt_serving.engine.sequence import Finished, NewText, Report, Sequence
+from devopsgpt_serving.version import Version
 from devopsgpt_serving.versions.loading import loader
 
 
@@ -42,7 +43,7 @@ def ours(folder: Path, precision: str, forget: bool = True) -> Answer:
 
         def listen(index: int) -> Callable[[Report], None]:
             def report(what: Report) -> None:
-                if isinstance(what, Progress):
+                if isinstance(what, NewText):
                     firsts.setdefault(index, time.perf_counter() - began)
                 else:
                     ended.release()
@@ -55,12 +56,12 @@ def ours(folder: Path, precision: str, forget: bool = True) -> Answer:
         sequences = [
             Sequence(prompt, settings, listen(index)) for index, prompt in enumerate(prompts)
         ]
-        lane = engine.current
-        if lane is None:
+        scheduler = engine.current
+        if not isinstance(scheduler, BatchScheduler):
             raise RuntimeError("the engine has no model")
-        for row in lane.rows if forget else ():
-            row.held = []
-        engine.submit(lane, sequences)
+        for slot in scheduler.slots if forget else ():
+            slot.held = []
+        engine.submit(scheduler, sequences)
         for _ in sequences:
             ended.acquire()
         return [len(sequence.tokens) for sequence in sequences], max(firsts.values())

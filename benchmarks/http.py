@@ -36,7 +36,8 @@ from devopsgpt_model.tokenizer import Tokenizer
 from devopsgpt_serving.engine.engine import Engine
 from devopsgpt_serving.engine.sampling import Sampling
 from devopsgpt_serving.engine.sequence import Failed, Finished, Report, Sequence
-from devopsgpt_serving.versions.cache import Version, VersionCache
+from devopsgpt_serving.version import Version
+from devopsgpt_serving.versions.cache import VersionCache
 from devopsgpt_serving.versions.loading import loader
 
 GPT2 = GPTConfig(vocab_size=50257, block_size=1024, n_layer=12, n_head=12, n_embd=768)
@@ -135,10 +136,10 @@ def _answer(engine: Engine, asked: list[list[int]]) -> None:
     reports: queue.SimpleQueue[Report] = queue.SimpleQueue()
     sampling = Sampling(max_tokens=NEW_TOKENS, temperature=0.0)
     sequences = [Sequence(prompt, sampling, reports.put) for prompt in asked]
-    lane = engine.current
-    if lane is None:
+    scheduler = engine.current
+    if scheduler is None:
         raise RuntimeError("no model is installed")
-    engine.submit(lane, sequences)
+    engine.submit(scheduler, sequences)
     running = len(sequences)
     while running:
         said = reports.get()

@@ -13,25 +13,26 @@ from starlette.middleware.cors import CORSMiddleware
 
 from devopsgpt_serving.api import completions
 from devopsgpt_serving.api import generate as api
-from devopsgpt_serving.api.errors import install_handlers
-from devopsgpt_serving.api.keys import Keys
-from devopsgpt_serving.api.middleware import Envelope
+from devopsgpt_serving.api.api_keys import ApiKeyMiddleware
+from devopsgpt_serving.api.error_answers import install_handlers
+from devopsgpt_serving.api.middleware import RequestMiddleware
 from devopsgpt_serving.api.openapi import describe_settings
 from devopsgpt_serving.api.pages import install_pages
 from devopsgpt_serving.api.service import Service
 from devopsgpt_serving.engine.backlog import Backlog
 from devopsgpt_serving.engine.engine import Engine
-from devopsgpt_serving.engine.lane import Lane, LoadedModel
+from devopsgpt_serving.engine.loaded_model import LoadedModel
 from devopsgpt_serving.engine.mailbox import Mailbox
 from devopsgpt_serving.engine.sequence import Sequence
-from devopsgpt_serving.engine.vllm import VllmLane, vllm_loader
 from devopsgpt_serving.metrics import Metrics
 from devopsgpt_serving.settings import Settings
 from devopsgpt_serving.tracing import open_tracing
-from devopsgpt_serving.versions.cache import Version, VersionCache
-from devopsgpt_serving.versions.follower import Follower
+from devopsgpt_serving.version import Version
+from devopsgpt_serving.versions.alias_follower import AliasFollower
+from devopsgpt_serving.versions.cache import VersionCache
 from devopsgpt_serving.versions.loading import loader
 from devopsgpt_serving.versions.registry import Registry
+from devopsgpt_serving.versions.vllm_loading import vllm_loader
 
 DESCRIPTION = """Text from a GPT-2 fine-tuned on books about running services reliably.
 
@@ -71,7 +72,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.include_router(completions.router)
     install_pages(app)
     describe_settings(app, service)
-    app.add_middleware(Keys, accepted=service.settings.accepted_keys())
+    app.add_middleware(ApiKeyMiddleware, accepted=service.settings.accepted_keys())
     if service.settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,
@@ -80,7 +81,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             allow_headers=["Authorization", "Content-Type", "X-Request-ID"],
             expose_headers=["X-Request-ID", "X-Model-Version", "Retry-After"],
         )
-    app.add_middleware(Envelope, service=service)  # the last is the outermost
+    app.add_middleware(RequestMiddleware, service=service)  # the last is the outermost
     return app
 
 
@@ -103,11 +104,10 @@ def build_service(settings: Settings) -> Service:
         prefill_chunk=settings.prefill_chunk,
         on_token=on_token,
         on_end=on_end,
-        lane=VllmLane if settings.engine == "vllm" else Lane,
     )
     cache = VersionCache(settings.cache_folder, settings.max_cache_bytes)
     cache.prepare()
-    follower = Follower(
+    follower = AliasFollower(
         Registry(
             settings.tracking_uri, settings.model_name, settings.alias, settings.registry_timeout_s
         ),

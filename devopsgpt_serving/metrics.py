@@ -17,7 +17,7 @@ from devopsgpt_serving.engine.sequence import Sequence
 
 if TYPE_CHECKING:
     from devopsgpt_serving.engine.engine import Engine
-    from devopsgpt_serving.versions.follower import Follower
+    from devopsgpt_serving.versions.alias_follower import AliasFollower
 
 CONTENT_TYPE = "text/plain; version=1.0.0; charset=utf-8"
 _SECONDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0)
@@ -105,7 +105,7 @@ class Metrics:
         self.cached_tokens.inc(sequence.cached_tokens)
         self.latency.observe(time.monotonic() - sequence.arrived)
 
-    def watch(self, engine: "Engine", follower: "Follower") -> None:
+    def watch(self, engine: "Engine", follower: "AliasFollower") -> None:
         """Read what engine and follower know whenever metrics are asked for."""
         self.registry.register(_Now(engine, follower))
 
@@ -115,7 +115,7 @@ class Metrics:
 
 
 class _Now(Collector):
-    def __init__(self, engine: "Engine", follower: "Follower") -> None:
+    def __init__(self, engine: "Engine", follower: "AliasFollower") -> None:
         self.engine = engine
         self.follower = follower
 
@@ -154,7 +154,7 @@ class _Now(Collector):
             labels=[],
         )
         if state.served is not None:
-            info.add_metric([state.served.name, state.served.version], 1)
+            info.add_metric([state.served.name, state.served.number], 1)
             registered.add_metric([], state.served.created)
         yield info
         yield registered

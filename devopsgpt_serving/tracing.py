@@ -145,10 +145,10 @@ def open_tracing() -> Tracing:
 def _stages(sequence: Sequence, reason: str) -> Iterator[tuple[str, float, float, dict[str, Any]]]:
     """What a sequence that ended now has been through: name, begin, end, facts."""
     now = time.monotonic()
-    yield "queue_wait", sequence.arrived, sequence.seated or now, {}
-    if sequence.seated is not None:
+    yield "queue_wait", sequence.arrived, sequence.admitted or now, {}
+    if sequence.admitted is not None:
         prompt = {"prompt_tokens": len(sequence.prompt), "cached_tokens": sequence.cached_tokens}
-        yield "prefill", sequence.seated, sequence.first_token or now, prompt
+        yield "prefill", sequence.admitted, sequence.first_token or now, prompt
     if sequence.first_token is not None:
         answer = {"completion_tokens": len(sequence.tokens), "finish_reason": reason}
         yield "decode", sequence.first_token, now, answer

@@ -7,10 +7,10 @@ from typing import Any, Literal
 from pydantic import BaseModel
 
 from devopsgpt_model.tokenizer import Tokenizer
-from devopsgpt_serving.api.generate import Usage
+from devopsgpt_serving.api.schemas import Usage
+from devopsgpt_serving.engine.detokenizer import token_text
 from devopsgpt_serving.engine.sampling import TokenScore
 from devopsgpt_serving.engine.sequence import FinishReason, Scored
-from devopsgpt_serving.engine.text_stream import token_text
 
 
 class Logprobs(BaseModel):
@@ -54,7 +54,7 @@ class Style:
     scored: bool
 
 
-def envelope(request_id: str, model: str, version: str) -> dict[str, Any]:
+def answer_header(request_id: str, model: str, version: str) -> dict[str, Any]:
     """What every object of one answer begins with."""
     return {
         "id": f"cmpl-{request_id}",

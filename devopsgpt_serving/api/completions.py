@@ -18,15 +18,26 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from devopsgpt_serving.api.answers import Asked
-from devopsgpt_serving.api.completion_objects import CompletionAnswer, Style, choice_of, envelope
-from devopsgpt_serving.api.completion_stream import CompletionStream
-from devopsgpt_serving.api.errors import ApiError, responses
-from devopsgpt_serving.api.generate import Usage
-from devopsgpt_serving.api.schemas import PromptText, SamplingFields, check_limits, numbers_only
+from devopsgpt_serving.api.completion_objects import (
+    CompletionAnswer,
+    Style,
+    answer_header,
+    choice_of,
+)
+from devopsgpt_serving.api.completion_sse import CompletionStream
+from devopsgpt_serving.api.error_answers import responses
+from devopsgpt_serving.api.pending_answers import PendingAnswers
+from devopsgpt_serving.api.schemas import (
+    PromptText,
+    SamplingFields,
+    Usage,
+    check_limits,
+    numbers_only,
+)
 from devopsgpt_serving.api.service import Service, check_prompt, service_of
-from devopsgpt_serving.engine.lane import LoadedModel
-from devopsgpt_serving.versions.cache import Version
+from devopsgpt_serving.engine.loaded_model import LoadedModel
+from devopsgpt_serving.errors import ApiError
+from devopsgpt_serving.version import Version
 
 router = APIRouter(prefix="/v1", tags=["OpenAI"])
 Here = Annotated[Service, Depends(service_of)]
@@ -226,7 +237,7 @@ async def complete(
     """Text that follows each prompt; streamed as server-sent events where `stream` is true."""
     if body.model != service.settings.model_name:
         raise _unknown_model(body.model, service)
-    lane = service.lane()
+    scheduler = service.scheduler()
     default = min(DEFAULT_MAX_TOKENS, service.settings.max_tokens)
     max_tokens = default if body.max_tokens is None else body.max_tokens
     n = body.n or 1
@@ -234,27 +245,27 @@ async def complete(
     service.log_prompt(request, texts)
     check_limits(service.settings, max_tokens, "max_tokens", n, "n", len(texts))
     echo = bool(body.echo)
-    prompts = await asyncio.to_thread(_encode, texts, lane.loaded, 1 if max_tokens else 0)
+    prompts = await asyncio.to_thread(_encode, texts, scheduler.loaded, 1 if max_tokens else 0)
     sampling = body.sampling(
         max_tokens,
         DEFAULT_TEMPERATURE,
         logprobs=body.logprobs,
         echo_logprobs=echo and body.logprobs is not None,
     )
-    request.state.version = lane.loaded.version.version
+    request.state.version = scheduler.loaded.version.number
     wanted = [(prompt, sampling.choice(index)) for prompt in prompts for index in range(n)]
-    asked = Asked(request, service, lane, wanted)
-    style = Style(lane.loaded.tokenizer, body.logprobs is not None)
-    head = envelope(request.state.request_id, body.model, lane.loaded.version.version)
+    pending = PendingAnswers(request, service, scheduler, wanted)
+    style = Style(scheduler.loaded.tokenizer, body.logprobs is not None)
+    head = answer_header(request.state.request_id, body.model, scheduler.loaded.version.number)
     echoes = [
-        _echo(text, prompt, lane.loaded) if echo else ""
+        _echo(text, prompt, scheduler.loaded) if echo else ""
         for text, prompt in zip(texts, prompts, strict=True)
     ]
     echoes = [text for text in echoes for _ in range(n)]
     if body.stream:
         usage = bool(body.stream_options and body.stream_options.include_usage)
-        return CompletionStream(asked, style, head, echoes, prompts, usage)
-    answers = await asked.whole(request)
+        return CompletionStream(pending, style, head, echoes, prompts, usage)
+    answers = await pending.whole(request)
     choices = [
         choice_of(
             style,
@@ -266,7 +277,7 @@ async def complete(
         )
         for index, answer in enumerate(answers)
     ]
-    return CompletionAnswer(**head, choices=choices, usage=Usage(**asked.usage(prompts)))
+    return CompletionAnswer(**head, choices=choices, usage=Usage(**pending.usage(prompts)))
 
 
 def _texts(body: CompletionRequest) -> list[str | list[int] | None]:
@@ -300,7 +311,7 @@ def _echo(text: str | list[int] | None, ids: list[int], loaded: LoadedModel) -> 
 
 def _card(served: Version) -> ModelCard:
     return ModelCard(
-        id=served.name, created=served.created, version=served.version, lineage=served.tags
+        id=served.name, created=served.created, version=served.number, lineage=served.tags
     )
 
 

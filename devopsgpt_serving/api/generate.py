@@ -6,9 +6,9 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Body, Depends, Query, Request, Response
 from pydantic import BaseModel, Field, ValidationError
 
-from devopsgpt_serving.api.answers import Asked
-from devopsgpt_serving.api.errors import invalid, responses
-from devopsgpt_serving.api.schemas import PromptText, SamplingFields, Text, check_limits
+from devopsgpt_serving.api.error_answers import invalid, responses
+from devopsgpt_serving.api.pending_answers import PendingAnswers
+from devopsgpt_serving.api.schemas import PromptText, SamplingFields, Text, Usage, check_limits
 from devopsgpt_serving.api.service import Service, check_prompt, service_of
 from devopsgpt_serving.engine.sequence import FinishReason
 
@@ -42,14 +42,6 @@ class Completion(BaseModel):
 
     text: str
     finish_reason: FinishReason
-
-
-class Usage(BaseModel):
-    """Tokens read and written."""
-
-    prompt_tokens: int
-    completion_tokens: int
-    total_tokens: int
 
 
 class GenerateAnswer(BaseModel):
@@ -117,7 +109,7 @@ async def readyz(service: Here, response: Response) -> Readiness:
     return Readiness(
         ready=problem is None,
         model=service.settings.model_name,
-        version=served.version if served else None,
+        version=served.number if served else None,
         registry_up=state.registry_up,
         from_cache=state.from_cache,
         problem=problem or state.problem,
@@ -150,27 +142,27 @@ async def generate(
     check_limits(settings, largest[0], "max_token_len", largest[1], "iterations")
     text = whole_prompt(asked_for, settings.pre_prompt)
     service.log_prompt(request, text)
-    lane = service.lane()
-    tokenizer = lane.loaded.tokenizer
+    scheduler = service.scheduler()
+    tokenizer = scheduler.loaded.tokenizer
     ids = check_prompt(
-        await asyncio.to_thread(tokenizer.encode, text) or [tokenizer.eot_id], lane.loaded
+        await asyncio.to_thread(tokenizer.encode, text) or [tokenizer.eot_id], scheduler.loaded
     )
     sampling = asked_for.sampling(max_tokens, DEFAULT_TEMPERATURE)
-    request.state.version = lane.loaded.version.version
-    asked = Asked(
+    request.state.version = scheduler.loaded.version.number
+    pending = PendingAnswers(
         request,
         service,
-        lane,
+        scheduler,
         [(ids, sampling.choice(index)) for index in range(asked_for.iterations)],
     )
-    answers = await asked.whole(request)
+    answers = await pending.whole(request)
     return GenerateAnswer(
         completions=[
             Completion(text=answer.text, finish_reason=answer.finish_reason) for answer in answers
         ],
         model=settings.model_name,
-        version=lane.loaded.version.version,
-        usage=Usage(**asked.usage([ids])),
+        version=scheduler.loaded.version.number,
+        usage=Usage(**pending.usage([ids])),
     )
 
 

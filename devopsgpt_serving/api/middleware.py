@@ -13,8 +13,9 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from devopsgpt_serving.api.errors import ApiError, from_engine
+from devopsgpt_serving.api.error_answers import answer, from_engine
 from devopsgpt_serving.api.service import Service
+from devopsgpt_serving.errors import ApiError
 
 log = logging.getLogger("devopsgpt_serving.access")
 
@@ -24,7 +25,7 @@ NO_VERSION = "none"
 QUIET = ("/api/healthz", "/api/readyz", "/metrics")
 
 
-class Envelope:
+class RequestMiddleware:
     """The outermost layer of the service."""
 
     def __init__(self, app: ASGIApp, service: Service) -> None:
@@ -48,11 +49,11 @@ class Envelope:
         except Exception as error:
             if not isinstance(error, ApiError):
                 log.exception("a request failed", extra={"request_id": state["request_id"]})
-            answer = error if isinstance(error, ApiError) else from_engine(error)
-            state["error_code"] = answer.code
+            told = error if isinstance(error, ApiError) else from_engine(error)
+            state["error_code"] = told.code
             if exchange.status is not None:
                 raise
-            await answer.response()(scope, receive, exchange.send)
+            await answer(told)(scope, receive, exchange.send)
         finally:
             exchange.close()
 
@@ -118,6 +119,6 @@ class _Exchange:
         self.service.tracing.end(self.span, facts | {"route": route})
 
     def _version(self) -> str:
-        lane = self.service.engine.current
-        current = lane.loaded.version.version if lane else NO_VERSION
+        scheduler = self.service.engine.current
+        current = scheduler.loaded.version.number if scheduler else NO_VERSION
         return str(self.scope["state"].get("version", current))

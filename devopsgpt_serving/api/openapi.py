@@ -19,8 +19,8 @@ def describe_settings(app: FastAPI, service: Service) -> None:
             _add_limits(plain(), settings)
             if settings.accepted_keys():
                 _add_keys(plain())
-        if lane := service.engine.current:
-            _add_vocabulary(plain(), lane.loaded.tokenizer.vocab_size)
+        if scheduler := service.engine.current:
+            _add_vocabulary(plain(), scheduler.loaded.tokenizer.vocab_size)
         return plain()
 
     app.openapi = described  # type: ignore[method-assign]

@@ -1,12 +1,12 @@
-"""Settings of sampling as both APIs take them, their ranges checked once."""
+"""What both APIs share: sampling settings, their ranges checked once, and token counts."""
 
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 from pydantic_core import PydanticCustomError
 
-from devopsgpt_serving.api.errors import ApiError
 from devopsgpt_serving.engine.sampling import Sampling
+from devopsgpt_serving.errors import ApiError
 from devopsgpt_serving.settings import Settings
 
 
@@ -108,6 +108,14 @@ class SamplingFields(BaseModel):
             "stop": stop,
         }
         return Sampling(**(settings | named | more))
+
+
+class Usage(BaseModel):
+    """Tokens read and written."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
 
 
 def check_limits(

@@ -7,15 +7,15 @@ from dataclasses import dataclass
 
 from fastapi import Request
 
-from devopsgpt_serving.api.errors import ApiError
 from devopsgpt_serving.engine.backlog import Backlog
 from devopsgpt_serving.engine.engine import Engine
-from devopsgpt_serving.engine.lane import Lane, LoadedModel
+from devopsgpt_serving.engine.loaded_model import LoadedModel, Scheduler
 from devopsgpt_serving.engine.mailbox import Mailbox
+from devopsgpt_serving.errors import ApiError
 from devopsgpt_serving.metrics import Metrics
 from devopsgpt_serving.settings import Settings
 from devopsgpt_serving.tracing import Tracing
-from devopsgpt_serving.versions.follower import Follower
+from devopsgpt_serving.versions.alias_follower import AliasFollower
 
 log = logging.getLogger(__name__)
 
@@ -26,26 +26,26 @@ class Service:
 
     settings: Settings
     engine: Engine
-    follower: Follower
+    follower: AliasFollower
     metrics: Metrics
     backlog: Backlog
     tracing: Tracing
     mailbox: Mailbox
     draining: bool = False
 
-    def lane(self) -> Lane:
+    def scheduler(self) -> Scheduler:
         """Where new prompts go. raises: ApiError 503 while there is no model, or the service
         stops"""
         if self.draining:
             raise ApiError(
                 503, "draining", "the service is stopping; send the request to another replica"
             )
-        lane = self.engine.current
-        if lane is None:
+        scheduler = self.engine.current
+        if scheduler is None:
             raise ApiError(
                 503, "no_model", f"no model is loaded yet: {self.follower.state.problem}"
             )
-        return lane
+        return scheduler
 
     @property
     def problem(self) -> str | None:
@@ -61,10 +61,10 @@ class Service:
         )
 
     async def present_problem(self) -> str | None:
-        """`problem`, and what the lane says of itself: a vLLM that is not there, or still
+        """`problem`, and what the scheduler says of itself: a vLLM that is not there, or still
         starts."""
-        lane = self.engine.current
-        return self.problem or (None if lane is None else await lane.trouble())
+        scheduler = self.engine.current
+        return self.problem or (None if scheduler is None else await scheduler.trouble())
 
     def deadline(self) -> float:
         """When a request that arrives now is given up, in time.monotonic() seconds."""
@@ -88,7 +88,7 @@ def check_prompt(ids: list[int], loaded: LoadedModel, spare: int = 1) -> list[in
     spare: tokens that must still fit
     raises: ApiError 400 for one that does not, 422 for one with ids outside the vocabulary
     """
-    vocab_size, room = loaded.tokenizer.vocab_size, loaded.runner.block_size - spare
+    vocab_size, room = loaded.tokenizer.vocab_size, loaded.block_size - spare
     if outside := [token for token in ids if not 0 <= token < vocab_size]:
         raise ApiError(
             422,
@@ -101,7 +101,7 @@ def check_prompt(ids: list[int], loaded: LoadedModel, spare: int = 1) -> list[in
             400,
             "context_length_exceeded",
             f"the prompt may have at most {room} tokens (the model's context is "
-            f"{loaded.runner.block_size}), "
+            f"{loaded.block_size}), "
             f"got {len(ids)}; shorten it",
             "prompt",
         )

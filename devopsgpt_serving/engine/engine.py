@@ -1,17 +1,18 @@
-"""One thread owns the models: it takes sequences in, steps the lanes, and lets go of models that
+"""One thread owns the models: it takes sequences in, steps the schedulers, and forgets models that
 are done.
 
-Callers hand in sequences from any thread and never wait for arithmetic. A sequence belongs to the
-model that its prompt was encoded for, so an answer is whole from one version whatever is installed
-meanwhile.
+Callers hand in sequences from any thread and never wait for a computation. A sequence belongs to
+the model that its prompt was encoded for, so an answer comes from one version, whatever is
+installed meanwhile.
 """
 
 import logging
 import threading
 from collections.abc import Callable, Iterable
 
-from devopsgpt_serving.engine.lane import Lane, LoadedModel, Observers
+from devopsgpt_serving.engine.loaded_model import LoadedModel, Observers, Scheduler
 from devopsgpt_serving.engine.sequence import Sequence
+from devopsgpt_serving.errors import EngineFailure, QueueFull, Stopping
 
 log = logging.getLogger(__name__)
 
@@ -20,18 +21,6 @@ log = logging.getLogger(__name__)
 STOP_WAIT_S = 5.0
 
 THREAD_ENDED = "the engine's thread ended"
-
-
-class QueueFull(Exception):
-    """More sequences than may wait."""
-
-
-class Stopping(Exception):
-    """An engine that takes nothing in any more."""
-
-
-class EngineFailure(RuntimeError):
-    """Arithmetic that went wrong; the sequences of that model were given up."""
 
 
 class Engine:
@@ -45,16 +34,14 @@ class Engine:
         prefill_chunk: int,
         on_token: Callable[[Sequence], None] = lambda sequence: None,
         on_end: Callable[[Sequence, str], None] = lambda sequence, reason: None,
-        lane: Callable[[LoadedModel, int, Observers], Lane] = Lane,
     ) -> None:
-        """max_running: rows of each model; max_queue: sequences that may wait beside those; lane:
-        who computes"""
+        """max_running: slots of each model; max_queue: sequences that may wait beside those"""
         self.capacity = max_running + max_queue
         self.prefill_chunk = prefill_chunk
-        self._on_token, self._on_end, self._lane = on_token, on_end, lane
-        self._current: Lane | None = None
-        self._lanes: list[Lane] = []
-        self._inbox: list[tuple[Lane, Sequence]] = []
+        self._on_token, self._on_end = on_token, on_end
+        self._current: Scheduler | None = None
+        self._schedulers: list[Scheduler] = []
+        self._inbox: list[tuple[Scheduler, Sequence]] = []
         self._inside = 0
         self._stopping = False
         self._wake = threading.Condition()
@@ -82,13 +69,13 @@ class Engine:
         return self._thread.is_alive()
 
     @property
-    def current(self) -> Lane | None:
-        """The lane of the model that new prompts go to."""
+    def current(self) -> Scheduler | None:
+        """The scheduler of the model that new prompts go to."""
         return self._current
 
     @property
     def running(self) -> int:
-        return sum(lane.running for lane in list(self._lanes))
+        return sum(scheduler.running for scheduler in list(self._schedulers))
 
     @property
     def waiting(self) -> int:
@@ -97,13 +84,12 @@ class Engine:
     def install(self, loaded: LoadedModel) -> None:
         """Make a model the one that new prompts go to; the old one finishes what it has."""
         with self._wake:
-            self._current = self._lane(
-                loaded, self.prefill_chunk, Observers(self._on_token, self._ended)
-            )
-            self._lanes.append(self._current)
+            observers = Observers(self._on_token, self._ended)
+            self._current = loaded.scheduler(self.prefill_chunk, observers)
+            self._schedulers.append(self._current)
             self._wake.notify()
 
-    def submit(self, lane: Lane, sequences: Iterable[Sequence]) -> None:
+    def submit(self, scheduler: Scheduler, sequences: Iterable[Sequence]) -> None:
         """Take sequences in, all or none. raises: QueueFull, Stopping"""
         sequences = list(sequences)
         with self._wake:
@@ -112,11 +98,10 @@ class Engine:
             if self._inside + len(sequences) > self.capacity:
                 raise QueueFull(
                     f"{self._inside} of {self.capacity} places are taken and {len(sequences)} are "
-                    "asked for; "
-                    "try again after Retry-After seconds"
+                    "asked for; try again after Retry-After seconds"
                 )
             self._inside += len(sequences)
-            self._inbox += [(lane, sequence) for sequence in sequences]
+            self._inbox += [(scheduler, sequence) for sequence in sequences]
             self._wake.notify()
 
     def _work(self) -> None:
@@ -134,61 +119,64 @@ class Engine:
             reason = Stopping("the service stopped" if self._stopping else THREAD_ENDED)
             self._stopping = True
             self._sort_in()
-        for lane in self._lanes:
-            lane.fail_all(reason)
+        for scheduler in self._schedulers:
+            scheduler.fail_all(reason)
 
-    # Two functions for their variables to end with: a lane named by one of _work's own would keep a
-    # replaced model in memory for as long as nothing is asked.
+    # Functions of their own: a scheduler in a local variable of _work would keep a replaced model
+    # in memory until the next request.
 
     def _step_all(self) -> None:
-        for lane in self._lanes:
-            if not lane.idle:
-                self._step(lane)
+        for scheduler in self._schedulers:
+            if scheduler.sequences:
+                self._step(scheduler)
 
     def _let_go(self) -> None:
-        """Forget the lanes that are done and are not the one for new prompts."""
+        """Forget the schedulers that are done and are not the one for new prompts."""
         with self._wake:
-            busy = [lane for lane, _ in self._inbox]
+            busy = [scheduler for scheduler, _ in self._inbox]
             keep = (
-                lane
-                for lane in self._lanes
-                if not lane.idle or lane is self._current or lane in busy
+                scheduler
+                for scheduler in self._schedulers
+                if scheduler.sequences or scheduler is self._current or scheduler in busy
             )
-            self._lanes = list(keep)
+            self._schedulers = list(keep)
 
     def _take_in(self) -> bool:
-        """Sort newcomers into their lanes, sleeping while there is nothing to do. returns: False to
-        stop"""
+        """Give newcomers to their schedulers; sleep while there is nothing to do.
+
+        returns: False to stop
+        """
         with self._wake:
-            while not (self._stopping or self._inbox or any(not lane.idle for lane in self._lanes)):
-                self._lanes = [lane for lane in self._lanes if lane is self._current]
+            while not (
+                self._stopping
+                or self._inbox
+                or any(scheduler.sequences for scheduler in self._schedulers)
+            ):
+                self._schedulers = [
+                    scheduler for scheduler in self._schedulers if scheduler is self._current
+                ]
                 self._wake.wait()
             self._sort_in()
             return not self._stopping
 
     def _sort_in(self) -> None:
-        for lane, sequence in self._inbox:
-            lane.waiting.append(sequence)
-            if lane not in self._lanes:  # it was let go of between encoding and arrival
-                self._lanes.append(lane)
+        for scheduler, sequence in self._inbox:
+            scheduler.add(sequence)
+            if scheduler not in self._schedulers:  # it was let go of between encoding and arrival
+                self._schedulers.append(scheduler)
         self._inbox.clear()
 
-    def _step(self, lane: Lane) -> None:
+    def _step(self, scheduler: Scheduler) -> None:
         try:
-            lane.step()
+            scheduler.step()
         # one model's failure must not end the thread that serves the others
         except Exception as error:
-            told = {"version": lane.loaded.version.version, "request_ids": _request_ids(lane)}
+            ids = sorted({sequence.request_id for sequence in scheduler.sequences})
+            told = {"version": scheduler.loaded.version.number, "request_ids": ids}
             log.exception("a model failed", extra=told)
-            lane.fail_all(EngineFailure(f"the model failed: {error!r:.200}"))
+            scheduler.fail_all(EngineFailure(f"the model failed: {error!r:.200}"))
 
     def _ended(self, sequence: Sequence, reason: str) -> None:
         with self._wake:
             self._inside -= 1
         self._on_end(sequence, reason)
-
-
-def _request_ids(lane: Lane) -> list[str]:
-    """The requests that a lane has sequences of."""
-    seated = [row.sequence for row in lane.rows if row.sequence is not None]
-    return sorted({sequence.request_id for sequence in [*lane.waiting, *seated]})

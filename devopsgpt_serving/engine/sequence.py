@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from devopsgpt_model.tokenizer import Tokenizer
+from devopsgpt_serving.engine.detokenizer import Detokenizer
 from devopsgpt_serving.engine.sampling import Sampler, Sampling, TokenScore
-from devopsgpt_serving.engine.text_stream import TextStream
 
 FinishReason = Literal["stop", "length"]
 
@@ -27,7 +27,7 @@ class Scored:
 
 
 @dataclass(frozen=True)
-class Progress:
+class NewText:
     """New text of a sequence, with the scores of its tokens where they were asked for."""
 
     text: str
@@ -48,11 +48,7 @@ class Failed:
     error: Exception
 
 
-Report = Progress | Finished | Failed
-
-
-class DeadlinePassed(TimeoutError):
-    """A sequence that did not finish in its time."""
+Report = NewText | Finished | Failed
 
 
 @dataclass(eq=False)
@@ -69,8 +65,8 @@ class Sequence:
     span: Any = None
     """What a trace hangs the sequence's spans on; None where its request is not traced."""
     arrived: float = field(default_factory=time.monotonic)
-    seated: float | None = None
-    """When it got its row."""
+    admitted: float | None = None
+    """When it got its slot."""
     first_token: float | None = None
     cancelled: bool = False
     ended: bool = False
@@ -83,16 +79,16 @@ class Sequence:
     last_token: float | None = None
     """When its latest token was sampled."""
     sampler: Sampler = field(init=False)
-    stream: TextStream = field(init=False)
-    echo: TextStream = field(init=False)
+    detokenizer: Detokenizer = field(init=False)
+    echo: Detokenizer = field(init=False)
     """Where the prompt's own tokens begin, when they are scored."""
     _waiting: list[Scored] = field(init=False, default_factory=list)
 
-    def begin(self, tokenizer: Tokenizer, sampler: Sampler) -> None:
+    def begin(self, tokenizer: Tokenizer) -> None:
         """Get ready to take tokens."""
-        self.seated = time.monotonic()
-        self.sampler = sampler
-        self.stream = TextStream(tokenizer, self.sampling.stop)
+        self.admitted = time.monotonic()
+        self.sampler = Sampler(self.sampling, self.prompt)
+        self.detokenizer = Detokenizer(tokenizer, self.sampling.stop)
 
     def take(self, token: int, score: TokenScore | None) -> None:
         """Add a sampled token and report the text that it completes."""
@@ -100,14 +96,14 @@ class Sequence:
             self.first_token = time.monotonic()
         self.tokens.append(token)
         if score is not None:
-            self._waiting.append(Scored(score, len(self.stream.text)))
-        self._tell(self.stream.push(token))
+            self._waiting.append(Scored(score, len(self.detokenizer.text)))
+        self._tell(self.detokenizer.push(token))
 
     def finish(self, reason: FinishReason) -> None:
         """Report what was held back, and the end."""
         if not self.ended:
             self.ended = True
-            self._tell(self.stream.flush())
+            self._tell(self.detokenizer.flush())
             self.report(Finished(reason))
 
     def fail(self, error: Exception) -> None:
@@ -117,10 +113,10 @@ class Sequence:
             self.report(Failed(error))
 
     def _tell(self, text: str) -> None:
-        done = len(self.stream.text) if self.ended else self.stream.released
+        done = len(self.detokenizer.text) if self.ended else self.detokenizer.released
         ready = tuple(scored for scored in self._waiting if scored.offset < done)
         self._waiting = (
             [] if self.ended else [scored for scored in self._waiting if scored.offset >= done]
         )
         if text or ready:
-            self.report(Progress(text, ready))
+            self.report(NewText(text, ready))

@@ -1,10 +1,9 @@
 """Model versions on this disk: whole and verified, or not there at all.
 
-    <cache>/<version>-<hash of its source>/   manifest.json, version.json, model/...
+    <cache>/<number>-<hash of its source>/    manifest.json, version.json, model/...
     <cache>/last_good-<hash>.json             what was served last under one name and alias
     <cache>/.download-*/                      downloads under way, each locked by its process
 
-The hash keeps versions of different registries apart: a fresh registry counts from 1 again.
 Services of several names and aliases may share a cache; what one of them served last is never
 another's.
 """
@@ -17,34 +16,16 @@ import shutil
 import tempfile
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from devopsgpt_model.atomic import write_json
+from devopsgpt_serving.errors import DamagedVersion
+from devopsgpt_serving.version import Version
+from devopsgpt_serving.versions.verification import check_files, read_manifest
 
-MAX_MANIFEST_BYTES = 1_000_000
 DOWNLOAD_PREFIX = ".download-"
 NOTE_PREFIX = "last_good-"
-
-
-class DamagedVersion(ValueError):
-    """Files of a model version that are missing, or not what its manifest says."""
-
-
-@dataclass(frozen=True)
-class Version:
-    """A model version as the registry describes it. created: Unix seconds"""
-
-    name: str
-    version: str
-    source: str
-    created: int
-    tags: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def key(self) -> str:
-        return f"{self.version}-{hashlib.sha256(self.source.encode()).hexdigest()[:12]}"
 
 
 class VersionCache:
@@ -173,82 +154,11 @@ class VersionCache:
         return {noted[0].key for noted in notes if noted}
 
 
-def read_manifest(folder: Path) -> dict[str, dict[str, Any]]:
-    """File names of a version with sha256 and size. raises: DamagedVersion for one that is no
-    manifest of ours"""
-    path = folder / "manifest.json"
-    try:
-        if path.stat().st_size > MAX_MANIFEST_BYTES:
-            raise DamagedVersion(
-                f"manifest.json has at most {MAX_MANIFEST_BYTES} bytes, got {path.stat().st_size}"
-            )
-        files = json.loads(path.read_text())["files"]
-        for name, facts in files.items():
-            parts = name.split("/")
-            if len(parts) != 2 or parts[0] != "model" or parts[1].startswith(".") or "\\" in name:
-                raise DamagedVersion(
-                    f"manifest.json may list files model/<name> only, got {name!r}"
-                )
-            if (
-                not isinstance(facts["sha256"], str)
-                or not isinstance(facts["size"], int)
-                or facts["size"] < 0
-            ):
-                raise DamagedVersion(f"manifest.json needs sha256 and size of {name}, got {facts}")
-    except FileNotFoundError:
-        raise DamagedVersion("the version has no manifest.json; publish it again") from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        if isinstance(error, DamagedVersion):
-            raise
-        raise DamagedVersion(f"manifest.json is damaged: {error!r}") from error
-    if not files:
-        raise DamagedVersion("manifest.json lists no file; publish the version again")
-    return dict(files)
-
-
-def read_lineage(folder: Path) -> dict[str, Any]:
-    """What a verified version recorded of its making; empty for one from before that was recorded.
-
-    raises: DamagedVersion for one that is no JSON object
-    """
-    path = folder / "model" / "lineage.json"
-    try:
-        lineage = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except ValueError as error:
-        raise DamagedVersion(
-            f"model/lineage.json is damaged: {error}; publish the version again"
-        ) from error
-    if not isinstance(lineage, dict):
-        raise DamagedVersion(f"model/lineage.json must be an object, got {type(lineage).__name__}")
-    return lineage
-
-
-def check_files(folder: Path, manifest: dict[str, dict[str, Any]]) -> None:
-    """raises: DamagedVersion for a file that is missing, too short, too long or altered"""
-    for name, facts in manifest.items():
-        path = folder / name
-        if not path.is_file():
-            raise DamagedVersion(f"{name} is missing")
-        if path.stat().st_size != facts["size"]:
-            raise DamagedVersion(
-                f"{name} should have {facts['size']} bytes and has {path.stat().st_size}"
-            )
-        with path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-        if found != facts["sha256"]:
-            raise DamagedVersion(
-                f"{name} should have sha256 {facts['sha256'][:12]}... and has {found[:12]}..."
-            )
-
-
 def _read_note(path: Path) -> tuple[Version, str] | None:
-    """The version that a note tells of and its alias; None for a note that is missing or
-    damaged."""
+    """A noted version and its alias; None for a note that is missing or damaged."""
     try:
         noted = json.loads(path.read_text())
-        return Version(**noted["version"]), noted["alias"]
+        return Version.from_json(noted["version"]), noted["alias"]
     except (OSError, ValueError, TypeError, KeyError):
         return None
 

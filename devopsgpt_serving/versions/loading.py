@@ -17,13 +17,13 @@ from devopsgpt_serving.compute.native.build import NotCompiled
 from devopsgpt_serving.compute.native.runner import NativeRunner, able
 from devopsgpt_serving.compute.precision import Precision, choose_precision, of_torch
 from devopsgpt_serving.compute.runner import EagerRunner, Runner
-from devopsgpt_serving.engine.lane import LoadedModel
-from devopsgpt_serving.versions.cache import Version
+from devopsgpt_serving.engine.scheduler import LocalModel
+from devopsgpt_serving.version import Version
 
 log = logging.getLogger(__name__)
 
 
-def loader(device: str, precision: str, rows: int) -> Callable[[Version, Path], LoadedModel]:
+def loader(device: str, precision: str, rows: int) -> Callable[[Version, Path], LocalModel]:
     """How versions are loaded by this service.
 
     precision: "auto" or a number format
@@ -37,16 +37,16 @@ def loader(device: str, precision: str, rows: int) -> Callable[[Version, Path], 
         extra={"device": chosen, "precision": format, "threads": torch.get_num_threads()},
     )
 
-    def load(version: Version, folder: Path) -> LoadedModel:
+    def load(version: Version, folder: Path) -> LocalModel:
         # OpenMP keeps a team of threads for each thread that ever computed. With more of them than
         # processors they sleep between any two operations instead of spinning, so the engine's own
         # must be the only one that stays.
         with ThreadPoolExecutor(1, "loading") as passing:
             return passing.submit(read, version, folder).result()
 
-    def read(version: Version, folder: Path) -> LoadedModel:
+    def read(version: Version, folder: Path) -> LocalModel:
         checkpoint = load_checkpoint(folder / "model", chosen)
-        loaded = LoadedModel(
+        loaded = LocalModel(
             version, choose_runner(checkpoint.model, rows, format), checkpoint.tokenizer
         )
         warm_up(loaded)
@@ -78,7 +78,7 @@ def choose_runner(model: GPT, rows: int, precision: Precision) -> Runner:
     return (CapturedRunner if device.type == "cuda" else EagerRunner)(model, rows, precision)
 
 
-def warm_up(loaded: LoadedModel) -> None:
+def warm_up(loaded: LocalModel) -> None:
     """Generate once with every row. raises: CheckpointError for weights that yield no numbers"""
     runner, eot = loaded.runner, loaded.tokenizer.eot_id
     logits = runner.prefill(0, [eot], 0, every=False)
@@ -88,5 +88,5 @@ def warm_up(loaded: LoadedModel) -> None:
         )
     if not torch.isfinite(logits).all():
         raise CheckpointError(
-            f"version {loaded.version.version}: the weights yield logits that are no numbers"
+            f"version {loaded.version.number}: the weights yield logits that are no numbers"
         )

@@ -11,7 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from devopsgpt_serving.versions.cache import Version, VersionCache, read_manifest
+from devopsgpt_serving.errors import NoModelYet, RegistryUnavailable
+from devopsgpt_serving.version import Version
+from devopsgpt_serving.versions.cache import VersionCache
+from devopsgpt_serving.versions.verification import read_manifest
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -19,14 +22,6 @@ if TYPE_CHECKING:
 # MLflow answers 400 for a missing alias, not 404
 MISSING = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST")
 DISK_RESERVE_BYTES = 50_000_000  # left free beside a download
-
-
-class NoModelYet(LookupError):
-    """A registry that answers, and has no version under the alias."""
-
-
-class RegistryUnavailable(ConnectionError):
-    """A registry that does not answer, or not sensibly."""
 
 
 class Registry:
@@ -90,7 +85,7 @@ class Registry:
                         version.source.removeprefix("models:/")
                     ).artifact_location
                 )
-            return str(client.get_model_version_download_uri(self.name, version.version))
+            return str(client.get_model_version_download_uri(self.name, version.number))
         except (MlflowException, OSError) as error:
             raise self._unavailable(error) from error
 

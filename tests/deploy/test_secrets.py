@@ -11,7 +11,8 @@ import pytest
 from chaos.world import World, until
 
 from devopsgpt_pipeline.tracking.client import TrackingUnavailable, connect
-from devopsgpt_serving.versions.registry import Registry, RegistryUnavailable
+from devopsgpt_serving.errors import RegistryUnavailable
+from devopsgpt_serving.versions.registry import Registry
 
 SECRET = secrets.token_hex(16)
 PLANTED = {

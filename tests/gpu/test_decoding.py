@@ -13,10 +13,10 @@ from devopsgpt_model.tokenizer import Tokenizer
 from devopsgpt_serving.compute.captured import CapturedRunner
 from devopsgpt_serving.compute.runner import EagerRunner
 from devopsgpt_serving.engine.engine import Engine
-from devopsgpt_serving.engine.lane import LoadedModel
 from devopsgpt_serving.engine.sampling import Sampling
+from devopsgpt_serving.engine.scheduler import LocalModel
 from devopsgpt_serving.engine.sequence import Failed, Sequence
-from devopsgpt_serving.versions.cache import Version
+from devopsgpt_serving.version import Version
 
 pytestmark = [
     pytest.mark.gpu,
@@ -50,7 +50,7 @@ def test_a_text_is_the_same_alone_in_company_and_again(rows):
     engine = Engine(max_running=rows, max_queue=rows, prefill_chunk=128)
     engine.start()
     runner = CapturedRunner(GPT(config).init_weights(1).eval().cuda(), rows, "bfloat16")
-    engine.install(LoadedModel(Version("m", "1", "", 0), runner, Tokenizer.plain_bytes()))
+    engine.install(LocalModel(Version("m", "1", "", 0), runner, Tokenizer.plain_bytes()))
     generator = torch.Generator().manual_seed(5)
     prompts = torch.randint(256, (rows, 64), generator=generator).tolist()
 

@@ -12,8 +12,8 @@ import pytest
 from pydantic import ValidationError
 from starlette.responses import PlainTextResponse
 
-from devopsgpt_serving.api import answers, completion_stream
-from devopsgpt_serving.api.keys import Keys
+from devopsgpt_serving.api import completion_sse, pending_answers
+from devopsgpt_serving.api.api_keys import ApiKeyMiddleware
 from devopsgpt_serving.engine.backlog import Backlog
 from devopsgpt_serving.engine.sampling import Sampling
 from devopsgpt_serving.engine.sequence import Sequence
@@ -41,8 +41,8 @@ def small_service(common_shelf, tmp_path):
 
 
 def slow_down(service, delay_s):
-    lane = service.service.engine.current
-    lane.runner = CountingRunner(lane.loaded.runner, delay_s)
+    scheduler = service.service.engine.current
+    scheduler.runner = CountingRunner(scheduler.loaded.runner, delay_s)
 
 
 def idle(service):
@@ -155,7 +155,7 @@ def test_a_deadline_is_504(common_shelf, tmp_path):
 
 
 def test_a_deadline_holds_though_the_engine_hangs(common_shelf, tmp_path, monkeypatch):
-    monkeypatch.setattr(answers, "DEADLINE_GRACE_S", 0.5)
+    monkeypatch.setattr(pending_answers, "DEADLINE_GRACE_S", 0.5)
     where = dict(tracking_uri=common_shelf.url, model_name=common_shelf.name)
     with serving(tmp_path, **where, deadline_s=0.3, poll_interval_s=60) as service:
         service.wait_for("1")
@@ -232,7 +232,7 @@ def test_a_stream_that_breaks_off_counts_as_an_error(small_service, monkeypatch)
     def broken(*_):
         raise ArithmeticError("a mistake of ours")
 
-    monkeypatch.setattr(completion_stream, "choice_of", broken)
+    monkeypatch.setattr(completion_sse, "choice_of", broken)
     with pytest.raises(httpx.RemoteProtocolError):
         small_service.complete("x", max_tokens=3, stream=True)
     counted = 'devopsgpt:failed_streams_total{code="internal_error"} 1.0'
@@ -267,7 +267,7 @@ def status_with(authorization, accepted):
     """What an application behind keys answers to a header."""
 
     async def ask():
-        transport = httpx.ASGITransport(app=Keys(PlainTextResponse("passed"), accepted))
+        transport = httpx.ASGITransport(app=ApiKeyMiddleware(PlainTextResponse("passed"), accepted))
         async with httpx.AsyncClient(transport=transport, base_url="http://here") as client:
             return (
                 await client.get("/v1/models", headers={"Authorization": authorization})

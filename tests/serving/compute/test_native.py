@@ -21,10 +21,10 @@ from devopsgpt_serving.compute.native.build import NotCompiled
 from devopsgpt_serving.compute.native.runner import NativeRunner
 from devopsgpt_serving.compute.runner import EagerRunner
 from devopsgpt_serving.engine.engine import Engine
-from devopsgpt_serving.engine.lane import LoadedModel
 from devopsgpt_serving.engine.sampling import Sampling
+from devopsgpt_serving.engine.scheduler import LocalModel
 from devopsgpt_serving.engine.sequence import Sequence
-from devopsgpt_serving.versions.cache import Version
+from devopsgpt_serving.version import Version
 from devopsgpt_serving.versions.loading import choose_runner, warm_up
 from serving.conftest import BLOCK_SIZE, make_model
 
@@ -137,7 +137,7 @@ def test_weights_that_are_no_numbers_are_refused(instructions, precision):
     model = make_model(6)
     with torch.no_grad():
         model.h[1].mlp.c_fc.weight[5, 7] = float("nan")
-    loaded = LoadedModel(
+    loaded = LocalModel(
         Version("m", "1", "", 0), NativeRunner(model, 2, precision), Tokenizer.plain_bytes()
     )
     with pytest.raises(CheckpointError, match="no numbers"):
@@ -151,7 +151,7 @@ def test_a_seed_gives_the_same_text_in_any_company():
     engine.start()
     precision = "int8" if WIDEST["int8"] else "float32"
     engine.install(
-        LoadedModel(Version("m", "1", "", 0), NativeRunner(make_model(7), 8, precision), tokenizer)
+        LocalModel(Version("m", "1", "", 0), NativeRunner(make_model(7), 8, precision), tokenizer)
     )
 
     def ask(jobs):

@@ -11,12 +11,13 @@ from devopsgpt_model.generate import stream_ids
 from devopsgpt_model.tokenizer import Tokenizer
 from devopsgpt_serving.compute.runner import EagerRunner
 from devopsgpt_serving.engine import engine as engine_module
-from devopsgpt_serving.engine.engine import Engine, EngineFailure, QueueFull, Stopping
-from devopsgpt_serving.engine.lane import Cancelled, LoadedModel
+from devopsgpt_serving.engine.engine import Engine
 from devopsgpt_serving.engine.sampling import Sampler, Sampling, sample_each
-from devopsgpt_serving.engine.sequence import DeadlinePassed, Failed, Finished, Sequence
+from devopsgpt_serving.engine.scheduler import LocalModel
+from devopsgpt_serving.engine.sequence import Failed, Finished, Sequence
+from devopsgpt_serving.errors import Cancelled, DeadlinePassed, EngineFailure, QueueFull, Stopping
 from devopsgpt_serving.metrics import Metrics
-from devopsgpt_serving.versions.cache import Version
+from devopsgpt_serving.version import Version
 from serving.conftest import BLOCK_SIZE, make_model, until
 
 TOKENIZER = Tokenizer.plain_bytes()
@@ -48,7 +49,7 @@ class CountingRunner:
 
 def load(version="1", seed=1, rows=4, **shape):
     runner = CountingRunner(EagerRunner(make_model(seed, **shape), rows))
-    return LoadedModel(Version("m", version, f"models:/{version}", 0), runner, TOKENIZER)
+    return LocalModel(Version("m", version, f"models:/{version}", 0), runner, TOKENIZER)
 
 
 @pytest.fixture
@@ -61,12 +62,12 @@ def engine():
 
 
 class Asked:
-    def __init__(self, engine, prompt, lane=None, deadline=float("inf"), **sampling):
+    def __init__(self, engine, prompt, scheduler=None, deadline=float("inf"), **sampling):
         self.reports = queue.Queue()
         ids = TOKENIZER.encode(prompt) if isinstance(prompt, str) else prompt
         settings = Sampling(**({"max_tokens": 20, "temperature": 0.8} | sampling))
         self.sequence = Sequence(ids, settings, self.reports.put, deadline)
-        engine.submit(lane or engine.current, [self.sequence])
+        engine.submit(scheduler or engine.current, [self.sequence])
 
     def end(self):
         """(text, reason or error)"""
@@ -122,7 +123,7 @@ def test_a_seed_is_drawn_where_none_is_given(engine):
 
 
 def test_a_long_prompt_is_computed_in_chunks_while_others_go_on(engine):
-    runner = engine.current.loaded.runner
+    runner = engine.current.runner
     running = Asked(engine, "short", max_tokens=60)
     until(lambda: runner.decoded)
     before = len(runner.decoded)
@@ -135,7 +136,7 @@ def test_a_long_prompt_is_computed_in_chunks_while_others_go_on(engine):
 
 
 def test_short_prompts_share_a_chunk(engine):
-    runner = engine.current.loaded.runner
+    runner = engine.current.runner
     asked = [
         Sequence(TOKENIZER.encode(p), Sampling(max_tokens=3), queue.Queue().put)
         for p in ("abc", "de", "f" * 12)
@@ -173,7 +174,7 @@ def test_every_way_of_drawing_is_the_same_in_a_batch_as_alone():
 
 
 def test_a_prefix_is_not_computed_twice(engine):
-    runner = engine.current.loaded.runner
+    runner = engine.current.runner
     first = "Notes for the night shift. A disk fills up"
     second = "Notes for the night shift. A queue grows"
     Asked(engine, first).end()
@@ -186,7 +187,7 @@ def test_a_prefix_is_not_computed_twice(engine):
 
 
 def test_a_prefix_is_kept_while_rows_are_free(engine):
-    runner = engine.current.loaded.runner
+    runner = engine.current.runner
     shared = "Notes for the night shift. "
     for prompt in (shared + "A disk fills up", "Never mind the notes.", "Something else"):
         assert Asked(engine, prompt, seed=5).text == alone(prompt, 5)
@@ -199,7 +200,7 @@ def test_a_prefix_is_kept_while_rows_are_free(engine):
 
 @pytest.mark.parametrize("reuses", [True, False])
 def test_an_answer_begins_a_prompt_only_where_it_has_the_numbers_of_one(engine, reuses):
-    engine.current.loaded.runner.reuses_answers = reuses
+    engine.current.runner.reuses_answers = reuses
     question = "Who is on call? "
     answer = Asked(engine, question, temperature=0, max_tokens=10).sequence
     until(lambda: answer.ended)
@@ -311,7 +312,7 @@ def test_who_waits_gets_a_place_when_one_leaves(engine):
 
 
 def test_more_than_running_and_waiting_is_refused_at_once(engine):
-    engine.current.loaded.runner.delay_s = 0.02
+    engine.current.runner.delay_s = 0.02
     asked = [Asked(engine, "x") for _ in range(12)]
     with pytest.raises(QueueFull, match="12 of 12 places are taken"):
         Asked(engine, "x")
@@ -320,7 +321,7 @@ def test_more_than_running_and_waiting_is_refused_at_once(engine):
 
 
 def test_a_cancelled_sequence_leaves_its_row(engine):
-    engine.current.loaded.runner.delay_s = 0.01
+    engine.current.runner.delay_s = 0.01
     asked = [Asked(engine, "x", max_tokens=100) for _ in range(6)]
     until(lambda: engine.running == 4)
     for one in asked:
@@ -330,7 +331,7 @@ def test_a_cancelled_sequence_leaves_its_row(engine):
 
 
 def test_a_deadline_ends_what_runs_and_what_waits(engine):
-    engine.current.loaded.runner.delay_s = 0.05
+    engine.current.runner.delay_s = 0.05
     deadline = time.monotonic() + 0.3
     asked = [Asked(engine, "x", max_tokens=100, deadline=deadline) for _ in range(5)]
     assert all(isinstance(one.end()[1], DeadlinePassed) for one in asked)
@@ -339,7 +340,7 @@ def test_a_deadline_ends_what_runs_and_what_waits(engine):
 
 def test_a_swap_lets_the_old_model_finish(engine):
     old = engine.current
-    old.loaded.runner.delay_s = 0.01
+    old.runner.delay_s = 0.01
     running = [Asked(engine, "hello", seed=seed, max_tokens=50) for seed in range(6)]
     until(lambda: engine.running == 4)
     engine.install(load("2", seed=2))
@@ -348,19 +349,19 @@ def test_a_swap_lets_the_old_model_finish(engine):
     assert [one.text for one in running] == [
         alone("hello", seed, max_tokens=50) for seed in range(6)
     ]
-    until(lambda: old not in engine._lanes)
+    until(lambda: old not in engine._schedulers)
 
 
 def test_a_prompt_encoded_for_the_old_model_is_answered_by_it(engine):
     old = engine.current
     engine.install(load("2", seed=2))
-    until(lambda: old not in engine._lanes)
-    assert Asked(engine, "hello", lane=old, seed=3).text == alone("hello", 3)
-    until(lambda: old not in engine._lanes)
+    until(lambda: old not in engine._schedulers)
+    assert Asked(engine, "hello", scheduler=old, seed=3).text == alone("hello", 3)
+    until(lambda: old not in engine._schedulers)
 
 
 def test_a_failing_model_fails_its_sequences_and_not_the_engine(engine, caplog):
-    runner = engine.current.loaded.runner
+    runner = engine.current.runner
     runner.error = RuntimeError("out of memory")
     _, error = Asked(engine, "x").end()
     assert isinstance(error, EngineFailure)
@@ -385,7 +386,7 @@ def test_stopping_gives_up_what_runs():
 
 def test_stopping_does_not_wait_for_a_step_that_hangs(engine, monkeypatch, caplog):
     monkeypatch.setattr(engine_module, "STOP_WAIT_S", 0.1)
-    runner = engine.current.loaded.runner
+    runner = engine.current.runner
     runner.moves.clear()
     try:
         Asked(engine, "x")
@@ -403,7 +404,7 @@ def test_stopping_does_not_wait_for_a_step_that_hangs(engine, monkeypatch, caplo
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_an_engine_whose_thread_ends_gives_up_what_it_has_and_takes_nothing_in(engine):
-    engine.current.loaded.runner.error = SystemExit()  # nothing but Exceptions is survived
+    engine.current.runner.error = SystemExit()  # nothing but Exceptions is survived
     assert "the engine's thread ended" in str(Asked(engine, "x").end()[1])
     until(lambda: not engine.alive)
     with pytest.raises(Stopping, match="the engine's thread ended"):

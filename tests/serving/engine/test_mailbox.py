@@ -8,7 +8,7 @@ import time
 import pytest
 
 from devopsgpt_serving.engine.mailbox import Mailbox
-from devopsgpt_serving.engine.sequence import Finished, Progress
+from devopsgpt_serving.engine.sequence import Finished, NewText
 
 
 def deliver(interval_s, script):
@@ -36,37 +36,37 @@ def deliver(interval_s, script):
 
 
 def tokens(count, pause=0.01):
-    return [(pause, Progress(str(number)), False) for number in range(count)]
+    return [(pause, NewText(str(number)), False) for number in range(count)]
 
 
 def test_everything_comes_in_order():
     came = deliver(
-        0.03, [(0, Progress("first"), True), *tokens(30, 0.002), (0, Finished("stop"), True)]
+        0.03, [(0, NewText("first"), True), *tokens(30, 0.002), (0, Finished("stop"), True)]
     )
     assert [report for _, report in came] == [
-        Progress("first"),
-        *map(Progress, map(str, range(30))),
+        NewText("first"),
+        *map(NewText, map(str, range(30))),
         Finished("stop"),
     ]
 
 
 def test_what_can_wait_comes_in_few_deliveries_and_what_cannot_at_once():
-    came = deliver(0.2, [(0, Progress("first"), True), *tokens(10), (0.3, Progress("late"), False)])
+    came = deliver(0.2, [(0, NewText("first"), True), *tokens(10), (0.3, NewText("late"), False)])
     moments = [moment for moment, _ in came]
     assert moments[0] < 0.1
     assert moments[10] - moments[1] < 0.05  # ten tokens of 0.1 s came together
     assert moments[1] >= 0.19
-    ended = deliver(5.0, [(0, Progress("first"), True), *tokens(3), (0, Finished("length"), True)])
+    ended = deliver(5.0, [(0, NewText("first"), True), *tokens(3), (0, Finished("length"), True)])
     assert ended[-1][0] < 1.0  # the end takes along what was held
 
 
 def test_what_nothing_follows_does_not_stay_behind():
-    came = deliver(0.1, [(0, Progress("first"), True), (0.01, Progress("last"), False)])
+    came = deliver(0.1, [(0, NewText("first"), True), (0.01, NewText("last"), False)])
     assert came[1][0] < 1.0
 
 
 @pytest.mark.parametrize("interval", [0.0, 0.03])
 def test_slow_tokens_are_not_held(interval):
-    came = deliver(interval, [(0, Progress("first"), True), *tokens(3, 0.1)])
+    came = deliver(interval, [(0, NewText("first"), True), *tokens(3, 0.1)])
     gaps = [later - earlier for (earlier, _), (later, _) in itertools.pairwise(came)]
     assert all(0.05 < gap < 0.2 for gap in gaps)

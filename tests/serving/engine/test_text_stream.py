@@ -3,13 +3,13 @@
 import pytest
 
 from devopsgpt_model.tokenizer import Tokenizer
-from devopsgpt_serving.engine.text_stream import TextStream, token_text
+from devopsgpt_serving.engine.detokenizer import Detokenizer, token_text
 
 TOKENIZER = Tokenizer.plain_bytes()
 
 
 def pieces(text, stop=()):
-    stream = TextStream(TOKENIZER, stop)
+    stream = Detokenizer(TOKENIZER, stop)
     out = []
     for token in TOKENIZER.encode(text):
         out.append(stream.push(token))
@@ -23,7 +23,7 @@ def test_characters_come_whole():
 
 
 def test_an_unfinished_character_is_told_at_the_end():
-    stream = TextStream(TOKENIZER)
+    stream = Detokenizer(TOKENIZER)
     assert [stream.push(0xE2), stream.push(0x80), stream.flush()] == ["", "", "\ufffd"]
 
 

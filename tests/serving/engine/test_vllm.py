@@ -11,7 +11,7 @@ import httpx
 import pytest
 from conftest import REPOSITORY
 
-from devopsgpt_serving.engine.vllm import WATCH_EVERY_S
+from devopsgpt_serving.engine.vllm_client import WATCH_EVERY_S
 from serving.conftest import make_model, serving, until
 from serving.engine.vllm_server import VllmServer, chunk
 

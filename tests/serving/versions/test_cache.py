@@ -8,7 +8,9 @@ import sys
 
 import pytest
 
-from devopsgpt_serving.versions.cache import DamagedVersion, Version, VersionCache
+from devopsgpt_serving.errors import DamagedVersion
+from devopsgpt_serving.version import Version
+from devopsgpt_serving.versions.cache import VersionCache
 
 
 def version_of(number, source="models:/m-1"):
@@ -147,6 +149,13 @@ def test_the_last_good_version_is_remembered(cache):
         note.write_text(damaged)
         assert cache.last_good("devopsgpt", "champion") is None
         cache.trim(in_use=set())
+
+
+def test_what_an_earlier_build_noted_is_read(cache):
+    cache.remember(version_of(3), "champion")
+    (note,) = cache.folder.glob("last_good-*.json")
+    note.write_text(note.read_text().replace('"number"', '"version"'))
+    assert cache.last_good("devopsgpt", "champion") == version_of(3)
 
 
 def test_another_name_or_alias_has_another_memory(cache):

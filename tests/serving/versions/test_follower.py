@@ -84,7 +84,7 @@ def test_a_rollback_during_a_download_holds(held, shelf, proxy, tmp_path):
     until(lambda: held.ready()["problem"] is None, say=held.ready)
     assert len(list((tmp_path / "cache").glob("2-*"))) == 1
     state = held.service.follower.state
-    assert (state.served.version, state.reloads, state.failed_reloads) == ("1", 1, 0)
+    assert (state.served.number, state.reloads, state.failed_reloads) == ("1", 1, 0)
     shelf.promote("2")
     held.wait_for("2")
 
@@ -272,7 +272,7 @@ def test_the_old_model_is_freed_once_its_last_answer_is_out_without_a_collection
         service.wait_for("1")
         # later collections leave out what is imported
         until(lambda: gc.get_freeze_count() > 100_000)
-        old = weakref.ref(service.service.engine.current.loaded.runner)
+        old = weakref.ref(service.service.engine.current.runner)
         service.generate("x")
         shelf.publish(seed=2)
         with no_collections() as asked_for:

@@ -3,9 +3,10 @@
 import json
 
 import pytest
+from devopsgpt_serving.versions.verification import read_lineage
 from openai import OpenAI
 
-from devopsgpt_serving.versions.cache import DamagedVersion, read_lineage
+from devopsgpt_serving.errors import DamagedVersion
 from serving.conftest import serving
 
 CHAPTER = {"book": "sre-book", "slug": "introduction", "content_sha256": "c" * 64}

@@ -13,7 +13,7 @@ from devopsgpt_model.config import GPTConfig
 from devopsgpt_model.gpt import GPT
 from devopsgpt_model.tokenizer import Tokenizer
 from devopsgpt_serving.compute.native.runner import NativeRunner
-from devopsgpt_serving.versions.cache import Version
+from devopsgpt_serving.version import Version
 from devopsgpt_serving.versions.loading import loader
 from serving.conftest import until
 

@@ -8,14 +8,10 @@ import time
 
 import pytest
 
+from devopsgpt_serving.errors import DamagedVersion, NoModelYet, RegistryUnavailable
 from devopsgpt_serving.versions import registry as registry_module
-from devopsgpt_serving.versions.cache import DamagedVersion, VersionCache
-from devopsgpt_serving.versions.registry import (
-    NoModelYet,
-    Registry,
-    RegistryUnavailable,
-    limit_patience,
-)
+from devopsgpt_serving.versions.cache import VersionCache
+from devopsgpt_serving.versions.registry import Registry, limit_patience
 from serving.conftest import serving, until
 from serving.versions.spoiling import cut_short, drop_file, drop_manifest, flip_a_byte
 
@@ -29,7 +25,7 @@ def cache(tmp_path):
 
 def test_the_alias_names_a_version_and_its_lineage(common_shelf):
     found = Registry(common_shelf.url, common_shelf.name, "champion", 2).resolve()
-    assert (found.name, found.version) == (common_shelf.name, "1")
+    assert (found.name, found.number) == (common_shelf.name, "1")
     assert found.tags["val_loss"] == "1.5"
     assert found.created > 1_700_000_000
 

@@ -1,16 +1,16 @@
-"""The key that guarded routes ask for. Stands behind CORS, so that a browser may ask without one
-whether it may ask."""
+"""Compares the API key of a request. Stands behind CORS: a browser's preflight carries no key."""
 
 import hmac
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from devopsgpt_serving.api.errors import ApiError
+from devopsgpt_serving.api.error_answers import answer
+from devopsgpt_serving.errors import ApiError
 from devopsgpt_serving.settings import GUARDED
 
 
-class Keys:
+class ApiKeyMiddleware:
     """Lets a request to a guarded route pass with one of the keys; without keys, every request."""
 
     def __init__(self, app: ASGIApp, accepted: list[str]) -> None:
@@ -29,7 +29,7 @@ class Keys:
             headers={"WWW-Authenticate": "Bearer"},
         )
         scope.setdefault("state", {})["error_code"] = error.code
-        await error.response()(scope, receive, send)
+        await answer(error)(scope, receive, send)
 
     def _may_pass(self, path: str, headers: Headers) -> bool:
         if not self.accepted or not path.startswith(GUARDED):

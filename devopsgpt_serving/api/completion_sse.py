@@ -9,11 +9,11 @@ from typing import Any
 from fastapi.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from devopsgpt_serving.api.answers import Asked
 from devopsgpt_serving.api.completion_objects import Choice, CompletionAnswer, Style, choice_of
-from devopsgpt_serving.api.errors import ApiError
-from devopsgpt_serving.api.generate import Usage
-from devopsgpt_serving.engine.sequence import Finished, Progress
+from devopsgpt_serving.api.pending_answers import PendingAnswers
+from devopsgpt_serving.api.schemas import Usage
+from devopsgpt_serving.engine.sequence import Finished, NewText
+from devopsgpt_serving.errors import ApiError
 
 log = logging.getLogger(__name__)
 
@@ -23,14 +23,14 @@ class CompletionStream(StreamingResponse):
 
     def __init__(
         self,
-        asked: Asked,
+        pending: PendingAnswers,
         style: Style,
         head: dict[str, Any],
         echoes: list[str],
         prompts: list[list[int]],
         include_usage: bool,
     ) -> None:
-        self.asked = asked
+        self.pending = pending
         self.style = style
         self.head = head
         self.echoes = echoes
@@ -51,17 +51,17 @@ class CompletionStream(StreamingResponse):
         try:
             await super().__call__(scope, receive, send)
         finally:
-            self.asked.cancel()
+            self.pending.cancel()
 
     async def _events(self) -> AsyncIterator[str]:
         try:
             for index, echo in enumerate(self.echoes):
                 if echo:
                     yield self._chunk(choice_of(self.style, index, echo, [], 0, None))
-            async for reports in self.asked.stream():
+            async for reports in self.pending.stream():
                 yield "".join(self._chunk(self._choice(index, report)) for index, report in reports)
             if self.include_usage:
-                usage = Usage(**self.asked.usage(self.prompts))
+                usage = Usage(**self.pending.usage(self.prompts))
                 yield _event(CompletionAnswer(**self.head, choices=[], usage=usage).model_dump())
         except ApiError as error:  # the status is sent already: the error can only be an event
             self.state["error_code"] = error.code  # the envelope counts it
@@ -74,7 +74,7 @@ class CompletionStream(StreamingResponse):
             yield _event(error.body)
         yield "data: [DONE]\n\n"
 
-    def _choice(self, index: int, report: Progress | Finished) -> Choice:
+    def _choice(self, index: int, report: NewText | Finished) -> Choice:
         echoed = len(self.echoes[index])
         if isinstance(report, Finished):
             return choice_of(self.style, index, "", [], echoed, report.reason)

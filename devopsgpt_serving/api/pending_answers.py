@@ -11,22 +11,21 @@ from typing import Any, TypeVar
 
 from fastapi import Request
 
-from devopsgpt_serving.api.errors import CLIENT_GONE, ApiError, from_engine
+from devopsgpt_serving.api.error_answers import CLIENT_GONE, from_engine
 from devopsgpt_serving.api.service import Service
-from devopsgpt_serving.engine.engine import QueueFull, Stopping
-from devopsgpt_serving.engine.lane import Lane
+from devopsgpt_serving.engine.loaded_model import Scheduler
 from devopsgpt_serving.engine.mailbox import Reports
 from devopsgpt_serving.engine.sampling import Sampling
 from devopsgpt_serving.engine.sequence import (
-    DeadlinePassed,
     Failed,
     Finished,
     FinishReason,
-    Progress,
+    NewText,
     Report,
     Scored,
     Sequence,
 )
+from devopsgpt_serving.errors import ApiError, DeadlinePassed, QueueFull, Stopping
 
 T = TypeVar("T")
 
@@ -44,14 +43,14 @@ class Answer:
     finish_reason: FinishReason = "length"
 
 
-class Asked:
+class PendingAnswers:
     """The sequences of one request, admitted together. raises: ApiError 429 or 503"""
 
     def __init__(
         self,
         request: Request,
         service: Service,
-        lane: Lane,
+        scheduler: Scheduler,
         wanted: list[tuple[list[int], Sampling]],
     ) -> None:
         self.reports: Reports = asyncio.Queue()
@@ -62,7 +61,7 @@ class Asked:
 
             def report(what: Report) -> None:
                 nonlocal begun
-                post(self.reports, index, what, at_once=not begun or not isinstance(what, Progress))
+                post(self.reports, index, what, at_once=not begun or not isinstance(what, NewText))
                 begun = True
 
             return Sequence(
@@ -71,19 +70,19 @@ class Asked:
 
         self.deadline = deadline
         self.sequences = [sequence(index, *one) for index, one in enumerate(wanted)]
-        self._submit(service, lane)
+        self._submit(service, scheduler)
 
-    def _submit(self, service: Service, lane: Lane) -> None:
+    def _submit(self, service: Service, scheduler: Scheduler) -> None:
         for sequence in self.sequences:
-            service.backlog.add(sequence, lane.loaded.runner.block_size - len(sequence.prompt))
+            service.backlog.add(sequence, scheduler.loaded.block_size - len(sequence.prompt))
         try:
-            service.engine.submit(lane, self.sequences)
+            service.engine.submit(scheduler, self.sequences)
         except (QueueFull, Stopping) as error:
             for sequence in self.sequences:
                 service.backlog.drop(sequence)
             raise from_engine(error, service.backlog.retry_after_s()) from error
 
-    async def stream(self) -> AsyncIterator[list[tuple[int, Progress | Finished]]]:
+    async def stream(self) -> AsyncIterator[list[tuple[int, NewText | Finished]]]:
         """Reports until every sequence has ended, in lists as they came. raises: ApiError where one
         failed"""
         running = len(self.sequences)

@@ -17,11 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from devopsgpt_serving.engine.engine import Engine
-from devopsgpt_serving.engine.lane import LoadedModel
-from devopsgpt_serving.engine.vllm import VllmUnavailable
+from devopsgpt_serving.engine.loaded_model import LoadedModel
+from devopsgpt_serving.errors import NoModelYet, RegistryUnavailable, VllmUnavailable
 from devopsgpt_serving.tracing import Tracing
-from devopsgpt_serving.versions.cache import Version, VersionCache, read_lineage
-from devopsgpt_serving.versions.registry import NoModelYet, Registry, RegistryUnavailable
+from devopsgpt_serving.version import Version
+from devopsgpt_serving.versions.cache import VersionCache
+from devopsgpt_serving.versions.registry import Registry
+from devopsgpt_serving.versions.verification import read_lineage
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +59,7 @@ class Refused:
     problem: str
 
 
-class Follower:
+class AliasFollower:
     """The thread that keeps the engine's model and the registry's alias the same."""
 
     def __init__(
@@ -161,7 +163,7 @@ class Follower:
             if (now := self._named_now(wanted)).key != wanted.key:
                 log.info(
                     "a version was fetched in vain",
-                    extra={"version": wanted.version, "named": now.version},
+                    extra={"version": wanted.number, "named": now.number},
                 )
                 return now
             self._serve(wanted, folder, problem=None, from_cache=False)
@@ -181,7 +183,7 @@ class Follower:
         refused: how the last try ended, where there was one
         """
         here = self.cache.has(wanted)
-        doing = f"version {wanted.version} is being {'loaded' if here else 'fetched'}"
+        doing = f"version {wanted.number} is being {'loaded' if here else 'fetched'}"
         self._note(
             problem=f"{doing} again; {refused.problem}" if refused else doing, fetching=not here
         )
@@ -189,7 +191,7 @@ class Follower:
             if not here:  # a download may take minutes
                 self._fall_back()
             in_use = [self.state.served.key] if self.state.served else []
-            with self.tracing.step("registry.fetch", model_version=wanted.version):
+            with self.tracing.step("registry.fetch", model_version=wanted.number):
                 return self.registry.fetch(wanted, self.cache, in_use)
         finally:
             self._note(fetching=False)
@@ -199,17 +201,17 @@ class Follower:
         NoModelYet"""
         try:
             return self.registry.resolve()
-        except RegistryUnavailable:  # who falls silent has not taken back what he said
+        except RegistryUnavailable:  # an unreachable registry does not revoke the alias
             return wanted
 
     def _serve(self, version: Version, folder: Path, problem: str | None, from_cache: bool) -> None:
         began = time.monotonic()
         lineage, reloads = read_lineage(folder), self.state.reloads + 1
-        with self.tracing.step("model.load", model_version=version.version):
+        with self.tracing.step("model.load", model_version=version.number):
             loaded = self.load(version, folder)
         if reloads == 1:
             _leave_out_of_collections_what_is_here()
-        with self.tracing.step("model.swap", model_version=version.version):
+        with self.tracing.step("model.swap", model_version=version.number):
             self.engine.install(loaded)
         self._refused = None
         self._note(
@@ -220,12 +222,12 @@ class Follower:
         except OSError as error:  # a full disk: it is served all the same
             log.error(
                 "the version could not be noted",
-                extra={"version": version.version, "problem": str(error)},
+                extra={"version": version.number, "problem": str(error)},
             )
         self.cache.trim({version.key})
         seconds = round(time.monotonic() - began, 3)
         log.info(
-            "serving a new version", extra={"version": version.version, "load_seconds": seconds}
+            "serving a new version", extra={"version": version.number, "load_seconds": seconds}
         )
 
     def _refuse(self, version: Version, error: Exception, registry_up: bool) -> None:
@@ -233,14 +235,12 @@ class Follower:
         wait_s = (
             min(LONGEST_RETRY_S, self.poll_interval_s * 2 ** (tries - 1)) if registry_up else 0.0
         )
-        problem = f"version {version.version} cannot be served: {error}"
+        problem = f"version {version.number} cannot be served: {error}"
         self._refused = Refused(version.key, tries, time.monotonic() + wait_s, problem)
         self._note(
             problem=problem, registry_up=registry_up, failed_reloads=self.state.failed_reloads + 1
         )
-        log.error(
-            "a version was refused", extra={"version": version.version, "problem": str(error)}
-        )
+        log.error("a version was refused", extra={"version": version.number, "problem": str(error)})
         self._fall_back()
         if isinstance(error, VllmUnavailable) and self.state.served is not None:
             # each try takes vLLM from what it serves, for minutes: another needs a person's word
@@ -260,7 +260,7 @@ class Follower:
         except (ValueError, OSError, RuntimeError) as error:
             log.error(
                 "the last good version failed too",
-                extra={"version": version.version, "problem": str(error)},
+                extra={"version": version.number, "problem": str(error)},
             )
 
     def _note(self, **changes: object) -> None:

@@ -1,4 +1,4 @@
-"""Every error has one form, OpenAI's: {"error": {"message", "type", "param", "code"}}."""
+"""Errors over HTTP, all in OpenAI's form: {"error": {"message", "type", "param", "code"}}."""
 
 from typing import Any
 
@@ -8,21 +8,18 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
-from devopsgpt_serving.engine.engine import EngineFailure, QueueFull, Stopping
-from devopsgpt_serving.engine.lane import Cancelled
-from devopsgpt_serving.engine.sequence import DeadlinePassed
+from devopsgpt_serving.errors import (
+    RETRY_AFTER_S,
+    ApiError,
+    Cancelled,
+    DeadlinePassed,
+    EngineFailure,
+    QueueFull,
+    Stopping,
+)
 
-RETRY_AFTER_S = 1  # where nothing is known of how long it takes
 CLIENT_GONE = 499  # nginx's code for a caller that hung up; only the log sees it
 
-TYPES = {
-    401: "authentication_error",
-    404: "not_found_error",
-    429: "rate_limit_error",
-    500: "server_error",
-    503: "service_unavailable",
-    504: "timeout_error",
-}
 CODES = {404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}
 
 
@@ -41,33 +38,9 @@ class ErrorAnswer(BaseModel):
     error: ErrorDetail
 
 
-class ApiError(Exception):
-    """An answer other than success."""
-
-    def __init__(
-        self,
-        status: int,
-        code: str,
-        message: str,
-        param: str | None = None,
-        headers: dict[str, str] | None = None,
-    ) -> None:
-        super().__init__(message)
-        self.status, self.code, self.message, self.param = status, code, message, param
-        self.headers = headers or (
-            {"Retry-After": str(RETRY_AFTER_S)} if status in (429, 503) else {}
-        )
-
-    @property
-    def body(self) -> dict[str, Any]:
-        kind = TYPES.get(self.status, "invalid_request_error")
-        return {
-            "error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}
-        }
-
-    def response(self) -> JSONResponse:
-        """The answer over HTTP."""
-        return JSONResponse(self.body, self.status, self.headers)
+def answer(error: ApiError) -> JSONResponse:
+    """The error over HTTP."""
+    return JSONResponse(error.body, error.status, error.headers)
 
 
 def from_engine(error: Exception, retry_after_s: int = RETRY_AFTER_S) -> ApiError:
@@ -121,7 +94,7 @@ def install_handlers(app: FastAPI) -> None:
 
 def _told(request: Request, error: ApiError) -> JSONResponse:
     request.state.error_code = error.code  # the envelope counts it
-    return error.response()
+    return answer(error)
 
 
 async def _api_error(request: Request, error: Exception) -> JSONResponse:

@@ -1,14 +1,15 @@
-"""Text as it grows token by token: whole characters only, and nothing that may still become a stop
-string."""
+"""Turns tokens into text as they come, and finds the stop strings.
+
+Hands out whole characters only, and nothing that may still become a stop string.
+"""
 
 import codecs
 
 from devopsgpt_model.tokenizer import Tokenizer
 
 
-class TextStream:
-    """Decodes one sequence. `text` is what has been decoded, the stop string and what follows it
-    left out."""
+class Detokenizer:
+    """The text of one sequence. `text` ends before the stop string."""
 
     def __init__(self, tokenizer: Tokenizer, stop: tuple[str, ...] = ()) -> None:
         self.tokenizer = tokenizer

@@ -1,0 +1,80 @@
+"""Whether the files of a version are what its manifest says, and what they tell of its making."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from devopsgpt_serving.errors import DamagedVersion
+
+MAX_MANIFEST_BYTES = 1_000_000
+
+
+def read_manifest(folder: Path) -> dict[str, dict[str, Any]]:
+    """File names of a version with sha256 and size. raises: DamagedVersion for one that is no
+    manifest of ours"""
+    path = folder / "manifest.json"
+    try:
+        if path.stat().st_size > MAX_MANIFEST_BYTES:
+            raise DamagedVersion(
+                f"manifest.json has at most {MAX_MANIFEST_BYTES} bytes, got {path.stat().st_size}"
+            )
+        files = json.loads(path.read_text())["files"]
+        for name, facts in files.items():
+            parts = name.split("/")
+            if len(parts) != 2 or parts[0] != "model" or parts[1].startswith(".") or "\\" in name:
+                raise DamagedVersion(
+                    f"manifest.json may list files model/<name> only, got {name!r}"
+                )
+            if (
+                not isinstance(facts["sha256"], str)
+                or not isinstance(facts["size"], int)
+                or facts["size"] < 0
+            ):
+                raise DamagedVersion(f"manifest.json needs sha256 and size of {name}, got {facts}")
+    except FileNotFoundError:
+        raise DamagedVersion("the version has no manifest.json; publish it again") from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        if isinstance(error, DamagedVersion):
+            raise
+        raise DamagedVersion(f"manifest.json is damaged: {error!r}") from error
+    if not files:
+        raise DamagedVersion("manifest.json lists no file; publish the version again")
+    return dict(files)
+
+
+def read_lineage(folder: Path) -> dict[str, Any]:
+    """What a verified version recorded of its making; empty for one from before that was recorded.
+
+    raises: DamagedVersion for one that is no JSON object
+    """
+    path = folder / "model" / "lineage.json"
+    try:
+        lineage = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise DamagedVersion(
+            f"model/lineage.json is damaged: {error}; publish the version again"
+        ) from error
+    if not isinstance(lineage, dict):
+        raise DamagedVersion(f"model/lineage.json must be an object, got {type(lineage).__name__}")
+    return lineage
+
+
+def check_files(folder: Path, manifest: dict[str, dict[str, Any]]) -> None:
+    """raises: DamagedVersion for a file that is missing, too short, too long or altered"""
+    for name, facts in manifest.items():
+        path = folder / name
+        if not path.is_file():
+            raise DamagedVersion(f"{name} is missing")
+        if path.stat().st_size != facts["size"]:
+            raise DamagedVersion(
+                f"{name} should have {facts['size']} bytes and has {path.stat().st_size}"
+            )
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        if found != facts["sha256"]:
+            raise DamagedVersion(
+                f"{name} should have sha256 {facts['sha256'][:12]}... and has {found[:12]}..."
+            )
