@@ -10,6 +10,8 @@ from typing import Annotated, Literal
 from pydantic import AliasChoices, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from devopsgpt_model.tracking import DEFAULT_TRACKING_URI
+
 PREFIX = "DEVOPSGPT_SERVING_"
 # beginnings of paths that ask for a key, where keys are set
 GUARDED = ("/v1/", "/api/generate", "/admin/")
@@ -29,7 +31,7 @@ class Settings(BaseSettings):
     """TCP port; 0 takes a free one."""
 
     tracking_uri: str = Field(
-        default="http://127.0.0.1:5000",
+        default=DEFAULT_TRACKING_URI,
         validation_alias=AliasChoices(f"{PREFIX}TRACKING_URI", "MLFLOW_TRACKING_URI"),
     )
     """MLflow server that holds the registry; MLFLOW_TRACKING_URI counts too."""

@@ -7,10 +7,12 @@ The alias is resolved once per look; what follows goes by version. Knows no mode
 import errno
 import os
 from collections.abc import Collection
+from functools import cached_property
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
+from devopsgpt_model.tracking import hide_password, limit_patience
 from devopsgpt_serving.errors import NoModelYet, RegistryUnavailable
 from devopsgpt_serving.version import Version
 from devopsgpt_serving.versions.cache import VersionCache
@@ -32,16 +34,12 @@ class Registry:
         self.name = name
         self.alias = alias
         self.timeout_s = timeout_s
-        self._client: MlflowClient | None = None
 
     def resolve(self) -> Version:
         """The version under the alias. raises: NoModelYet, RegistryUnavailable"""
-        client = self._connect()
-        from mlflow.exceptions import MlflowException
-
         try:
-            found = client.get_model_version_by_alias(self.name, self.alias)
-        except MlflowException as error:
+            found = self._client.get_model_version_by_alias(self.name, self.alias)
+        except self._mlflow.exceptions.MlflowException as error:
             if error.error_code in MISSING:
                 raise NoModelYet(
                     f"registered model {self.name!r} has no version with alias {self.alias!r} at "
@@ -75,9 +73,7 @@ class Registry:
             return cache.keep(staging, version)
 
     def _location(self, version: Version) -> str:
-        client = self._connect()
-        from mlflow.exceptions import MlflowException
-
+        client = self._client
         try:
             if version.source.startswith("models:/m-"):
                 return str(
@@ -86,16 +82,15 @@ class Registry:
                     ).artifact_location
                 )
             return str(client.get_model_version_download_uri(self.name, version.number))
-        except (MlflowException, OSError) as error:
+        except (self._mlflow.exceptions.MlflowException, OSError) as error:
             raise self._unavailable(error) from error
 
     def _download(self, uri: str, folder: Path) -> None:
-        from mlflow.artifacts import download_artifacts
-        from mlflow.exceptions import MlflowException
-
         try:
-            download_artifacts(uri, dst_path=str(folder), tracking_uri=self.tracking_uri)
-        except (MlflowException, ConnectionError) as error:
+            self._mlflow.artifacts.download_artifacts(
+                uri, dst_path=str(folder), tracking_uri=self.tracking_uri
+            )
+        except (self._mlflow.exceptions.MlflowException, ConnectionError) as error:
             raise _disk_error(error) or self._unavailable(error) from error
         except OSError as error:
             # all of requests' errors are OSErrors
@@ -103,48 +98,31 @@ class Registry:
                 raise self._unavailable(error) from error
             raise
 
-    def _connect(self) -> "MlflowClient":
-        if self._client is None:
-            limit_patience(self.timeout_s)
-            from mlflow import MlflowClient
+    @cached_property
+    def _client(self) -> "MlflowClient":
+        return self._mlflow.MlflowClient(
+            tracking_uri=self.tracking_uri, registry_uri=self.tracking_uri
+        )
 
-            self._client = MlflowClient(
-                tracking_uri=self.tracking_uri, registry_uri=self.tracking_uri
-            )
-        return self._client
+    @cached_property
+    def _mlflow(self) -> ModuleType:
+        limit_patience(self.timeout_s)
+        # late: when it is imported, MLflow reads whether it may report its use
+        import mlflow
+
+        return mlflow
 
     @property
     def address(self) -> str:
         """Where the registry is, for people: without the password that the URL may carry."""
-        return self._hidden(self.tracking_uri)
-
-    def _hidden(self, text: str) -> str:
-        password = urlsplit(self.tracking_uri).password
-        return text.replace(f":{password}@", ":***@") if password else text
+        return hide_password(self.tracking_uri, self.tracking_uri)
 
     def _unavailable(self, error: Exception) -> RegistryUnavailable:
-        said = self._hidden(" ".join(str(error).split()) or repr(error))
+        said = hide_password(" ".join(str(error).split()) or repr(error), self.tracking_uri)
         return RegistryUnavailable(
             f"MLflow at {self.address} did not answer as it should: {said[:300]}; start it, or set "
             "DEVOPSGPT_SERVING_TRACKING_URI"
         )
-
-
-def limit_patience(timeout_s: int) -> None:
-    """Have MLflow's client give up within seconds (its own patience is four minutes), and keep it
-    quiet.
-
-    Values that the operator set stay.
-    """
-    limits = {
-        "MLFLOW_HTTP_REQUEST_TIMEOUT": str(timeout_s),
-        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
-        "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    }
-    for name, value in limits.items():
-        os.environ.setdefault(name, value)
 
 
 def _disk_error(error: Exception) -> OSError | None:

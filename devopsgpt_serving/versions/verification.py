@@ -1,10 +1,10 @@
 """Whether the files of a version are what its manifest says, and what they tell of its making."""
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
+from devopsgpt_model.atomic import file_sha256
 from devopsgpt_serving.errors import DamagedVersion
 
 MAX_MANIFEST_BYTES = 1_000_000
@@ -72,9 +72,7 @@ def check_files(folder: Path, manifest: dict[str, dict[str, Any]]) -> None:
             raise DamagedVersion(
                 f"{name} should have {facts['size']} bytes and has {path.stat().st_size}"
             )
-        with path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-        if found != facts["sha256"]:
+        if (found := file_sha256(path)) != facts["sha256"]:
             raise DamagedVersion(
                 f"{name} should have sha256 {facts['sha256'][:12]}... and has {found[:12]}..."
             )

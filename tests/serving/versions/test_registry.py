@@ -8,10 +8,11 @@ import time
 
 import pytest
 
+from devopsgpt_model.tracking import limit_patience
 from devopsgpt_serving.errors import DamagedVersion, NoModelYet, RegistryUnavailable
 from devopsgpt_serving.versions import registry as registry_module
 from devopsgpt_serving.versions.cache import VersionCache
-from devopsgpt_serving.versions.registry import Registry, limit_patience
+from devopsgpt_serving.versions.registry import Registry
 from serving.conftest import serving, until
 from serving.versions.spoiling import cut_short, drop_file, drop_manifest, flip_a_byte
 
