@@ -148,14 +148,20 @@ def _only(possible: str) -> PydanticCustomError:
     )
 
 
-class ModelCard(BaseModel):
-    """A model that answers. version and lineage are ours: what the registry says of it, as tags."""
+class ListedModel(BaseModel):
+    """A model that answers. version and tags are ours, as the registry has them."""
 
     id: str
     object: Literal["model"] = "model"
     created: int
     owned_by: str = "devopsgpt"
     version: str
+    tags: dict[str, str]
+
+
+class ModelCard(ListedModel):
+    """A model with what its lineage.json tells of its making; empty where it has none."""
+
     lineage: dict[str, Any]
 
 
@@ -163,7 +169,7 @@ class ModelList(BaseModel):
     """Every model that answers: one, or none yet."""
 
     object: Literal["list"] = "list"
-    data: list[ModelCard]
+    data: list[ListedModel]
 
 
 EXAMPLES = {
@@ -209,19 +215,18 @@ STREAMED: dict[str, Any] = {
 async def list_models(service: Here) -> ModelList:
     """The model that is served."""
     served = service.follower.state.served
-    return ModelList(data=[_card(served)] if served else [])
+    return ModelList(data=[ListedModel(**_facts(served))] if served else [])
 
 
 @router.get("/models/{model}", responses=responses(401, 404))
 async def get_model(model: str, service: Here) -> ModelCard:
-    """One model, with its version and whole lineage: chapters and hashes, settings, initial
+    """One model, with its version, tags and lineage: chapters and hashes, settings, initial
     weights, code and runs."""
     state = service.follower.state
     served = state.served
     if served is None or model != served.name:
         raise _unknown_model(model, service)
-    card = _card(served)
-    return card.model_copy(update={"lineage": card.lineage | state.lineage})
+    return ModelCard(**_facts(served), lineage=state.lineage)
 
 
 @router.post(
@@ -309,10 +314,13 @@ def _echo(text: str | list[int] | None, ids: list[int], loaded: LoadedModel) -> 
     return text if isinstance(text, str) else loaded.tokenizer.decode(ids)
 
 
-def _card(served: Version) -> ModelCard:
-    return ModelCard(
-        id=served.name, created=served.created, version=served.number, lineage=served.tags
-    )
+def _facts(served: Version) -> dict[str, Any]:
+    return {
+        "id": served.name,
+        "created": served.created,
+        "version": served.number,
+        "tags": served.tags,
+    }
 
 
 def _unknown_model(model: str, service: Service) -> ApiError:

@@ -62,7 +62,7 @@ class Readiness(BaseModel):
     registry_up: bool | None
     from_cache: bool
     problem: str | None
-    lineage: dict[str, str]
+    tags: dict[str, str]
 
 
 EXAMPLES: Any = {
@@ -113,7 +113,7 @@ async def readyz(service: Here, response: Response) -> Readiness:
         registry_up=state.registry_up,
         from_cache=state.from_cache,
         problem=problem or state.problem,
-        lineage=served.tags if served else {},
+        tags=served.tags if served else {},
     )
 
 

@@ -21,11 +21,11 @@ def test_a_service_without_its_engine_is_neither_healthy_nor_ready(common_shelf,
         assert ready.json()["problem"] == "the engine's thread ended; restart the service"
 
 
-def test_readyz_tells_version_and_lineage(service):
+def test_readyz_tells_version_and_tags(service):
     answer = service.ready()
     assert answer["ready"] is True
     assert answer["version"] == "1"
-    assert answer["lineage"]["val_loss"] == "1.5"
+    assert answer["tags"]["val_loss"] == "1.5"
     assert answer["problem"] is None
 
 

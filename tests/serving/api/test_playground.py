@@ -145,10 +145,10 @@ def test_the_playground_stops_an_answer_and_the_engine_with_it(browser, slow_ser
         assert page.complaints == []
 
 
-def test_the_playground_tells_the_lineage_of_the_version_that_answered(browser, shelf, tmp_path):
-    def lineage():
+def test_the_playground_tells_the_tags_of_the_version_that_answered(browser, shelf, tmp_path):
+    def tags():
         """Which version the page names, and whose runs it tells."""
-        told = page.locator("#lineage").evaluate("node => node.textContent")
+        told = page.locator("#tags").evaluate("node => node.textContent")
         which = page.locator("#which").evaluate("node => node.textContent")
         return which, [version for version in ("1", "2") if run_of(version) in told]
 
@@ -170,10 +170,10 @@ def test_the_playground_tells_the_lineage_of_the_version_that_answered(browser, 
             service.wait_for("2")
             page.get_by_text(re.compile("version 1: 60 tokens.*ended at a limit")).wait_for()
             page.locator("#serving").get_by_text(f"{service.name}, version 2").wait_for()
-            assert lineage() == ("version 1", ["1"])
+            assert tags() == ("version 1", ["1"])
             page.keyboard.press("Control+Enter")
             page.get_by_text(re.compile("version 2: 60 tokens.*ended at a limit")).wait_for()
-            assert lineage() == ("version 2", ["2"])
+            assert tags() == ("version 2", ["2"])
 
 
 def test_the_playground_asks_for_the_key(browser, slow_service):

@@ -3,10 +3,10 @@
 import json
 
 import pytest
-from devopsgpt_serving.versions.verification import read_lineage
 from openai import OpenAI
 
 from devopsgpt_serving.errors import DamagedVersion
+from devopsgpt_serving.versions.verification import read_lineage
 from serving.conftest import serving
 
 CHAPTER = {"book": "sre-book", "slug": "introduction", "content_sha256": "c" * 64}
@@ -20,7 +20,7 @@ def retrieve(service):
     )
 
 
-def test_the_models_lineage_is_told_also_while_the_registry_is_down(shelf, tmp_path):
+def test_the_models_tags_and_lineage_are_told_also_while_the_registry_is_down(shelf, tmp_path):
     shelf.publish(documents=DOCUMENTS)
     for url in (shelf.url, "http://127.0.0.1:9"):  # nobody is there: it comes from the cache
         with serving(tmp_path, tracking_uri=url, model_name=shelf.name) as service:
@@ -29,11 +29,11 @@ def test_the_models_lineage_is_told_also_while_the_registry_is_down(shelf, tmp_p
             model = retrieve(service)
             assert (model.id, model.object, model.owned_by) == (shelf.name, "model", "devopsgpt")
             assert model.created > 1_700_000_000
-            assert model.lineage["chapters"] == LINEAGE["chapters"]
-            assert model.lineage["runs"] == {"mlflow": "1"}
-            assert model.lineage["val_loss"] == "1.5"  # of the registry's tags
+            assert model.lineage == LINEAGE
+            assert model.tags["val_loss"] == "1.5"
             (listed,) = service.http.get("/v1/models").json()["data"]
-            assert "chapters" not in listed["lineage"]  # the list stays short
+            assert listed["tags"] == model.tags
+            assert "lineage" not in listed  # the list stays short
 
 
 def test_a_swap_swaps_the_lineage(shelf, tmp_path):
@@ -42,8 +42,8 @@ def test_a_swap_swaps_the_lineage(shelf, tmp_path):
         service.wait_for("1")
         shelf.publish(seed=2)  # as versions were before lineage was recorded
         service.wait_for("2")
-        assert "chapters" not in retrieve(service).lineage
-        assert retrieve(service).lineage["git_commit"] == "abc"
+        assert retrieve(service).lineage == {}
+        assert retrieve(service).tags["git_commit"] == "abc"
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ def cache(tmp_path):
     return cache
 
 
-def test_the_alias_names_a_version_and_its_lineage(common_shelf):
+def test_the_alias_names_a_version_and_its_tags(common_shelf):
     found = Registry(common_shelf.url, common_shelf.name, "champion", 2).resolve()
     assert (found.name, found.number) == (common_shelf.name, "1")
     assert found.tags["val_loss"] == "1.5"
