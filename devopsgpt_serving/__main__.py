@@ -1,4 +1,4 @@
-"""`python -m devopsgpt_serving`: the service under uvicorn, which leaves calmly on SIGTERM."""
+"""`python -m devopsgpt_serving`: the service under uvicorn, which drains on SIGTERM."""
 
 import logging
 import os
@@ -20,9 +20,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("devopsgpt_serving")
 
-# The event loop gives the interpreter's lock away at each read and write and gets it back after
-# this long at the latest; Python's 5 ms would make some ten such waits the greater part of a
-# request's time under load.
+# The event loop releases the GIL at each read and write, and gets it back after this long at the
+# latest. With Python's 5 ms, some ten such waits would be most of a request's time under load.
 SWITCH_INTERVAL_S = 0.0005
 
 # Longer than the 60 s of load balancers and the 5 s of httpx (and so of OpenAI's client): a request
@@ -32,7 +31,7 @@ KEEP_ALIVE_S = 75
 
 
 class Server(uvicorn.Server):
-    """uvicorn, with a while of not being ready before it closes its door."""
+    """uvicorn that is not ready for a while before it refuses connections."""
 
     def __init__(self, config: uvicorn.Config, service: "Service") -> None:
         super().__init__(config)
@@ -47,11 +46,11 @@ class Server(uvicorn.Server):
             self.force_exit = sig == signal.SIGINT
             return
         self.service.draining = True
-        timer = threading.Timer(delay, self._close_the_door)
+        timer = threading.Timer(delay, self._stop_accepting)
         timer.daemon = True
         timer.start()
 
-    def _close_the_door(self) -> None:
+    def _stop_accepting(self) -> None:
         self.should_exit = True
 
 

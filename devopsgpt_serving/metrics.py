@@ -122,8 +122,8 @@ class _Now(Collector):
     def collect(self) -> Iterable[Metric]:
         state = self.follower.state
         gauges = {
-            "num_requests_running": ("Sequences that have a row.", self.engine.running),
-            "num_requests_waiting": ("Sequences that wait for a row.", self.engine.waiting),
+            "num_requests_running": ("Sequences that have a slot.", self.engine.running),
+            "num_requests_waiting": ("Sequences that wait for a slot.", self.engine.waiting),
             "registry_up": (
                 "Whether the registry answered the last look.",
                 int(bool(state.registry_up)),

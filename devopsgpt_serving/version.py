@@ -24,9 +24,9 @@ class Version:
     def from_json(cls, content: dict[str, Any]) -> "Version":
         """Read what was noted on disk; earlier builds wrote `version` for `number`.
 
-        raises: TypeError for anything else
+        raises: TypeError or ValueError for anything else
         """
-        content = dict(content)
-        if "version" in content:
-            content["number"] = content.pop("version")
-        return cls(**content)
+        fields = dict(content)
+        if "version" in fields:
+            fields["number"] = fields.pop("version")
+        return cls(**fields)

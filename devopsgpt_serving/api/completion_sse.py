@@ -1,4 +1,4 @@
-"""/v1/completions as server-sent events: a chunk for each piece of text, one with the end,
+"""/v1/completions as server-sent events (SSE): a chunk for each piece of text, one with the end,
 `[DONE]`."""
 
 import json
@@ -64,7 +64,7 @@ class CompletionStream(StreamingResponse):
                 usage = Usage(**self.pending.usage(self.prompts))
                 yield _event(CompletionAnswer(**self.head, choices=[], usage=usage).model_dump())
         except ApiError as error:  # the status is sent already: the error can only be an event
-            self.state["error_code"] = error.code  # the envelope counts it
+            self.state["error_code"] = error.code  # the request middleware counts it
             told = {
                 "request_id": self.state["request_id"],
                 "code": error.code,
@@ -85,4 +85,5 @@ class CompletionStream(StreamingResponse):
 
 
 def _event(content: dict[str, Any]) -> str:
+    """A server-sent event."""
     return f"data: {json.dumps(content, ensure_ascii=False, separators=(',', ':'))}\n\n"

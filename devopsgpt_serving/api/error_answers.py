@@ -93,7 +93,7 @@ def install_handlers(app: FastAPI) -> None:
 
 
 def _told(request: Request, error: ApiError) -> JSONResponse:
-    request.state.error_code = error.code  # the envelope counts it
+    request.state.error_code = error.code  # the request middleware counts it
     return answer(error)
 
 

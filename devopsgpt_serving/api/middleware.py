@@ -26,7 +26,7 @@ QUIET = ("/api/healthz", "/api/readyz", "/metrics")
 
 
 class RequestMiddleware:
-    """The outermost layer of the service."""
+    """The outermost layer of the service: surrounds every request."""
 
     def __init__(self, app: ASGIApp, service: Service) -> None:
         self.app = app

@@ -1,5 +1,5 @@
-"""What the routes share: settings, engine, follower, metrics, and whether the service is on its way
-out."""
+"""What the routes share: settings, engine, follower, metrics, and whether the service is
+stopping."""
 
 import logging
 import time
@@ -61,8 +61,7 @@ class Service:
         )
 
     async def present_problem(self) -> str | None:
-        """`problem`, and what the scheduler says of itself: a vLLM that is not there, or still
-        starts."""
+        """`problem`, or why nothing is computed now: a vLLM that is down, or still starts."""
         scheduler = self.engine.current
         return self.problem or (None if scheduler is None else await scheduler.trouble())
 

@@ -1,7 +1,7 @@
-"""How much the engine still owes and how fast it works: from that, when a refused caller should
-come back.
+"""Estimates when a refused caller should come back: tokens still to be sampled, by the measured
+speed.
 
-Told of every token like the metrics; counts time only while there is something to do.
+Told of every token, as the metrics are. Counts time only while there is something to do.
 """
 
 import math

@@ -1,5 +1,4 @@
-"""Reports on their way from the engine's thread to the event loop: many of them for one wake-up of
-the loop."""
+"""Carries reports from the engine's thread to the event loop, many with one wake-up."""
 
 import asyncio
 from collections import deque
@@ -10,10 +9,10 @@ Reports = asyncio.Queue[tuple[int, Report]]
 
 
 class Mailbox:
-    """Waking the loop costs a system call, and so does each write to a stream, on processors that
-    the engine needs.
+    """Delivers what can wait at most once in interval_s, the tokens of several steps together.
 
-    So what can wait is delivered at most once in interval_s, tokens of several steps together.
+    Waking the loop costs a system call, and so does each write to a stream: time of processors that
+    the engine needs.
     """
 
     def __init__(self, interval_s: float) -> None:

@@ -1,4 +1,4 @@
-"""One answer in the making: what was asked, what the engine reports while it works, how it ended.
+"""One answer in the making: what was asked, what the engine reports, how it ended.
 
 The engine's thread writes, the caller's thread reads: reports go through one callback, cancelling
 is a flag.

@@ -1,7 +1,5 @@
-"""Keys, sizes, queues, deadlines, callers who hang up."""
+"""Sizes, queues, deadlines, callers who hang up."""
 
-import asyncio
-import hmac
 import logging
 import re
 import threading
@@ -9,17 +7,13 @@ import time
 
 import httpx
 import pytest
-from pydantic import ValidationError
-from starlette.responses import PlainTextResponse
 
 from devopsgpt_serving.api import completion_sse, pending_answers
-from devopsgpt_serving.api.api_keys import ApiKeyMiddleware
 from devopsgpt_serving.engine.backlog import Backlog
 from devopsgpt_serving.engine.sampling import Sampling
 from devopsgpt_serving.engine.sequence import Sequence
-from devopsgpt_serving.settings import Settings
 from serving.conftest import serving, until
-from serving.engine.test_engine import CountingRunner
+from serving.engine.asking import CountingRunner
 
 
 @pytest.fixture
@@ -237,156 +231,6 @@ def test_a_stream_that_breaks_off_counts_as_an_error(small_service, monkeypatch)
         small_service.complete("x", max_tokens=3, stream=True)
     counted = 'devopsgpt:failed_streams_total{code="internal_error"} 1.0'
     until(lambda: counted in small_service.http.get("/metrics").text)
-
-
-def test_keys_are_asked_for(common_shelf, tmp_path):
-    keys = tmp_path / "keys"
-    keys.write_text("second\n\n")
-    where = dict(tracking_uri=common_shelf.url, model_name=common_shelf.name)
-    with serving(tmp_path, **where, api_keys="first,third", api_keys_file=keys) as service:
-        service.wait_for("1")
-        for path in ("/api/healthz", "/api/readyz", "/", "/docs", "/openapi.json", "/metrics"):
-            assert service.http.get(path).status_code == 200, path
-        for key in (None, "wrong", "firs"):
-            headers = {"Authorization": f"Bearer {key}"} if key else {}
-            for method, path in (
-                ("GET", "/v1/models"),
-                ("POST", "/api/generate"),
-                ("POST", "/admin/reload"),
-            ):
-                answer = service.http.request(method, path, headers=headers)
-                assert answer.status_code == 401
-                assert answer.json()["error"]["code"] == "invalid_api_key"
-                assert "x-request-id" in answer.headers
-        for key in ("first", "second", "third"):
-            headers = {"Authorization": f"Bearer {key}"}
-            assert service.http.get("/v1/models", headers=headers).status_code == 200
-
-
-def status_with(authorization, accepted):
-    """What an application behind keys answers to a header."""
-
-    async def ask():
-        transport = httpx.ASGITransport(app=ApiKeyMiddleware(PlainTextResponse("passed"), accepted))
-        async with httpx.AsyncClient(transport=transport, base_url="http://here") as client:
-            return (
-                await client.get("/v1/models", headers={"Authorization": authorization})
-            ).status_code
-
-    return asyncio.run(ask())
-
-
-@pytest.mark.parametrize(
-    "authorization", ["Bearer abc", "bearer abc", "BEARER  abc ", "Bearer schlüssel"]
-)
-def test_a_key_passes_behind_its_scheme_in_any_case(authorization):
-    assert status_with(authorization.encode(), ["abc", "schlüssel"]) == 200
-
-
-@pytest.mark.parametrize(
-    "authorization", ["", "abc", "Bearer", "Bearerabc", "Basic abc", "Bearer Bearer abc"]
-)
-def test_a_key_without_its_scheme_is_refused(authorization):
-    assert status_with(authorization.encode(), ["abc"]) == 401
-
-
-@pytest.mark.parametrize(
-    ("given", "status"), [("first", 200), ("second", 200), ("third", 200), ("wrong", 401)]
-)
-def test_every_key_is_compared_whichever_fits(monkeypatch, given, status):
-    compared = []
-
-    def compare(one, other):
-        compared.append({one, other})
-        return one == other
-
-    monkeypatch.setattr(hmac, "compare_digest", compare)
-    assert status_with(f"Bearer {given}".encode(), ["first", "second", "third"]) == status
-    assert compared == [{given.encode(), key} for key in (b"first", b"second", b"third")]
-
-
-def test_other_origins_are_admitted_only_by_name(service, common_shelf, tmp_path):
-    origin = {"Origin": "https://example.org"}
-    assert (
-        "access-control-allow-origin"
-        not in service.http.get("/api/healthz", headers=origin).headers
-    )
-    where = dict(tracking_uri=common_shelf.url, model_name=common_shelf.name)
-    with serving(tmp_path, **where, cors_origins="https://example.org") as other:
-        headers = other.http.get("/api/healthz", headers=origin).headers
-        assert headers["access-control-allow-origin"] == "https://example.org"
-
-
-def test_a_browser_may_ask_without_a_key_whether_it_may_ask(common_shelf, tmp_path):
-    where = dict(tracking_uri=common_shelf.url, model_name=common_shelf.name, api_keys="k")
-    origin = {"Origin": "https://example.org"}
-    with serving(tmp_path, **where, cors_origins="https://example.org") as service:
-        asks = origin | {
-            "Access-Control-Request-Method": "POST",
-            "Access-Control-Request-Headers": "authorization",
-        }
-        answer = service.http.options("/v1/completions", headers=asks)
-        assert answer.status_code == 200
-        assert "x-request-id" in answer.headers
-        refused = service.http.post("/v1/completions", headers=origin)
-        assert refused.status_code == 401
-        assert refused.headers["access-control-allow-origin"] == "https://example.org"
-        assert "x-request-id" in refused.headers
-
-
-def test_an_open_service_beyond_loopback_must_be_meant(monkeypatch):
-    with pytest.raises(ValidationError, match="no API key is set"):
-        Settings(host="0.0.0.0")
-    assert Settings(host="0.0.0.0", api_keys="k").accepted_keys() == ["k"]
-    assert Settings(host="0.0.0.0", allow_anonymous=True).host == "0.0.0.0"
-    assert Settings(host="::1").host == "::1"
-
-
-def test_settings_come_from_the_environment(monkeypatch, tmp_path):
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow:5000")
-    monkeypatch.setenv("DEVOPSGPT_HOME", str(tmp_path))
-    monkeypatch.setenv("DEVOPSGPT_SERVING_API_KEYS", "a, b")
-    settings = Settings()
-    assert settings.tracking_uri == "http://mlflow:5000"
-    assert settings.cache_folder == tmp_path / "serving"
-    assert settings.accepted_keys() == ["a", "b"]
-    assert "a, b" not in repr(settings)
-    monkeypatch.setenv("DEVOPSGPT_SERVING_TRACKING_URI", "http://other:5000")
-    assert Settings().tracking_uri == "http://other:5000"
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {"port": 70000},
-        {"poll_interval_s": 0},
-        {"max_choices": 100},
-        {"max_prompts": 10},
-        {"log_level": "x"},
-        {"model_name": ""},
-    ],
-)
-def test_settings_out_of_range_are_refused(wrong):
-    with pytest.raises(ValidationError):
-        Settings(**wrong)
-
-
-def test_a_missing_file_of_keys_is_an_error():
-    with pytest.raises(ValueError, match="api_keys_file /nowhere cannot be read: No such file"):
-        Settings(api_keys_file="/nowhere").accepted_keys()
-
-
-@pytest.mark.parametrize("content", ["", "\n \n\t\n"])
-def test_a_file_of_keys_without_a_key_does_not_open_the_service(tmp_path, content):
-    keys = tmp_path / "keys"
-    keys.write_text(content)
-    for others in ({}, {"api_keys": "k"}, {"host": "0.0.0.0", "allow_anonymous": True}):
-        with pytest.raises(
-            ValidationError, match="must hold a key, got only blank lines; write one a line"
-        ):
-            Settings(api_keys_file=keys, **others)
-    keys.write_text(f"{content}second")
-    assert Settings(api_keys_file=keys, api_keys="first").accepted_keys() == ["first", "second"]
 
 
 def test_a_text_before_every_prompt_is_computed_once(common_shelf, tmp_path):

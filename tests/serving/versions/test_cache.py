@@ -145,7 +145,8 @@ def test_the_last_good_version_is_remembered(cache):
     cache.remember(version_of(3), "champion")
     assert cache.last_good("devopsgpt", "champion") == version_of(3)
     (note,) = cache.folder.glob("last_good-*.json")
-    for damaged in ("{", "[]", "{}", '{"alias": "champion", "version": {"name": "devopsgpt"}}'):
+    half = '{"alias": "champion", "version": {"name": "devopsgpt"}}'
+    for damaged in ("{", "[]", "{}", half, '{"alias": "champion", "version": "3"}'):
         note.write_text(damaged)
         assert cache.last_good("devopsgpt", "champion") is None
         cache.trim(in_use=set())
