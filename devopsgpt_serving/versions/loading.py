@@ -27,7 +27,7 @@ def loader(device: str, precision: str, rows: int) -> Callable[[Version, Path], 
     """How versions are loaded by this service.
 
     precision: "auto" or a number format
-    raises: ValueError for a device that is not to be had, or does not have the format
+    raises: ValueError for a device that is not there, or does not have the format
     """
     chosen = str(choose_device(device))
     format = choose_precision(precision, torch.device(chosen))
@@ -71,7 +71,7 @@ def choose_runner(model: GPT, rows: int, precision: Precision) -> Runner:
             )
     if precision not in of_torch(device):
         log.warning(
-            "only compiled code has this format here, and not for this shape",
+            "only compiled code has this format here, and not for this shape: float32 is taken",
             extra={"precision": precision},
         )
         precision = "float32"

@@ -175,6 +175,28 @@ def test_a_seed_gives_the_same_text_in_any_company():
         engine.stop()
 
 
+@pytest.mark.parametrize(
+    ("flags", "precision", "expected"),
+    [
+        ("avx512f avx512bw avx512cd avx512dq avx512vl fma avx512_vnni", "int8", "avx512"),
+        ("abm avx2 bmi1 bmi2 f16c fma movbe", "int8", "avx2"),
+        ("abm avx2 bmi1 bmi2 f16c fma movbe", "bfloat16", None),
+        ("sse2", "float32", None),
+    ],
+)
+def test_the_widest_instructions_are_read_from_linux(
+    monkeypatch, tmp_path, flags, precision, expected
+):
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text(f"processor\t: 0\nflags\t\t: fpu {flags}\n")
+    monkeypatch.setattr(processor, "CPUINFO", cpuinfo)
+    processor.processor_flags.cache_clear()
+    try:
+        assert processor.instructions_for(precision) == expected
+    finally:
+        processor.processor_flags.cache_clear()
+
+
 @needs_code
 def test_loading_takes_it_where_it_is_to_be_had():
     assert isinstance(choose_runner(make_model(), 2, "float32"), NativeRunner)

@@ -151,9 +151,9 @@ def test_packing_leaves_the_vocabularys_padding_out(trained):
 @pytest.mark.parametrize("vnni", [True, False])
 @pytest.mark.parametrize("bfloat16", [True, False])
 def test_auto_takes_int8_then_bfloat16_then_float32(monkeypatch, bfloat16, vnni, codes):
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: bfloat16)
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
-    monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: vnni)
+    has = {"avx512_bf16": bfloat16, "avx512_vnni": vnni}
+    flags = {name for name, there in has.items() if there}
+    monkeypatch.setattr("devopsgpt_serving.compute.precision.processor_flags", lambda: flags)
     monkeypatch.setattr(
         "devopsgpt_serving.compute.precision.has_code", lambda wanted: codes and wanted == "int8"
     )
@@ -177,6 +177,6 @@ def test_auto_takes_bfloat16_on_cuda_and_never_int8(monkeypatch, able, expected)
 
 def test_a_format_that_is_not_to_be_had_is_refused():
     with pytest.raises(
-        ValueError, match=r"precision int8 is not to be had on this meta, which has float32"
+        ValueError, match=r"precision int8 is not available on this meta, which has float32"
     ):
         choose_precision("int8", torch.device("meta"))
