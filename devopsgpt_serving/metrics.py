@@ -30,61 +30,41 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        registry = self.registry
-        self.prompt_tokens = Counter(
-            "devopsgpt:prompt_tokens", "Prompt tokens of ended sequences.", registry=registry
+
+        def counter(name: str, meaning: str, *labels: str) -> Counter:
+            return Counter(f"devopsgpt:{name}", meaning, labels, registry=self.registry)
+
+        def histogram(name: str, meaning: str, buckets: tuple[float, ...]) -> Histogram:
+            return Histogram(f"devopsgpt:{name}", meaning, buckets=buckets, registry=self.registry)
+
+        self.prompt_tokens = counter("prompt_tokens", "Prompt tokens of ended sequences.")
+        self.queried_tokens = counter(
+            "prefix_cache_queries", "Prompt tokens looked for among those computed before."
         )
-        self.queried_tokens = Counter(
-            "devopsgpt:prefix_cache_queries",
-            "Prompt tokens looked for among those computed before.",
-            registry=registry,
+        self.cached_tokens = counter(
+            "prefix_cache_hits", "Prompt tokens that did not have to be computed again."
         )
-        self.cached_tokens = Counter(
-            "devopsgpt:prefix_cache_hits",
-            "Prompt tokens that did not have to be computed again.",
-            registry=registry,
+        self.generation_tokens = counter("generation_tokens", "Tokens sampled.")
+        self.ended_sequences = counter(
+            "request_success", "Sequences by how they ended.", "finished_reason"
         )
-        self.generation_tokens = Counter(
-            "devopsgpt:generation_tokens", "Tokens sampled.", registry=registry
+        self.http_requests = counter(
+            "http_requests", "Requests by route and status.", "route", "status"
         )
-        self.ended_sequences = Counter(
-            "devopsgpt:request_success",
-            "Sequences by how they ended.",
-            ["finished_reason"],
-            registry=registry,
+        self.rejections = counter("rejections", "Requests refused, by code.", "code")
+        self.failed_streams = counter(
+            "failed_streams", "Streams that an error ended after their 200, by code.", "code"
         )
-        self.http_requests = Counter(
-            "devopsgpt:http_requests",
-            "Requests by route and status.",
-            ["route", "status"],
-            registry=registry,
+        self.first_token = histogram(
+            "time_to_first_token_seconds", "Arrival to first token.", _SECONDS
         )
-        self.rejections = Counter(
-            "devopsgpt:rejections", "Requests refused, by code.", ["code"], registry=registry
-        )
-        self.failed_streams = Counter(
-            "devopsgpt:failed_streams",
-            "Streams that an error ended after their 200, by code.",
-            ["code"],
-            registry=registry,
-        )
-        self.first_token = Histogram(
-            "devopsgpt:time_to_first_token_seconds",
-            "Arrival to first token.",
-            buckets=_SECONDS,
-            registry=registry,
-        )
-        self.inter_token = Histogram(
-            "devopsgpt:inter_token_latency_seconds",
+        self.inter_token = histogram(
+            "inter_token_latency_seconds",
             "One token to the next of the same sequence.",
-            buckets=_TOKEN_SECONDS,
-            registry=registry,
+            _TOKEN_SECONDS,
         )
-        self.latency = Histogram(
-            "devopsgpt:e2e_request_latency_seconds",
-            "Arrival to end of a sequence.",
-            buckets=_SECONDS,
-            registry=registry,
+        self.latency = histogram(
+            "e2e_request_latency_seconds", "Arrival to end of a sequence.", _SECONDS
         )
 
     def token(self, sequence: Sequence) -> None:

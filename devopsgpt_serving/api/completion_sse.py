@@ -11,7 +11,6 @@ from starlette.types import Receive, Scope, Send
 
 from devopsgpt_serving.api.completion_objects import Choice, CompletionAnswer, Style, choice_of
 from devopsgpt_serving.api.pending_answers import PendingAnswers
-from devopsgpt_serving.api.schemas import Usage
 from devopsgpt_serving.engine.sequence import Finished, NewText
 from devopsgpt_serving.errors import ApiError
 
@@ -61,7 +60,7 @@ class CompletionStream(StreamingResponse):
             async for reports in self.pending.stream():
                 yield "".join(self._chunk(self._choice(index, report)) for index, report in reports)
             if self.include_usage:
-                usage = Usage(**self.pending.usage(self.prompts))
+                usage = self.pending.usage(self.prompts)
                 yield _event(CompletionAnswer(**self.head, choices=[], usage=usage).model_dump())
         except ApiError as error:  # the status is sent already: the error can only be an event
             self.state["error_code"] = error.code  # the request middleware counts it

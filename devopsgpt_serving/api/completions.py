@@ -30,7 +30,6 @@ from devopsgpt_serving.api.pending_answers import PendingAnswers
 from devopsgpt_serving.api.schemas import (
     PromptText,
     SamplingFields,
-    Usage,
     check_limits,
     numbers_only,
 )
@@ -282,7 +281,7 @@ async def complete(
         )
         for index, answer in enumerate(answers)
     ]
-    return CompletionAnswer(**head, choices=choices, usage=Usage(**pending.usage(prompts)))
+    return CompletionAnswer(**head, choices=choices, usage=pending.usage(prompts))
 
 
 def _texts(body: CompletionRequest) -> list[str | list[int] | None]:

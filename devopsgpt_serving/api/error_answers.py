@@ -123,18 +123,14 @@ def invalid(
     # where a field may take several forms, the form that nearly fits says more than those of
     # another type
     error = next((one for one in same if not str(one.get("type")).endswith("_type")), same[0])
-    kind, what, received = (
-        error.get("type"),
-        str(error.get("msg", "invalid request")),
-        error.get("input"),
-    )
+    kind, what, got = error.get("type"), error.get("msg", "invalid request"), error.get("input")
     if param == "prompt" and kind in ("string_too_short", "too_short"):
         message = (
             "the prompt must have at least one character, got none; leave it out to begin a new "
             "document"
         )
         return ApiError(422, "empty_prompt", message, param)
-    shown = f", got {received!r}" if isinstance(received, int | float | bool) else ""
+    shown = f", got {got!r}" if isinstance(got, int | float | bool) else ""
     code = "unknown_field" if kind == "extra_forbidden" else "invalid_value"
     return ApiError(422, code, f"{param}: {what}{shown}" if param else what, param)
 

@@ -162,7 +162,7 @@ async def generate(
         ],
         model=settings.model_name,
         version=scheduler.loaded.version.number,
-        usage=Usage(**pending.usage([ids])),
+        usage=pending.usage([ids]),
     )
 
 

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from fastapi import Request
 
 from devopsgpt_serving.api.error_answers import CLIENT_GONE, from_engine
+from devopsgpt_serving.api.schemas import Usage
 from devopsgpt_serving.api.service import Service
 from devopsgpt_serving.engine.loaded_model import Scheduler
 from devopsgpt_serving.engine.mailbox import Reports
@@ -137,15 +138,11 @@ class PendingAnswers:
         for sequence in self.sequences:
             sequence.cancelled = True
 
-    def usage(self, prompts: list[list[int]]) -> dict[str, Any]:
+    def usage(self, prompts: list[list[int]]) -> Usage:
         """Token counts as OpenAI gives them: each prompt once, however many answers it has."""
-        prompt_tokens = sum(len(prompt) for prompt in prompts)
-        completion_tokens = sum(len(sequence.tokens) for sequence in self.sequences)
-        return {
-            "prompt_tokens": prompt_tokens,
-            "completion_tokens": completion_tokens,
-            "total_tokens": prompt_tokens + completion_tokens,
-        }
+        read = sum(len(prompt) for prompt in prompts)
+        written = sum(len(sequence.tokens) for sequence in self.sequences)
+        return Usage(prompt_tokens=read, completion_tokens=written, total_tokens=read + written)
 
 
 async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:

@@ -28,7 +28,6 @@ class Runner(Protocol):
     def prefill(self, row: int, ids: list[int], start: int, every: bool) -> Tensor:
         """Add ids to a row that holds `start` tokens. returns: logits after the last one, (1, V),
         or every, (t, V)"""
-        ...
 
     def decode(self, ids: list[int], starts: list[int], asked: list[int] | None = None) -> Tensor:
         """Add one token to each of the first len(ids) rows.
@@ -36,11 +35,9 @@ class Runner(Protocol):
         asked: the rows that it is for, ascending; the others may be left out. None for all
         returns: logits (len(asked), V)
         """
-        ...
 
     def copy_prefix(self, source: int, target: int, length: int) -> None:
         """Let row target begin with row source's first `length` tokens."""
-        ...
 
 
 class EagerRunner:

@@ -10,23 +10,17 @@ from devopsgpt_serving.errors import Cancelled, DeadlinePassed
 _REASONS: dict[type[Exception], str] = {Cancelled: "cancelled", DeadlinePassed: "deadline"}
 
 
-def reason_to_drop(sequence: Sequence, now: float) -> Exception | None:
-    """Why a sequence is not computed any further; None where it is. now: time.monotonic()"""
-    if sequence.cancelled:
-        return Cancelled("cancelled")
-    if now > sequence.deadline:
-        allowed = sequence.deadline - sequence.arrived
-        return DeadlinePassed(
-            f"not finished within {allowed:.0f} s; ask for fewer tokens, or try again later"
-        )
-    return None
-
-
 def to_drop(sequences: list[Sequence]) -> list[tuple[Sequence, Exception]]:
     """The sequences that were cancelled or ran out of time, and why."""
-    now = time.monotonic()
-    found = [(sequence, reason_to_drop(sequence, now)) for sequence in sequences]
-    return [(sequence, error) for sequence, error in found if error is not None]
+    now, found = time.monotonic(), list[tuple[Sequence, Exception]]()
+    for sequence in sequences:
+        if sequence.cancelled:
+            found.append((sequence, Cancelled("cancelled")))
+        elif now > sequence.deadline:
+            allowed = f"{sequence.deadline - sequence.arrived:.0f} s"
+            problem = f"not finished within {allowed}; ask for fewer tokens, or try again later"
+            found.append((sequence, DeadlinePassed(problem)))
+    return found
 
 
 def take_token(

@@ -29,28 +29,22 @@ class Scheduler(Protocol):
     @property
     def sequences(self) -> list[Sequence]:
         """What waits or runs."""
-        ...
 
     @property
     def running(self) -> int:
         """Sequences that are being computed."""
-        ...
 
     def add(self, sequence: Sequence) -> None:
         """Let a sequence wait for its turn."""
-        ...
 
     def step(self) -> None:
         """One round: admit who waits, and hand out the next tokens."""
-        ...
 
     def fail_all(self, error: Exception) -> None:
         """End everything that waits or runs."""
-        ...
 
     async def trouble(self) -> str | None:
         """Why nothing can be computed now; None where it can."""
-        ...
 
 
 class LoadedModel(Protocol):
@@ -65,8 +59,6 @@ class LoadedModel(Protocol):
     @property
     def block_size(self) -> int:
         """Tokens that prompt and answer may have together."""
-        ...
 
     def scheduler(self, prefill_chunk: int, observers: Observers) -> Scheduler:
         """A scheduler for this model, with nothing to do yet."""
-        ...

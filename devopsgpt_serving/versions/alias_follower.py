@@ -32,8 +32,7 @@ LONGEST_RETRY_S = 600.0
 
 @dataclass(frozen=True)
 class State:
-    """What is served and how the registry does. problem: why the registry's word is not what is
-    served"""
+    """What is served, and how the registry does. problem: why not what the alias names"""
 
     served: Version | None = None
     lineage: dict[str, Any] = field(default_factory=dict)
@@ -210,7 +209,7 @@ class AliasFollower:
         with self.tracing.step("model.load", model_version=version.number):
             loaded = self.load(version, folder)
         if reloads == 1:
-            _leave_out_of_collections_what_is_here()
+            _freeze_imported_objects()
         with self.tracing.step("model.swap", model_version=version.number):
             self.engine.install(loaded)
         self._refused = None
@@ -243,8 +242,7 @@ class AliasFollower:
         log.error("a version was refused", extra={"version": version.number, "problem": str(error)})
         self._fall_back()
         if isinstance(error, VllmUnavailable) and self.state.served is not None:
-            # each try takes vLLM from what it serves, for minutes: another needs a person's word
-            # (/admin/reload)
+            # each try stops what vLLM serves for minutes: a person has to ask (/admin/reload)
             self._refused = Refused(version.key, tries, math.inf, problem)
 
     def _fall_back(self) -> None:
@@ -267,8 +265,8 @@ class AliasFollower:
         self.state = replace(self.state, **changes)  # type: ignore[arg-type]
 
 
-def _leave_out_of_collections_what_is_here() -> None:
-    """Some 300,000 objects of imported libraries: looking for garbage among them holds up every
+def _freeze_imported_objects() -> None:
+    """Leave what was imported out of garbage collections: 300,000 objects, which hold up every
     thread for 150 ms."""
     gc.collect()
     gc.freeze()

@@ -76,11 +76,8 @@ class Registry:
         client = self._client
         try:
             if version.source.startswith("models:/m-"):
-                return str(
-                    client.get_logged_model(
-                        version.source.removeprefix("models:/")
-                    ).artifact_location
-                )
+                logged = client.get_logged_model(version.source.removeprefix("models:/"))
+                return str(logged.artifact_location)
             return str(client.get_model_version_download_uri(self.name, version.number))
         except (self._mlflow.exceptions.MlflowException, OSError) as error:
             raise self._unavailable(error) from error
