@@ -7,17 +7,14 @@ lack: a process serves one model, which devopsgpt:model_info names.
 
 import time
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from devopsgpt_serving.engine.engine import Engine
 from devopsgpt_serving.engine.sequence import Sequence
-
-if TYPE_CHECKING:
-    from devopsgpt_serving.engine.engine import Engine
-    from devopsgpt_serving.versions.alias_follower import AliasFollower
+from devopsgpt_serving.versions.alias_follower import AliasFollower
 
 CONTENT_TYPE = "text/plain; version=1.0.0; charset=utf-8"
 _SECONDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0)
@@ -85,7 +82,7 @@ class Metrics:
         self.cached_tokens.inc(sequence.cached_tokens)
         self.latency.observe(time.monotonic() - sequence.arrived)
 
-    def watch(self, engine: "Engine", follower: "AliasFollower") -> None:
+    def watch(self, engine: Engine, follower: AliasFollower) -> None:
         """Read what engine and follower know whenever metrics are asked for."""
         self.registry.register(_Now(engine, follower))
 
@@ -95,7 +92,7 @@ class Metrics:
 
 
 class _Now(Collector):
-    def __init__(self, engine: "Engine", follower: "AliasFollower") -> None:
+    def __init__(self, engine: Engine, follower: AliasFollower) -> None:
         self.engine = engine
         self.follower = follower
 

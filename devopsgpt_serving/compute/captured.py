@@ -24,7 +24,7 @@ class CapturedRunner(EagerRunner):
     warm-up's.
 
     Inputs lie in buffers that never move. Rows that nobody asked for are computed at the last
-    place, which the lane holds free.
+    place, which the scheduler leaves free.
     """
 
     def __init__(self, model: GPT, rows: int, precision: Precision = "bfloat16") -> None:
