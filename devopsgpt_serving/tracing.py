@@ -4,8 +4,8 @@ nothing is imported.
 Spans of a request: the request itself (below the caller's own span, where `traceparent` names one),
 and for each of its sequences queue_wait, prefill and decode. Of the registry: registry.poll, below
 it registry.fetch, model.load and model.swap. They tell ids, counts and the model's version, never a
-text. A collector that does not answer costs nobody
-time: spans go through a bounded queue to a thread of their own and are dropped where it is full.
+text. A collector that does not answer costs no time: spans go through a bounded queue to a thread
+of their own, and are dropped where it is full.
 """
 
 import logging
