@@ -1,28 +1,24 @@
 """What this processor has of the instructions that the C++ is written for."""
 
-from functools import cache
-from pathlib import Path
+import torch
 
 from devopsgpt_serving.compute.native.build import INSTRUCTIONS, NotCompiled, library
 
-CPUINFO = Path("/proc/cpuinfo")
-# x86-64-v4 and x86-64-v3, which build.LEVEL compiles for
+# x86-64-v4 and x86-64-v3, which build.LEVEL compiles for, by torch's names
 NEEDED = {
-    "avx512": {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"},
-    "avx2": {"abm", "avx2", "bmi1", "bmi2", "f16c", "fma", "movbe"},
+    "avx512": {"avx512_f", "avx512_bw", "avx512_cd", "avx512_dq", "avx512_vl"},
+    "avx2": {"avx2", "bmi", "bmi2", "f16c", "fma3", "lzcnt"},
 }
-NEEDED_FOR = {("avx512", "bfloat16"): "avx512_bf16", ("avx512", "int8"): "avx512_vnni"}
+NEEDED_FOR = {
+    ("avx512", "bfloat16"): {"avx512_bf16"},
+    ("avx512", "int8"): {"avx512_vnni"},
+}
 
 
-@cache
 def processor_flags() -> frozenset[str]:
-    """What Linux says that this processor has; nothing where there is no Linux."""
-    try:
-        lines = CPUINFO.read_text().splitlines()
-    except OSError:
-        return frozenset()
-    flags = next((line for line in lines if line.startswith("flags")), "")
-    return frozenset(flags.partition(":")[2].split())
+    """The instructions that this processor has, by torch's names."""
+    # sizes and a name stand beside them
+    return frozenset(name for name, has in torch.cpu.get_capabilities().items() if has is True)
 
 
 def instructions_for(precision: str) -> str | None:
@@ -30,7 +26,7 @@ def instructions_for(precision: str) -> str | None:
     format, or None."""
     flags = processor_flags()
     for name, formats in INSTRUCTIONS.items():
-        needed = NEEDED[name] | {NEEDED_FOR.get((name, precision), "fma")}
+        needed = NEEDED[name] | NEEDED_FOR.get((name, precision), set())
         if precision in formats and needed <= flags:
             return name
     return None

@@ -175,26 +175,33 @@ def test_a_seed_gives_the_same_text_in_any_company():
         engine.stop()
 
 
+V4 = "avx512_f avx512_bw avx512_cd avx512_dq avx512_vl"
+V3 = "avx2 bmi bmi2 f16c fma3 lzcnt"
+
+
 @pytest.mark.parametrize(
     ("flags", "precision", "expected"),
     [
-        ("avx512f avx512bw avx512cd avx512dq avx512vl fma avx512_vnni", "int8", "avx512"),
-        ("abm avx2 bmi1 bmi2 f16c fma movbe", "int8", "avx2"),
-        ("abm avx2 bmi1 bmi2 f16c fma movbe", "bfloat16", None),
+        (f"{V4} avx512_vnni", "int8", "avx512"),
+        (f"{V4} {V3}", "int8", "avx2"),
+        (V3, "bfloat16", None),
         ("sse2", "float32", None),
     ],
 )
-def test_the_widest_instructions_are_read_from_linux(
-    monkeypatch, tmp_path, flags, precision, expected
+def test_the_widest_instructions_that_the_processor_has_are_taken(
+    monkeypatch, flags, precision, expected
 ):
-    cpuinfo = tmp_path / "cpuinfo"
-    cpuinfo.write_text(f"processor\t: 0\nflags\t\t: fpu {flags}\n")
-    monkeypatch.setattr(processor, "CPUINFO", cpuinfo)
-    processor.processor_flags.cache_clear()
-    try:
-        assert processor.instructions_for(precision) == expected
-    finally:
-        processor.processor_flags.cache_clear()
+    has = dict.fromkeys(flags.split(), True) | {"amx_tile": False, "num_sockets": 1}
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: has)
+    assert processor.instructions_for(precision) == expected
+
+
+def test_torch_knows_the_names_that_are_asked_for():
+    """A name that torch does not have would read as an instruction that no processor has."""
+    if torch.cpu.get_capabilities()["architecture"] != "x86_64":
+        pytest.skip("this processor is not an x86-64")
+    asked = set().union(*processor.NEEDED.values(), *processor.NEEDED_FOR.values())
+    assert asked | {"amx_bf16"} <= torch.cpu.get_capabilities().keys()
 
 
 @needs_code
