@@ -6,6 +6,7 @@ positions.
 """
 
 import ctypes
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -142,7 +143,7 @@ class NativeRunner:
         )
 
 
-def _function(compiled: Path) -> "ctypes._FuncPointer":
+def _function(compiled: Path) -> Callable[..., None]:
     try:
         extend = ctypes.CDLL(str(compiled)).extend
     except OSError as error:
