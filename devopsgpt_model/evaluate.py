@@ -16,7 +16,7 @@ from devopsgpt_model.batches import full_pass
 from devopsgpt_model.device import autocast, send
 from devopsgpt_model.gpt import GPT
 from devopsgpt_model.loss import IGNORED, token_losses
-from devopsgpt_model.stop import NEVER, StopRequest
+from devopsgpt_model.shutdown import NEVER, StopRequest
 from devopsgpt_model.token_bins import TokenBins
 from devopsgpt_model.tokenizer import Tokenizer
 

@@ -18,7 +18,7 @@ from typing import IO
 
 from devopsgpt_model.atomic import write_atomically
 from devopsgpt_model.device import choose_device
-from devopsgpt_model.stop import STOPPED, Stopped, StopRequest
+from devopsgpt_model.shutdown import STOPPED, Stopped, StopRequest
 from devopsgpt_model.threads import keep_to_quota
 from devopsgpt_model.training.compile_policy import keep_compiled_code
 from devopsgpt_model.training.job import FAILURE_FILE, HEARTBEAT_FILE, TrainingJob

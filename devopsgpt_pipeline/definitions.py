@@ -9,8 +9,9 @@ import dagster as dg
 from devopsgpt_pipeline.datasets.folder import ON_DEMAND, parse_text_folders
 from devopsgpt_pipeline.defs.automation import (
     ON_CHANGE,
-    ON_CHANGE_SENSOR,
     check_cron,
+    observe_daily,
+    on_change_sensor,
     training_condition,
 )
 from devopsgpt_pipeline.defs.baselines import build_gpt2_baseline
@@ -86,15 +87,10 @@ def build_definitions(settings: Settings, profile: Profile, books: list[Book]) -
             retention,
         ],
         schedules=[
-            dg.ScheduleDefinition(
-                name="observe_books_daily",
-                job=observe_books,
-                cron_schedule=settings.observe_cron,
-                default_status=dg.DefaultScheduleStatus.RUNNING,
-            ),
+            observe_daily(observe_books, settings.observe_cron),
             RETENTION_DAILY,
         ],
-        sensors=[ON_CHANGE_SENSOR],
+        sensors=[on_change_sensor()],
         resources=_resources(settings),
     )
 

@@ -16,7 +16,7 @@ MODEL, PIPELINE, SERVING = "devopsgpt_model", "devopsgpt_pipeline", "devopsgpt_s
 ORDERS = {
     MODEL: [
         "kernels",
-        "atomic batches checkpoint config device evaluate generate gpt loss sampling stop"
+        "atomic batches checkpoint config device evaluate generate gpt loss sampling shutdown"
         " threads token_bins tokenizer tracking",
         "training",
         "train",
@@ -251,6 +251,7 @@ print([name for name in {slow} if name in sys.modules])
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path
     )
     assert answer.stdout.strip() == "[]"
+    assert answer.stderr == ""
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from devopsgpt_model.batches import ShuffledWindows
 from devopsgpt_model.config import TrainingConfig
 from devopsgpt_model.device import autocast, send
 from devopsgpt_model.gpt import GPT, Block
-from devopsgpt_model.stop import NEVER, Stopped, StopRequest
+from devopsgpt_model.shutdown import NEVER, Stopped, StopRequest
 from devopsgpt_model.training.adamw import AdamW
 from devopsgpt_model.training.compile_policy import compile_pays
 from devopsgpt_model.training.micro_batches import micro_batches_at_once

@@ -19,7 +19,7 @@ from devopsgpt_model.config import GPTConfig, TrainingConfig
 from devopsgpt_model.device import choose_autocast, choose_device
 from devopsgpt_model.evaluate import summed_loss
 from devopsgpt_model.gpt import GPT
-from devopsgpt_model.stop import NEVER, Stopped, StopRequest
+from devopsgpt_model.shutdown import NEVER, Stopped, StopRequest
 from devopsgpt_model.token_bins import TokenBins
 from devopsgpt_model.training.job import TrainingJob
 from devopsgpt_model.training.ranks import Ranks

@@ -63,9 +63,21 @@ def training_condition(retrain_cron: str) -> Any:
     return (on_change(CHANGED) & due).with_label("on_change_when_due")
 
 
-ON_CHANGE_SENSOR = dg.AutomationConditionSensorDefinition(
-    "on_change",
-    target=dg.AssetSelection.all(include_sources=True),
-    default_status=dg.DefaultSensorStatus.RUNNING,
-    minimum_interval_seconds=10,  # the chain is seven steps, and each waits for a tick
-)
+def on_change_sensor() -> dg.AutomationConditionSensorDefinition:
+    """Evaluates every asset's condition."""
+    return dg.AutomationConditionSensorDefinition(
+        "on_change",
+        target=dg.AssetSelection.all(include_sources=True),
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        minimum_interval_seconds=10,  # the chain is seven steps, and each waits for a tick
+    )
+
+
+def observe_daily(job: Any, cron: str) -> dg.ScheduleDefinition:
+    """Looks for changed books at these times (UTC); every day, where nobody set other times."""
+    return dg.ScheduleDefinition(
+        name="observe_books_daily",
+        job=job,
+        cron_schedule=cron,
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+    )

@@ -14,7 +14,7 @@ from typing import Any
 
 import dagster as dg
 
-from devopsgpt_model.stop import process_is_alive
+from devopsgpt_model.shutdown import process_is_alive
 
 PID_TAG = "devopsgpt/pid"  # of a run in a process of ours, not of a Dagster server
 DATA_VERSION_TAG = "dagster/data_version"

@@ -17,7 +17,7 @@ from devopsgpt_model.batches import ShuffledWindows
 from devopsgpt_model.checkpoint import load_checkpoint, save_checkpoint
 from devopsgpt_model.config import TrainingConfig
 from devopsgpt_model.evaluate import mean_loss
-from devopsgpt_model.stop import STOPPED, Stopped, StopRequest
+from devopsgpt_model.shutdown import STOPPED, Stopped, StopRequest
 from devopsgpt_model.token_bins import TokenBins, write_token_bins
 from devopsgpt_model.tokenizer import Tokenizer
 from devopsgpt_model.train import FAILED, main, train
@@ -129,7 +129,7 @@ def test_a_process_that_hangs_ends_some_time_after_its_parent_where_it_may(patie
     parent = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
     code = f"""
 import time
-from devopsgpt_model.stop import StopRequest
+from devopsgpt_model.shutdown import StopRequest
 stop = StopRequest({patience})
 stop.without({parent.pid})
 while not stop.made:
