@@ -12,7 +12,7 @@ from devopsgpt_pipeline.home import Home
 from devopsgpt_pipeline.settings import read_settings
 
 if TYPE_CHECKING:
-    from devopsgpt_pipeline.registry.lineage import VersionLineage
+    from devopsgpt_pipeline.registry.version_lineage import VersionLineage
 
 
 @click.command()
@@ -62,7 +62,7 @@ def lineage(version: str, chapter: str | None, as_json: bool) -> None:
     other way round: which versions learned a chapter, in which form, and whether the archive's
     chapter is still the same.
     """
-    from devopsgpt_pipeline.registry import lineage as recorded
+    from devopsgpt_pipeline.registry import version_lineage as recorded
     from devopsgpt_pipeline.tracking.client import connect
 
     settings = read_settings()
@@ -84,7 +84,7 @@ def lineage(version: str, chapter: str | None, as_json: bool) -> None:
 
 
 def _print_version(found: "VersionLineage", as_json: bool) -> None:
-    from devopsgpt_pipeline.registry import lineage as recorded
+    from devopsgpt_pipeline.registry import version_lineage as recorded
 
     if as_json:
         click.echo(json.dumps(dataclasses.asdict(found), indent=1, ensure_ascii=False))

@@ -132,7 +132,7 @@ def test_the_version_is_tagged_with_its_lineage(finished, mlflow_server):
 
 
 def test_the_version_records_its_chapters_and_the_runs_of_each_step(finished, mlflow_server):
-    from devopsgpt_pipeline.registry.lineage import lineage_of
+    from devopsgpt_pipeline.registry.version_lineage import lineage_of
     from devopsgpt_pipeline.tracking.client import connect
 
     made_of = lineage_of(

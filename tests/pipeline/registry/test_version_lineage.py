@@ -18,7 +18,7 @@ from devopsgpt_pipeline.cli import main
 from devopsgpt_pipeline.datasets.books import DatasetError, origin_of, split_chapters, write_books
 from devopsgpt_pipeline.home import Home
 from devopsgpt_pipeline.hub.pretrained import PRETRAINED
-from devopsgpt_pipeline.registry.lineage import NoSuchModel, all_lineages, lineage_of
+from devopsgpt_pipeline.registry.version_lineage import NoSuchModel, all_lineages, lineage_of
 from devopsgpt_pipeline.sources.archive import ChapterArchive
 from devopsgpt_pipeline.sources.scrape import scrape_book
 from devopsgpt_pipeline.text.corpus import clean_book
