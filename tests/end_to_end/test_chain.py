@@ -219,7 +219,7 @@ def test_a_checkpoint_no_better_than_its_start_is_not_registered(copied, mlflow_
     with pytest.raises(chain.ChainError, match="check beats_its_start failed"):
         copied.materialize(CHAIN[5:], learning_rate=1e-12, max_steps=1)
     assert version_of_alias(connect(mlflow_server.url), CHALLENGER) == before
-    held = chain.failed_gates(copied.job, copied.instance, [dg.AssetKey("registered_model")])
+    held = chain.failed_checks(copied.job, copied.instance, [dg.AssetKey("registered_model")])
     assert held[0].startswith("evaluation: beats_its_start")
 
 
