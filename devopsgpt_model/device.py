@@ -45,8 +45,14 @@ def _multiplies_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type == "cpu":
-        capabilities = (
-            torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-        )
-        return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+        return not cpu_instructions().isdisjoint({"avx512_bf16", "amx_bf16"})
     return False
+
+
+def cpu_instructions() -> frozenset[str]:
+    """The instructions that this processor has, by torch's names ("avx512_f", "fma3"); none where
+    torch is too old to tell."""
+    if not hasattr(torch.cpu, "get_capabilities"):
+        return frozenset()
+    # sizes and a name stand beside them
+    return frozenset(name for name, has in torch.cpu.get_capabilities().items() if has is True)

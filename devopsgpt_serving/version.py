@@ -1,7 +1,7 @@
 """One version of the registered model: what the registry says of it."""
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 
@@ -22,11 +22,12 @@ class Version:
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> "Version":
-        """Read what was noted on disk; earlier builds wrote `version` for `number`.
-
-        raises: TypeError or ValueError for anything else
-        """
+        """What to_json wrote. raises: TypeError, ValueError or KeyError for anything else"""
         fields = dict(content)
-        if "version" in fields:
-            fields["number"] = fields.pop("version")
-        return cls(**fields)
+        return cls(number=fields.pop("version"), **fields)
+
+    def to_json(self) -> dict[str, Any]:
+        """As it is noted on disk, where replicas of other builds read it: the number is `version`
+        there."""
+        fields = asdict(self)
+        return {"version": fields.pop("number"), **fields}

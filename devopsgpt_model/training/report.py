@@ -17,8 +17,8 @@ from typing import Any
 from devopsgpt_model.atomic import write_atomically
 from devopsgpt_model.tracking import limit_patience
 
-# how long the end of a run waits for a tracking server that does not answer
 SILENCE_S = 10  # of MLflow, after which a call is tried again
+# how long the end of a run waits for a tracking server that does not answer
 DELIVERY_DEADLINE_S = 60.0
 
 

@@ -81,6 +81,9 @@ class Trainer:
         """raises: ValueError for settings, data and a state that do not fit each other"""
         self.job, self.config, self.ranks, self.stop = job, job.config, ranks, stop
         self.bins = TokenBins.open(job.bins)
+        # now: a damaged one is told before the first step, and the bins may be written anew by the
+        # last
+        self.tokenizer = self.bins.tokenizer
         fingerprint = _fingerprint(job, self.bins)
         earlier = read_progress(job.out / STATE_FILE, fingerprint)
         self.progress = earlier or TrainingProgress()
@@ -121,9 +124,9 @@ class Trainer:
             with self.saver:
                 self._train_and_save(report, began)
         except TrainingDiverged:
-            self.saver.write_checkpoint(self.bins.tokenizer, self.facts())
+            self.saver.write_checkpoint(self.tokenizer, self.facts())
             raise
-        self.saver.write_checkpoint(self.bins.tokenizer, self.facts())
+        self.saver.write_checkpoint(self.tokenizer, self.facts())
         self._finish(report)
 
     def _train_and_save(self, report: Listener, began: float) -> None:

@@ -1,4 +1,5 @@
-"""Number formats, and linear layers for a CPU without compiled code: no g++, or no AVX2.
+"""Number formats, and linear layers for a CPU without compiled code: no g++, no AVX2, or a shape
+that the code does not know.
 
 Their weights are laid out for oneDNN once, when a model is loaded; torch.nn.functional.linear lays
 them out anew at every call, or multiplies without vector units. In float32 that costs a third of
@@ -11,8 +12,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from devopsgpt_model.device import cpu_instructions
 from devopsgpt_model.gpt import GPT
-from devopsgpt_serving.compute.native.processor import has_code, processor_flags
+from devopsgpt_serving.compute.native.processor import has_code
 
 Precision = Literal["float32", "bfloat16", "int8"]
 
@@ -128,11 +130,11 @@ def of_torch(device: torch.device) -> list[Precision]:
         return ["bfloat16", "float32"] if torch.cuda.is_bf16_supported() else ["float32"]
     able: list[Precision] = ["float32"]
     if packable(device):
-        flags = processor_flags()
-        if not flags.isdisjoint({"avx512_bf16", "amx_bf16"}):
+        has = cpu_instructions()
+        if not has.isdisjoint({"avx512_bf16", "amx_bf16"}):
             able.insert(0, "bfloat16")
         # without it, oneDNN adds pairs of products in 16 bits, which overflow
-        if "avx512_vnni" in flags:
+        if "avx512_vnni" in has:
             able.insert(0, "int8")
     return able
 

@@ -88,13 +88,15 @@ class VllmScheduler:
     def _admit(self) -> None:
         """Send waiting sequences to vLLM."""
         while self.waiting and len(self.calls) < self.remote.rows:
-            sequence = self.waiting.popleft()
+            # it waits until it is called, so that whoever fails finds it in one of the two
+            sequence = self.waiting[0]
             sequence.begin(self.loaded.tokenizer)
             left = min(sequence.deadline - time.monotonic(), threading.TIMEOUT_MAX)
             if sequence.sampling.echo_logprobs:
                 sequence.echo = Detokenizer(self.loaded.tokenizer)
                 self.unscored[sequence] = len(sequence.prompt)
             self.calls[sequence] = Call(self.remote, sequence, self.events, max(0.1, left))
+            self.waiting.popleft()
 
     def _take(self, sequence: Sequence, call: Call, event: dict[str, Any] | Exception) -> None:
         """One event of a sequence; what comes for one that has ended is dropped."""

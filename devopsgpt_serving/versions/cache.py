@@ -16,7 +16,6 @@ import shutil
 import tempfile
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 
 from devopsgpt_model.atomic import write_json
@@ -86,7 +85,7 @@ class VersionCache:
         raises: DamagedVersion otherwise
         """
         check_files(staging, read_manifest(staging))
-        write_json(staging / "version.json", asdict(version))
+        write_json(staging / "version.json", version.to_json())
         staging.chmod(0o755)
         folder = self.folder / version.key
         try:
@@ -136,7 +135,7 @@ class VersionCache:
     def remember(self, version: Version, alias: str) -> None:
         """Note the version that is served under an alias, for a start while the registry is
         down."""
-        write_json(self._note(version.name, alias), {"alias": alias, "version": asdict(version)})
+        write_json(self._note(version.name, alias), {"alias": alias, "version": version.to_json()})
 
     def last_good(self, name: str, alias: str) -> Version | None:
         """The version that was served last under a name and alias, where it was noted."""

@@ -36,9 +36,14 @@ class Registry:
         self.timeout_s = timeout_s
 
     def resolve(self) -> Version:
-        """The version under the alias. raises: NoModelYet, RegistryUnavailable"""
+        """The version under the alias.
+
+        raises: NoModelYet, RegistryUnavailable, MlflowException for an address that is none
+        """
+        # before the try: what MLflow says of a wrong address is an invalid parameter, too
+        client = self._client
         try:
-            found = self._client.get_model_version_by_alias(self.name, self.alias)
+            found = client.get_model_version_by_alias(self.name, self.alias)
         except self._mlflow.exceptions.MlflowException as error:
             if error.error_code in MISSING:
                 raise NoModelYet(

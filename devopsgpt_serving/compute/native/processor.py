@@ -1,7 +1,6 @@
 """What this processor has of the instructions that the C++ is written for."""
 
-import torch
-
+from devopsgpt_model.device import cpu_instructions
 from devopsgpt_serving.compute.native.build import INSTRUCTIONS, NotCompiled, library
 
 # x86-64-v4 and x86-64-v3, which build.LEVEL compiles for, by torch's names
@@ -15,19 +14,13 @@ NEEDED_FOR = {
 }
 
 
-def processor_flags() -> frozenset[str]:
-    """The instructions that this processor has, by torch's names."""
-    # sizes and a name stand beside them
-    return frozenset(name for name, has in torch.cpu.get_capabilities().items() if has is True)
-
-
 def instructions_for(precision: str) -> str | None:
     """The widest instructions that this processor has and that there is code in for a number
     format, or None."""
-    flags = processor_flags()
+    has = cpu_instructions()
     for name, formats in INSTRUCTIONS.items():
         needed = NEEDED[name] | NEEDED_FOR.get((name, precision), set())
-        if precision in formats and needed <= flags:
+        if precision in formats and needed <= has:
             return name
     return None
 

@@ -19,7 +19,7 @@ from devopsgpt_model.config import TrainingConfig
 from devopsgpt_model.evaluate import mean_loss
 from devopsgpt_model.shutdown import STOPPED, Stopped, StopRequest
 from devopsgpt_model.token_bins import TokenBins, write_token_bins
-from devopsgpt_model.tokenizer import Tokenizer
+from devopsgpt_model.tokenizer import Tokenizer, TokenizerError
 from devopsgpt_model.train import FAILED, main, train
 from devopsgpt_model.training.job import TrainingJob
 from devopsgpt_model.training.report import read_metrics
@@ -57,6 +57,14 @@ def test_the_same_seed_gives_the_same_losses(job, tmp_path):
     for each in (job, again, other):
         train(each)
     assert losses(job) == losses(again) != losses(other)
+
+
+def test_the_tokenizer_is_read_before_the_first_step(job):
+    """A damaged one is told at once, and the checkpoint gets the one that was trained with."""
+    (job.bins / "tokenizer.json").write_text("{")
+    with pytest.raises(TokenizerError):
+        train(job)
+    assert not (job.out / "metrics.jsonl").exists()
 
 
 def test_metrics_are_reported_at_the_configured_steps(job):

@@ -153,7 +153,7 @@ def test_packing_leaves_the_vocabularys_padding_out(trained):
 def test_auto_takes_int8_then_bfloat16_then_float32(monkeypatch, bfloat16, vnni, codes):
     has = {"avx512_bf16": bfloat16, "avx512_vnni": vnni}
     flags = {name for name, there in has.items() if there}
-    monkeypatch.setattr("devopsgpt_serving.compute.precision.processor_flags", lambda: flags)
+    monkeypatch.setattr("devopsgpt_serving.compute.precision.cpu_instructions", lambda: flags)
     monkeypatch.setattr(
         "devopsgpt_serving.compute.precision.has_code", lambda wanted: codes and wanted == "int8"
     )

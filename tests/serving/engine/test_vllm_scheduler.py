@@ -11,6 +11,7 @@ import httpx
 import pytest
 from conftest import REPOSITORY
 
+from devopsgpt_serving.engine import vllm_scheduler
 from devopsgpt_serving.engine.vllm_client import WATCH_EVERY_S
 from serving.conftest import make_model, serving, until
 from serving.engine.vllm_server import VllmServer, chunk
@@ -238,6 +239,18 @@ def test_vllm_in_trouble_is_a_503_and_nothing_is_left_over(front, vllm, how):
     if how != "refuses":
         vllm.status, vllm.cut_after = 200, None
         assert front.generate("x", max_token_len=8).status_code == 200
+
+
+def test_a_call_that_cannot_start_fails_its_sequences_and_keeps_none(front, monkeypatch):
+    def no_more_threads(*_):
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(vllm_scheduler, "Call", no_more_threads)
+        answer = front.complete(["one", "two", "three"], **QUESTION)
+        assert answer.status_code == 500
+    until(lambda: front.service.engine.running == front.service.engine.waiting == 0)
+    assert front.complete("x", **QUESTION).status_code == 200
 
 
 STANDIN = """

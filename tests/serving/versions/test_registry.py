@@ -7,6 +7,7 @@ import sys
 import time
 
 import pytest
+from mlflow.exceptions import MlflowException
 
 from devopsgpt_model.tracking import limit_patience
 from devopsgpt_serving.errors import DamagedVersion, NoModelYet, RegistryUnavailable
@@ -35,6 +36,12 @@ def test_the_alias_names_a_version_and_its_tags(common_shelf):
 def test_no_champion_is_no_model_yet(shelf, name):
     with pytest.raises(NoModelYet, match="no version with alias 'champion'"):
         Registry(shelf.url, name or shelf.name, "champion", 2).resolve()
+
+
+def test_an_address_that_is_none_is_told_as_what_it_is():
+    """Not as a registry without a champion: nothing was asked."""
+    with pytest.raises(MlflowException, match="tracking backend"):
+        Registry("127.0.0.1:5000", "devopsgpt", "champion", 2).resolve()
 
 
 def test_a_version_arrives_verified_and_is_not_fetched_again(common_shelf, cache, proxy):
