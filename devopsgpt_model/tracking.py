@@ -24,7 +24,6 @@ def limit_patience(timeout_s: int, retries: int = 1) -> None:
     limits = {
         "MLFLOW_HTTP_REQUEST_TIMEOUT": str(timeout_s),
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": str(retries),
-        "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
     }
     for name, value in (limits | QUIET).items():
         os.environ.setdefault(name, value)

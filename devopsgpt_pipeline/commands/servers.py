@@ -14,6 +14,7 @@ import click
 from devopsgpt_pipeline.commands.errors import report_errors
 from devopsgpt_pipeline.home import Home
 from devopsgpt_pipeline.local import servers
+from devopsgpt_pipeline.profiles import chosen_profile
 from devopsgpt_pipeline.settings import read_settings
 
 DAGSTER_PORT, MLFLOW_PORT, SERVING_PORT = 3000, 5000, 8000
@@ -28,7 +29,9 @@ DAGSTER_PORT, MLFLOW_PORT, SERVING_PORT = 3000, 5000, 8000
 @report_errors
 def up(dagster_port: int, mlflow_port: int, service_port: int) -> None:
     """Start Dagster, MLflow and the service over the same home; Ctrl-C stops all three."""
-    home = Home(read_settings().home).prepare()
+    settings = read_settings()
+    chosen_profile(settings)  # before three servers start, one of which would tell it in its log
+    home = Home(settings.home).prepare()
     mlflow = servers.mlflow_server(home, mlflow_port)
     servers.set_environment(home, mlflow.url, mlflow.url)
     started = [

@@ -17,7 +17,9 @@ def on_change(inputs: Any) -> Any:
     input fails, and not before the inputs that the same change will make anew are there.
     """
     return (
-        (inputs | AC.missing().newly_true()).since_last_handled()
+        # not since_last_handled: that forgets what was missing when it was looked at first, as the
+        # books' token bins of a home from before they were renamed
+        (inputs | AC.missing().newly_true()).since(AC.newly_requested() | AC.newly_updated())
         & ~AC.any_deps_missing()
         & ~AC.any_deps_match(AC.will_be_requested())
         & ~AC.any_deps_in_progress()

@@ -45,7 +45,7 @@ def training_run_config(defaults: TrainingConfig, dataset: str) -> type[dg.Confi
     }
     fields["dataset"] = (
         str,
-        Field(default=dataset, description="Token bins to train on: sre or shakespeare."),
+        Field(default=dataset, description="Token bins to train on: books or shakespeare."),
     )
     return create_model(
         "TrainingSettings", __base__=dg.Config, __doc__=TrainingConfig.__doc__, **fields

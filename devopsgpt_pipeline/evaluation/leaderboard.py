@@ -207,9 +207,13 @@ def _entry(run: Any) -> Entry:
 
 
 def _renamed(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Values by name, those of a run from before the books' dataset was renamed under its name."""
+    """Values by name, those of a run from before the books' dataset was renamed under its name.
+
+    A baseline's run may have both: what was measured since then stands.
+    """
     old, new = f"/{OLD_BOOKS}", f"/{BOOKS}"
-    return {name.removesuffix(old) + new * name.endswith(old): values[name] for name in values}
+    renamed = {name.removesuffix(old) + new: values[name] for name in values if name.endswith(old)}
+    return renamed | {name: values[name] for name in values if not name.endswith(old)}
 
 
 def _marked(entry: Entry, newest: Mapping[str, str]) -> Entry:

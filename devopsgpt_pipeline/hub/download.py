@@ -71,7 +71,7 @@ def _fetch(url: str, path: Path, origin: str, expected: str | None, say: Say) ->
 
 def _download(url: str, name: str, partial: Path, say: Say) -> str:
     """Add to a file what it lacks, with a progress bar. returns: the hash that the hub states"""
-    facts = get_hf_file_metadata(url, timeout=LOOKUP_TIMEOUT_S)
+    facts = get_hf_file_metadata(url, timeout=LOOKUP_TIMEOUT_S, retry_on_errors=True)
     if partial.exists() and partial.stat().st_size > (facts.size or 0):
         partial.unlink()  # of another file than the hub has
     with partial.open("ab") as file, _told(name, partial, facts.size or 0, say):

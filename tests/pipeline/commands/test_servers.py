@@ -33,6 +33,13 @@ def test_a_taken_port_is_told_before_anything_starts(tmp_path):
     assert not (tmp_path / "logs" / "mlflow.log").exists()
 
 
+def test_a_wrong_profile_is_told_before_anything_starts(tmp_path):
+    answer = invoke("up", DEVOPSGPT_PROFILE="sry", DEVOPSGPT_HOME=str(tmp_path / "home"))
+    assert answer.exit_code == 1
+    assert "unknown profile 'sry' in DEVOPSGPT_PROFILE" in answer.output
+    assert not (tmp_path / "home").exists()
+
+
 def test_a_server_that_ends_at_once_is_told_with_its_log(tmp_path):
     home = Home(tmp_path).prepare()
     command = [sys.executable, "-c", "print('no such option'); raise SystemExit(2)"]

@@ -156,6 +156,13 @@ def test_a_download_that_breaks_off_again_and_again_is_told_and_taken_up_later(h
     assert len(documents_of(tmp_path / "bins", "train")) == 119
 
 
+def test_a_hub_that_fails_for_a_moment_is_asked_again(hub, tmp_path):
+    hub.busy[SECOND] = 1
+    make(hub, tmp_path)
+    assert hub.busy[SECOND] == 0
+    assert len(documents_of(tmp_path / "bins", "train")) == 119
+
+
 def test_a_shard_that_is_not_what_the_hub_declares_is_refused_and_fetched_again(hub, tmp_path):
     hub.altered.add(SECOND)
     with pytest.raises(

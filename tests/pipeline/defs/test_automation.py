@@ -25,8 +25,8 @@ class Clockwork:
     """A corpus that changes, and what follows from it. Ticks do what the daemon does: evaluate, and
     run what fired."""
 
-    def __init__(self, instance, retrain_cron):
-        self.instance, self.cursor = instance, None
+    def __init__(self, instance, retrain_cron, yardstick=YARDSTICK):
+        self.instance, self.cursor, self.yardstick = instance, None, yardstick
         self.version, self.passes, self.trains = "1", True, True
         made = {}
 
@@ -42,7 +42,7 @@ class Clockwork:
             def following():
                 if name == "checkpoint" and not self.trains:
                     raise ValueError("no room")
-                made[name] = made[deps[0]] if name != YARDSTICK else self.version
+                made[name] = made[deps[0]] if name != yardstick else self.version
                 return dg.MaterializeResult(data_version=dg.DataVersion(made[name]))
 
             return following
@@ -50,11 +50,11 @@ class Clockwork:
         self.definitions = dg.Definitions(
             [
                 corpus,
-                step(YARDSTICK, "corpus"),
-                step("checkpoint", YARDSTICK, condition=training_condition(retrain_cron)),
-                step("evaluation", "checkpoint", YARDSTICK),
+                step(yardstick, "corpus"),
+                step("checkpoint", yardstick, condition=training_condition(retrain_cron)),
+                step("evaluation", "checkpoint", yardstick),
                 step("registered", "checkpoint", "evaluation"),
-                step("champion", "registered", YARDSTICK),
+                step("champion", "registered", yardstick),
             ]
         )
 
@@ -69,7 +69,9 @@ class Clockwork:
         )
         self.cursor = result.cursor
         fired = [
-            name for name in (YARDSTICK, *TRAINED) if result.get_num_requested(dg.AssetKey(name))
+            name
+            for name in (self.yardstick, *TRAINED)
+            if result.get_num_requested(dg.AssetKey(name))
         ]
         self._run(fired)
         return fired
@@ -91,8 +93,8 @@ class Clockwork:
 def clockwork():
     with dg.DagsterInstance.ephemeral() as instance:
 
-        def wound_up(retrain_cron):
-            works = Clockwork(instance, retrain_cron)
+        def wound_up(retrain_cron, yardstick=YARDSTICK):
+            works = Clockwork(instance, retrain_cron, yardstick)
             works.tick(MONDAY - DAY)  # nothing is there yet
             return works
 
@@ -107,6 +109,20 @@ def test_training_follows_a_change_once(clockwork):
     assert works.ticks(MONDAY + DAY, 2) == []
     works.change("2")
     assert works.ticks(MONDAY + 2 * DAY) == [YARDSTICK, *TRAINED]
+
+
+@pytest.mark.parametrize(("retrain_cron", "trained"), [("", ["checkpoint"]), (SUNDAYS, [])])
+def test_a_home_from_before_the_rename_is_brought_up_to_date_once(clockwork, retrain_cron, trained):
+    """Its books' token bins have another key, and no book changes; nor does what is trained."""
+    before = clockwork(retrain_cron, "token_bins_sre")
+    before.change("1")
+    assert before.ticks(MONDAY) == ["token_bins_sre", *TRAINED]
+    works = Clockwork(before.instance, retrain_cron)
+    works.cursor = before.cursor
+    assert works.ticks(MONDAY + DAY) == [YARDSTICK, *trained]
+    assert works.ticks(MONDAY + 2 * DAY, 2) == []
+    works.change("2")
+    assert works.ticks(MONDAY + 8 * DAY) == [YARDSTICK, *TRAINED]
 
 
 def test_a_failed_training_is_not_tried_again_until_something_changes(clockwork):

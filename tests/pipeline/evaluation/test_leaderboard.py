@@ -341,6 +341,18 @@ def test_a_run_from_before_the_books_were_renamed_stands_beside_the_others(regis
     assert "sre" not in read_leaderboard(registry).datasets
 
 
+@pytest.mark.parametrize("names", [("sre", "books"), ("books", "sre")])
+def test_a_baselines_run_that_has_both_names_counts_by_the_new_one(registry, names):
+    tags = {"kind": "baseline", "data_version/sre": "old", "data_version/books": "new"}
+    run_id = start_run(registry, "both", {}, tags, dict(name="books", digest="new", source="s"))
+    losses = {"sre": 4.0, "books": 1.0}
+    log_final(registry, run_id, {f"val_loss/{name}": losses[name] for name in names}, step=1)
+    registry.set_terminated(run_id, "FINISHED")
+    (entry,) = (one for one in read_leaderboard(registry).entries if one.run_id == run_id)
+    assert entry.value("val_loss", "books") == 1.0
+    assert entry.data_versions == {"books": "new"}
+
+
 def test_the_picture_has_a_panel_for_each_dataset():
     from matplotlib.image import imread
 

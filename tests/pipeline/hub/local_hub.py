@@ -24,6 +24,7 @@ class Hub(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.repositories, self.asked = {}, []
         self.missing, self.altered, self.cut, self.held = set(), set(), {}, {}
+        self.busy = {}  # name -> how many questions for its facts are answered 503
 
     @property
     def url(self):
@@ -50,6 +51,9 @@ class Handler(BaseHTTPRequestHandler):
         folder = hub.repositories.get((listing or file)[1]) if listing or file else None
         if folder is None or (file and (file[3] in hub.missing or not (folder / file[3]).exists())):
             self.send_error(404)
+        elif file and not with_body and hub.busy.get(file[3], 0):
+            hub.busy[file[3]] -= 1
+            self.send_error(503)
         elif listing:
             self.send_listing(folder, listing[1].partition("/")[2], listing[2])
         else:
