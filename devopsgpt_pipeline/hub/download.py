@@ -18,6 +18,7 @@ from huggingface_hub import get_hf_file_metadata
 from huggingface_hub.file_download import http_get
 from huggingface_hub.utils import build_hf_headers
 
+from devopsgpt_model.atomic import file_sha256
 from devopsgpt_model.threads import repeat_every
 
 LOOKUP_TIMEOUT_S = 10.0
@@ -101,10 +102,10 @@ def _told(name: str, partial: Path, size: int, say: Say) -> Iterator[None]:
 
 def _hash_like(expected: str, path: Path) -> str:
     """The hub states a sha256 for large files and git's own hash for small ones."""
-    with path.open("rb") as file:
-        if len(expected) == 64:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-        return hashlib.sha1(f"blob {path.stat().st_size}\0".encode() + file.read()).hexdigest()
+    if len(expected) == 64:
+        return file_sha256(path)
+    content = path.read_bytes()
+    return hashlib.sha1(f"blob {len(content)}\0".encode() + content).hexdigest()
 
 
 def in_short(error: Exception) -> str:
