@@ -5,7 +5,7 @@ RUNTIME := .venv/.runtime
 DEVELOPMENT := .venv/.development
 BENCHMARKS := .venv/.benchmarks
 
-.PHONY: setup run up env test test-slow chaos check bench audit clean
+.PHONY: setup run up env test test-slow chaos attack check bench audit clean
 
 setup: $(RUNTIME)  ## install what running needs
 
@@ -42,6 +42,9 @@ test-slow: $(DEVELOPMENT)  ## load, soak and whole-chain tests that take longer
 
 chaos: $(DEVELOPMENT)  ## faults: kill -9, a full disk, a jumping clock, a lost database; ten minutes at most
 	timeout -s INT 600 $(BIN)/python -m pytest -n 3 --dist loadfile -m chaos tests/chaos
+
+attack: $(DEVELOPMENT)  ## attacks on the service, the scraper, the home and the proxy; minutes, loopback only
+	$(BIN)/python -m pytest -m attack tests/attack
 
 check: $(DEVELOPMENT)  ## format, lint and types
 	$(BIN)/ruff format --check .

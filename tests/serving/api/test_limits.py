@@ -80,7 +80,8 @@ def test_retry_after_is_when_the_queue_will_have_been_worked_off(small_service):
     assert took > 2
     assert took - 1 < told < took + 1.5
     assert small_service.service.backlog.owed == 0
-    told, took = refused_after(small_service, answers=4, tokens=12, delay_s=0.01)
+    # a second of work: a shorter queue may be empty before a busy machine asks
+    told, took = refused_after(small_service, answers=4, tokens=24, delay_s=0.02)
     assert told <= 2
 
 

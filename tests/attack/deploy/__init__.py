@@ -1,0 +1,1 @@
+"""Attacks on Dagster, MLflow and the deployment in front of a browser."""

@@ -1,0 +1,1 @@
+"""Attacks on the scraper, the home and its backups."""

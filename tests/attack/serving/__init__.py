@@ -1,0 +1,1 @@
+"""Attacks on the service: its connections, requests, versions and registry."""
