@@ -248,12 +248,12 @@ def prompts(count: int) -> list[list[int]]:
     return ids
 
 
-def fill_cache(cache: Path) -> None:
+def fill_cache(cache: Path, tokenizer: Tokenizer | None = None) -> None:
     """The model as a verified version, remembered as the one that was served last."""
     versions = VersionCache(cache, 10**12)
     versions.prepare()
     with versions.staging() as staging:
-        save_checkpoint(staging / "checkpoint", _model(), _tokenizer(), {})
+        save_checkpoint(staging / "checkpoint", _model(), tokenizer or _tokenizer(), {})
         (staging / "checkpoint").resolve().rename(staging / "model")
         (staging / "checkpoint").unlink()
         files = {

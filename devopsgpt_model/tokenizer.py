@@ -112,6 +112,11 @@ class Tokenizer:
         return lengths
 
     @cached_property
+    def longest_token(self) -> int:
+        """UTF-8 bytes of the longest token."""
+        return max(self.byte_lengths)
+
+    @cached_property
     def merges(self) -> list[tuple[bytes, bytes]]:
         """The pairs that make the tokens of more than one byte, in merge order."""
         return merges_of(self.ranks)

@@ -65,6 +65,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,
     )
     app.state.service = service
     install_handlers(app)
@@ -72,7 +73,11 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.include_router(completions.router)
     install_pages(app)
     describe_settings(app, service)
-    app.add_middleware(ApiKeyMiddleware, accepted=service.settings.accepted_keys())
+    app.add_middleware(
+        ApiKeyMiddleware,
+        accepted=service.settings.accepted_keys(),
+        guarded=service.settings.guarded,
+    )
     if service.settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,

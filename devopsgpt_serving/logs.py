@@ -3,9 +3,15 @@ it."""
 
 import json
 import logging
+import re
 import sys
 from datetime import UTC, datetime
 
+# What changes how a terminal shows a line, and JSON leaves as it is: control characters above
+# ASCII's, marks of direction, line separators; and halves of surrogate pairs, which are not text.
+_INVISIBLE = re.compile(
+    "[\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff]"
+)
 _USUAL = set(vars(logging.makeLogRecord({}))) | {"message", "asctime", "color_message"}
 
 
@@ -22,7 +28,8 @@ class JsonLines(logging.Formatter):
         }
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return json.dumps(line, ensure_ascii=False, default=str)
+        text = json.dumps(line, ensure_ascii=False, default=str)
+        return _INVISIBLE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def configure(level: str) -> None:

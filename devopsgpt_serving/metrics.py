@@ -52,6 +52,9 @@ class Metrics:
         self.failed_streams = counter(
             "failed_streams", "Streams that an error ended after their 200, by code.", "code"
         )
+        self.closed_connections = counter(
+            "closed_connections", "Connections closed before their client did, by reason.", "reason"
+        )
         self.first_token = histogram(
             "time_to_first_token_seconds", "Arrival to first token.", _SECONDS
         )

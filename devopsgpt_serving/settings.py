@@ -13,7 +13,8 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from devopsgpt_model.tracking import DEFAULT_TRACKING_URI
 
 PREFIX = "DEVOPSGPT_SERVING_"
-# beginnings of paths that ask for a key, where keys are set
+LARGEST_MAX_PROMPTS = 2048  # lists are refused by their length before a setting is asked
+# beginnings of paths that ask for a key, where keys are set; /metrics, too, unless open_metrics
 GUARDED = ("/v1/", "/api/generate", "/admin/")
 
 
@@ -103,11 +104,18 @@ class Settings(BaseSettings):
     max_choices: int = Field(default=8, ge=1)
     """Largest number of answers to each prompt of a request: n, or iterations."""
 
-    max_prompts: int = Field(default=8, ge=1)
+    max_prompts: int = Field(default=8, ge=1, le=LARGEST_MAX_PROMPTS)
     """Largest number of prompts in one request."""
 
     max_body_bytes: int = Field(default=1_000_000, ge=1)
     """Largest request body; a larger one is refused with 413."""
+
+    max_connections: int = Field(default=1000, ge=1)
+    """Open connections; fewer where the limit on file descriptors allows no more. Beyond it, the
+    one that is idle for longest makes room."""
+
+    receive_s: float = Field(default=30.0, gt=0)
+    """Seconds that a request may take to arrive, headers and body; then it is refused with 408."""
 
     pre_prompt: str = ""
     """Text put before a prompt of /api/generate that names no pre_prompt of its own."""
@@ -126,6 +134,9 @@ class Settings(BaseSettings):
 
     api_keys_file: Path | None = None
     """A file with one accepted key a line, at least one, besides api_keys."""
+
+    open_metrics: bool = False
+    """Whether /metrics needs no key where keys are set: for a Prometheus on an inner network."""
 
     allow_anonymous: bool = False
     """Whether a service without keys may listen beyond loopback."""
@@ -175,6 +186,10 @@ class Settings(BaseSettings):
     @property
     def cache_folder(self) -> Path:
         return (self.cache_dir or self.home / "serving").resolve()
+
+    @property
+    def guarded(self) -> tuple[str, ...]:
+        return GUARDED if self.open_metrics else (*GUARDED, "/metrics")
 
     def accepted_keys(self) -> list[str]:
         """Every accepted key. raises: ValueError where the file of keys cannot be read, or holds

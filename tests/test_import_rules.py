@@ -57,6 +57,9 @@ ORDERS = {
         "versions",
         "metrics",
         "api",
+        "connections",
+        "http_protocol",
+        "server",
         "logs",
         "app",
         "__main__",
@@ -104,7 +107,7 @@ INSIDE_FUNCTIONS = {
         "devopsgpt_pipeline/commands/": "*",
         "devopsgpt_pipeline/local/session.py": "devopsgpt_pipeline.local.sweep"
         " devopsgpt_pipeline.tracking.client",
-        "devopsgpt_serving/__main__.py": "devopsgpt_serving.app",
+        "devopsgpt_serving/__main__.py": "devopsgpt_serving.app devopsgpt_serving.server",
     },
     "the environment is set first": {
         "devopsgpt_pipeline/local/session.py": "devopsgpt_pipeline.definitions",

@@ -1,6 +1,5 @@
 """OpenAI's routes: /v1/models and /v1/completions, so that its clients work unchanged."""
 
-import asyncio
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Body, Depends, Request
@@ -27,13 +26,15 @@ from devopsgpt_serving.api.completion_objects import (
 from devopsgpt_serving.api.completion_sse import CompletionStream
 from devopsgpt_serving.api.error_answers import responses
 from devopsgpt_serving.api.pending_answers import PendingAnswers
+from devopsgpt_serving.api.prompts import Prompt, Prompts, encode
 from devopsgpt_serving.api.schemas import (
-    PromptText,
+    Fields,
     SamplingFields,
+    at_most,
     check_limits,
     numbers_only,
 )
-from devopsgpt_serving.api.service import Service, check_prompt, service_of
+from devopsgpt_serving.api.service import Service, service_of
 from devopsgpt_serving.engine.loaded_model import LoadedModel
 from devopsgpt_serving.errors import ApiError
 from devopsgpt_serving.version import Version
@@ -44,18 +45,13 @@ Here = Annotated[Service, Depends(service_of)]
 DEFAULT_MAX_TOKENS = 16  # OpenAI's
 DEFAULT_TEMPERATURE = 1.0  # OpenAI's
 
-TokenIds = Annotated[
-    list[Annotated[int, Field(ge=0)]], Field(min_length=1), BeforeValidator(numbers_only)
-]
-Texts = Annotated[list[PromptText], Field(min_length=1)]
-
+MAX_BIASES = 1024
 Zero = Annotated[Literal[0], BeforeValidator(numbers_only)]
 
 
-class StreamOptions(BaseModel):
+class StreamOptions(Fields):
     """What a stream tells besides text."""
 
-    model_config = ConfigDict(extra="forbid")
     include_usage: StrictBool = False
     include_obfuscation: StrictBool = False
 
@@ -74,11 +70,10 @@ class CompletionRequest(SamplingFields):
     model_config = ConfigDict(json_schema_extra={"if": OPTIONS_NAMED, "then": STREAM_ASKED})
 
     model: str = Field(description="The model's id, as /v1/models lists it.")
-    prompt: (
-        PromptText | TokenIds | Texts | Annotated[list[TokenIds], Field(min_length=1)] | None
-    ) = Field(
-        default=None,
+    prompt: Prompts = Field(
+        default=[None],
         description="A text, token ids, or a list of either; without one, a new document begins.",
+        json_schema_extra={"default": None},
     )
     max_tokens: int | None = Field(
         default=None,
@@ -104,7 +99,7 @@ class CompletionRequest(SamplingFields):
     suffix: Literal[""] | None = Field(
         default=None, description="Nothing: no text can be inserted before another."
     )
-    logit_bias: dict[str, Zero] | None = Field(
+    logit_bias: Annotated[dict[str, Zero], at_most(MAX_BIASES)] | None = Field(
         default=None, description="Zeros: no token can be favoured."
     )
     user: str | None = Field(default=None, description="Taken and not used.")
@@ -245,11 +240,11 @@ async def complete(
     default = min(DEFAULT_MAX_TOKENS, service.settings.max_tokens)
     max_tokens = default if body.max_tokens is None else body.max_tokens
     n = body.n or 1
-    texts = _texts(body)
+    texts = body.prompt
     service.log_prompt(request, texts)
     check_limits(service.settings, max_tokens, "max_tokens", n, "n", len(texts))
     echo = bool(body.echo)
-    prompts = await asyncio.to_thread(_encode, texts, scheduler.loaded, 1 if max_tokens else 0)
+    prompts = await encode(texts, scheduler.loaded, 1 if max_tokens else 0)
     sampling = body.sampling(
         max_tokens,
         DEFAULT_TEMPERATURE,
@@ -284,30 +279,7 @@ async def complete(
     return CompletionAnswer(**head, choices=choices, usage=pending.usage(prompts))
 
 
-def _texts(body: CompletionRequest) -> list[str | list[int] | None]:
-    """The prompts of a request, one by one; None begins a new document."""
-    prompt = body.prompt
-    if prompt is None or isinstance(prompt, str):
-        return [prompt]
-    if isinstance(prompt[0], int):
-        return [prompt]  # type: ignore[list-item]
-    return list(prompt)  # type: ignore[arg-type]
-
-
-def _encode(
-    texts: list[str | list[int] | None], loaded: LoadedModel, spare: int
-) -> list[list[int]]:
-    """raises: ApiError 400 or 422 for a prompt that cannot be gone on from"""
-    return [check_prompt(_ids(text, loaded), loaded, spare) for text in texts]
-
-
-def _ids(text: str | list[int] | None, loaded: LoadedModel) -> list[int]:
-    if text is None:
-        return [loaded.tokenizer.eot_id]
-    return loaded.tokenizer.encode(text) if isinstance(text, str) else text
-
-
-def _echo(text: str | list[int] | None, ids: list[int], loaded: LoadedModel) -> str:
+def _echo(text: Prompt, ids: list[int], loaded: LoadedModel) -> str:
     if text is None:
         return ""
     return text if isinstance(text, str) else loaded.tokenizer.decode(ids)

@@ -8,8 +8,9 @@ from pydantic import BaseModel, Field, ValidationError
 
 from devopsgpt_serving.api.error_answers import invalid, responses
 from devopsgpt_serving.api.pending_answers import PendingAnswers
+from devopsgpt_serving.api.prompts import encode
 from devopsgpt_serving.api.schemas import PromptText, SamplingFields, Text, Usage, check_limits
-from devopsgpt_serving.api.service import Service, check_prompt, service_of
+from devopsgpt_serving.api.service import Service, service_of
 from devopsgpt_serving.engine.sequence import FinishReason
 
 router = APIRouter()
@@ -53,10 +54,15 @@ class GenerateAnswer(BaseModel):
     usage: Usage
 
 
-class Readiness(BaseModel):
-    """Whether requests are answered, by what, and what stands in the way of something newer."""
+class Ready(BaseModel):
+    """Whether requests are answered; where keys are set, all that others are told."""
 
     ready: bool
+
+
+class Readiness(Ready):
+    """Whether requests are answered, by what, and what stands in the way of something newer."""
+
     model: str
     version: str | None
     registry_up: bool | None
@@ -98,13 +104,19 @@ async def healthz(service: Here, response: Response) -> dict[str, bool]:
 @router.get(
     "/api/readyz",
     tags=["health"],
-    responses={503: {"model": Readiness, "description": "Not ready"}},
+    responses={503: {"model": Readiness | Ready, "description": "Not ready"}},
 )
-async def readyz(service: Here, response: Response) -> Readiness:
-    """Whether requests are answered, and by which version."""
-    state, problem = service.follower.state, await service.present_problem()
-    if problem is not None:
+async def readyz(request: Request, service: Here, response: Response) -> Readiness | Ready:
+    """Whether requests are answered, and by which version. Where keys are set and none is sent,
+    only whether."""
+    readiness = await _readiness(service)
+    if not readiness.ready:
         response.status_code = 503
+    return readiness if request.state.known else Ready(ready=readiness.ready)
+
+
+async def _readiness(service: Service) -> Readiness:
+    state, problem = service.follower.state, await service.present_problem()
     served = state.served
     return Readiness(
         ready=problem is None,
@@ -143,10 +155,7 @@ async def generate(
     text = whole_prompt(asked_for, settings.pre_prompt)
     service.log_prompt(request, text)
     scheduler = service.scheduler()
-    tokenizer = scheduler.loaded.tokenizer
-    ids = check_prompt(
-        await asyncio.to_thread(tokenizer.encode, text) or [tokenizer.eot_id], scheduler.loaded
-    )
+    (ids,) = await encode([text or None], scheduler.loaded)
     sampling = asked_for.sampling(max_tokens, DEFAULT_TEMPERATURE)
     request.state.version = scheduler.loaded.version.number
     pending = PendingAnswers(
@@ -174,7 +183,7 @@ async def reload(service: Here) -> Readiness:
     # a look may take longer than a service that stops can wait
     while not (looked.done() or service.draining):
         await asyncio.wait([looked], timeout=DRAINING_CHECK_S)
-    return await readyz(service, Response())
+    return await _readiness(service)
 
 
 def merge(body: GenerateRequest | None, query: dict[str, Any]) -> GenerateRequest:

@@ -20,7 +20,10 @@ from devopsgpt_serving.errors import ApiError
 log = logging.getLogger("devopsgpt_serving.access")
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+_SLASHES = re.compile("//+")
 NO_VERSION = "none"
+# for what is no page: a browser that shows it runs nothing, and frames it nowhere
+NO_PAGE = "default-src 'none'; frame-ancestors 'none'"
 # asked for all the time: logged as debug, not traced
 QUIET = ("/api/healthz", "/api/readyz", "/metrics")
 
@@ -37,6 +40,9 @@ class RequestMiddleware:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        # `https://host/v1/` + `/completions` is a common slip, and so is a slash at the end. A
+        # redirect would name whatever host the request names.
+        scope["path"] = _SLASHES.sub("/", scope["path"]).rstrip("/") or "/"
         headers = Headers(scope=scope)
         given = headers.get("x-request-id", "")
         state = scope.setdefault("state", {})
@@ -93,7 +99,10 @@ class _Exchange:
             self.status = message["status"]
             headers = MutableHeaders(scope=message)
             headers["X-Request-ID"] = self.scope["state"]["request_id"]
-            headers["X-Model-Version"] = self._version()
+            headers["X-Content-Type-Options"] = "nosniff"
+            headers.setdefault("Content-Security-Policy", NO_PAGE)
+            if self.scope["state"].get("known"):
+                headers["X-Model-Version"] = self._version()
         await self._send(message)
 
     def close(self) -> None:

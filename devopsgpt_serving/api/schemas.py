@@ -2,7 +2,15 @@
 
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from devopsgpt_serving.engine.sampling import Sampling
@@ -22,13 +30,47 @@ def whole_characters(text: str) -> str:
 
 
 def numbers_only(value: object) -> object:
-    """raises: PydanticCustomError for true or "1", also in a list, which pydantic would read as
-    numbers"""
-    if any(isinstance(one, bool | str) for one in (value if isinstance(value, list) else [value])):
+    """raises: PydanticCustomError for true or "1", which pydantic would read as numbers"""
+    if isinstance(value, bool | str):
         raise PydanticCustomError("number_type", "Input should be a number")
     return value
 
 
+def at_most(most: int) -> BeforeValidator:
+    """Refuses a longer list or object by its length, before an item is looked at."""
+
+    def check(value: object) -> object:
+        if isinstance(value, list | dict) and len(value) > most:
+            raise PydanticCustomError(
+                "too_long",
+                "may have at most {most} items, got {got}",
+                {"most": most, "got": len(value)},
+            )
+        return value
+
+    return BeforeValidator(check)
+
+
+class Fields(BaseModel):
+    """An object of known fields, refused by its length where it has many more: each unknown one
+    would be a complaint of its own."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_many(cls, given: object) -> object:
+        if isinstance(given, dict) and len(given) > MAX_FIELDS:
+            raise PydanticCustomError(
+                "too_many_fields",
+                "an object may have at most {most} fields, got {got}",
+                {"most": MAX_FIELDS, "got": len(given)},
+            )
+        return given
+
+
+MAX_FIELDS = 100
+MAX_STOP_STRINGS = 16
 LARGEST_SEED = 2**53 - 1  # what JSON carries exactly between all languages
 
 Text = Annotated[str, AfterValidator(whole_characters)]
@@ -51,10 +93,8 @@ _NUMBERS = (
 )  # also of subclasses
 
 
-class SamplingFields(BaseModel):
+class SamplingFields(Fields):
     """How tokens are chosen."""
-
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     temperature: float | None = Field(
         default=None,
@@ -80,9 +120,10 @@ class SamplingFields(BaseModel):
         le=LARGEST_SEED,
         description="The same seed gives the same text from the same version.",
     )
-    stop: StopString | Annotated[list[StopString], Field(max_length=16)] | None = Field(
-        default=None, description="Texts at which an answer ends; they are not part of it."
-    )
+    stop: Annotated[
+        StopString | Annotated[list[StopString], Field(max_length=MAX_STOP_STRINGS)] | None,
+        at_most(MAX_STOP_STRINGS),
+    ] = Field(default=None, description="Texts at which an answer ends; they are not part of it.")
     repetition_penalty: float | None = Field(
         default=None, ge=0.1, le=10, description="Above 1 discourages tokens of prompt and answer."
     )

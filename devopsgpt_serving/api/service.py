@@ -9,7 +9,7 @@ from fastapi import Request
 
 from devopsgpt_serving.engine.backlog import Backlog
 from devopsgpt_serving.engine.engine import Engine
-from devopsgpt_serving.engine.loaded_model import LoadedModel, Scheduler
+from devopsgpt_serving.engine.loaded_model import Scheduler
 from devopsgpt_serving.engine.mailbox import Mailbox
 from devopsgpt_serving.errors import ApiError
 from devopsgpt_serving.metrics import Metrics
@@ -79,29 +79,3 @@ def service_of(request: Request) -> Service:
     """The service that a request came to; a FastAPI dependency."""
     service: Service = request.app.state.service
     return service
-
-
-def check_prompt(ids: list[int], loaded: LoadedModel, spare: int = 1) -> list[int]:
-    """A prompt that leaves room for an answer.
-
-    spare: tokens that must still fit
-    raises: ApiError 400 for one that does not, 422 for one with ids outside the vocabulary
-    """
-    vocab_size, room = loaded.tokenizer.vocab_size, loaded.block_size - spare
-    if outside := [token for token in ids if not 0 <= token < vocab_size]:
-        raise ApiError(
-            422,
-            "invalid_value",
-            f"prompt: token ids must be 0..{vocab_size - 1}, got {outside[0]}",
-            "prompt",
-        )
-    if len(ids) > room:
-        raise ApiError(
-            400,
-            "context_length_exceeded",
-            f"the prompt may have at most {room} tokens (the model's context is "
-            f"{loaded.block_size}), "
-            f"got {len(ids)}; shorten it",
-            "prompt",
-        )
-    return ids

@@ -5,6 +5,7 @@ import os
 import secrets
 import subprocess
 import sys
+from functools import partial
 
 import httpx
 import pytest
@@ -57,13 +58,13 @@ def test_a_planted_secret_is_in_nothing_that_a_chain_and_its_service_write(tmp_p
             assert answer.status_code == status
             assert SECRET not in answer.text
         world.kill("mlflow")  # errors that name the registry
-        until(
-            lambda: (
-                not httpx.get(f"{world.servers['service'].url}/api/readyz").json()["registry_up"]
-            ),
-            30,
+        ready = partial(
+            httpx.get,
+            f"{world.servers['service'].url}/api/readyz",
+            headers={"Authorization": f"Bearer {SECRET}"},
         )
-        assert SECRET not in httpx.get(f"{world.servers['service'].url}/api/readyz").text
+        until(lambda: not ready().json()["registry_up"], 30)
+        assert SECRET not in ready().text
         failed = world.chain(seed=1)
         assert failed.wait(150) != 0
         assert plain.split("//")[1] in (tmp_path / "chain.log").read_text()

@@ -14,7 +14,10 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(580)]
 
 
 def served(stack):
-    return httpx.get(f"{stack.url('serving')}/api/readyz", timeout=10).json()["version"]
+    key = stack.services["serving"]["environment"]["DEVOPSGPT_SERVING_API_KEYS"]
+    headers = {"Authorization": f"Bearer {key}"}
+    ready = httpx.get(f"{stack.url('serving')}/api/readyz", headers=headers, timeout=10)
+    return ready.json()["version"]
 
 
 def wait_for_version(stack, version):

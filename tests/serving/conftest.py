@@ -14,7 +14,6 @@ from pathlib import Path
 import httpx
 import pytest
 import torch
-import uvicorn
 from mlflow import MlflowClient
 from mlflow.models import Model, ModelSignature
 from mlflow.types import ColSpec, DataType, Schema
@@ -24,6 +23,7 @@ from devopsgpt_model.config import GPTConfig
 from devopsgpt_model.gpt import GPT
 from devopsgpt_model.tokenizer import Tokenizer
 from devopsgpt_serving.app import create_app
+from devopsgpt_serving.server import Server
 from devopsgpt_serving.settings import Settings
 from serving.versions.trouble import Proxy
 
@@ -127,7 +127,9 @@ class RunningService:
         until(lambda: self.ready().get("version") == version, seconds, self.ready)
 
     def ready(self):
-        return self.http.get("/api/readyz").json()
+        keys = self.service.settings.accepted_keys()
+        headers = {"Authorization": f"Bearer {keys[0]}"} if keys else {}
+        return self.http.get("/api/readyz", headers=headers).json()
 
     def complete(self, prompt, **fields):
         return self.http.post(
@@ -161,9 +163,7 @@ def serving(tmp_path, **settings):
         port=0,
     )
     app = create_app(Settings(**(defaults | settings)))
-    server = uvicorn.Server(
-        uvicorn.Config(app, port=0, log_config=None, timeout_graceful_shutdown=5)
-    )
+    server = Server(app, port=0)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     until(lambda: server.started)

@@ -8,6 +8,7 @@ import pytest
 from starlette.responses import PlainTextResponse
 
 from devopsgpt_serving.api.api_keys import ApiKeyMiddleware
+from devopsgpt_serving.settings import GUARDED
 from serving.conftest import serving
 
 
@@ -17,7 +18,7 @@ def test_keys_are_asked_for(common_shelf, tmp_path):
     where = dict(tracking_uri=common_shelf.url, model_name=common_shelf.name)
     with serving(tmp_path, **where, api_keys="first,third", api_keys_file=keys) as service:
         service.wait_for("1")
-        for path in ("/api/healthz", "/api/readyz", "/", "/docs", "/openapi.json", "/metrics"):
+        for path in ("/api/healthz", "/api/readyz", "/", "/docs", "/openapi.json"):
             assert service.http.get(path).status_code == 200, path
         for key in (None, "wrong", "firs"):
             headers = {"Authorization": f"Bearer {key}"} if key else {}
@@ -39,7 +40,9 @@ def status_with(authorization, accepted):
     """What an application behind keys answers to a header."""
 
     async def ask():
-        transport = httpx.ASGITransport(app=ApiKeyMiddleware(PlainTextResponse("passed"), accepted))
+        transport = httpx.ASGITransport(
+            app=ApiKeyMiddleware(PlainTextResponse("passed"), accepted, GUARDED)
+        )
         async with httpx.AsyncClient(transport=transport, base_url="http://here") as client:
             return (
                 await client.get("/v1/models", headers={"Authorization": authorization})

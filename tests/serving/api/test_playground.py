@@ -55,6 +55,13 @@ def tab(browser, service, **look):
         lambda message: page.complaints.append(message.text) if message.type == "error" else None,
     )
     page.goto(service.url)
+    if keys := service.service.settings.accepted_keys():
+        page.get_by_text("this service asks for an API key").wait_for()
+        page.get_by_label("API key").fill("wrong")
+        page.get_by_label("API key").blur()
+        page.get_by_text("this API key is not accepted").wait_for()
+        page.get_by_label("API key").fill(keys[0])
+        page.get_by_label("API key").blur()
     page.get_by_text(f"{service.name}, version 1").wait_for()
     yield page
     page.close()
@@ -131,7 +138,6 @@ def test_the_playground_stops_an_answer_and_the_engine_with_it(browser, slow_ser
     with tab(browser, slow_service) as page:
         stop = page.get_by_role("button", name="Stop")
         assert stop.is_disabled()
-        page.get_by_label("API key").fill("the-key")
         page.get_by_label("Most tokens").fill("100")
         page.keyboard.press("Control+Enter")
         # a busy machine shows not each one
@@ -178,6 +184,9 @@ def test_the_playground_tells_the_tags_of_the_version_that_answered(browser, she
 
 def test_the_playground_asks_for_the_key(browser, slow_service):
     with tab(browser, slow_service) as page:
+        page.get_by_label("API key").fill("")
+        page.get_by_label("API key").blur()
+        page.get_by_text("this service asks for an API key").wait_for()
         page.get_by_role("button", name="Go on").click()
         page.get_by_role("alert").get_by_text("a valid key is needed").wait_for()
 
