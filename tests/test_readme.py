@@ -159,3 +159,14 @@ def test_no_path_of_a_machine_is_named():
         REPOSITORY / "CHANGELOG.md",
     ]:
         assert not re.search(r"(/work/|/root/|/home/|/tmp/)", path.read_text()), path
+
+
+def test_each_row_of_the_threat_model_names_what_shows_it():
+    text = (REPOSITORY / "docs" / "security.md").read_text(encoding="utf-8")
+    table = [line.split("|") for line in text.splitlines() if line.startswith("| ")]
+    assert table[0][5].strip() == "Shown by"
+    for row in table[1:]:
+        shown = re.findall(r"`([^`]+)`", row[5])
+        assert shown, f"nothing shows {row[1].strip()!r}"
+        for what in shown:
+            assert what == "make audit" or (REPOSITORY / what).is_file(), what
