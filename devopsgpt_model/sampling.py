@@ -26,7 +26,10 @@ class SamplingParams(NamedTuple):
     """How many of the most likely tokens may be drawn, 0 for all."""
     top_p: float = 1.0
     """The share of probability that the most likely tokens must reach (Holtzman et al. 2019); those
-    alike stay."""
+    alike stay; 0 leaves the likeliest."""
+    min_p: float = 0.0
+    """The least probability of a token that may be drawn, as a share of the likeliest one's (Nguyen
+    et al. 2024)."""
 
     def check(self) -> "SamplingParams":
         """Itself. raises: ValueError for a setting out of range"""
@@ -34,8 +37,10 @@ class SamplingParams(NamedTuple):
             raise ValueError(f"temperature must be 0 (greedy) to 2, got {self.temperature}")
         if self.top_k < 0:
             raise ValueError(f"top_k must be 0 (all tokens) or more, got {self.top_k}")
-        if not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p must be above 0 and at most 1, got {self.top_p}")
+        if not 0 <= self.top_p <= 1:
+            raise ValueError(f"top_p must be 0 (the likeliest token) to 1, got {self.top_p}")
+        if not 0 <= self.min_p <= 1:
+            raise ValueError(f"min_p must be 0 (all tokens) to 1, got {self.min_p}")
         return self
 
 
@@ -82,11 +87,21 @@ def _drawn(logits: Tensor, top_k: int, params: list[SamplingParams]) -> list[int
     kept = logits.topk(min(top_k, logits.size(1))) if top_k else None
     degrees = torch.tensor([[one.temperature] for one in params], device=logits.device)
     weights = torch.softmax((logits if kept is None else kept.values) / degrees, dim=1)
+    if rows := [row for row, one in enumerate(params) if one.min_p > 0]:
+        weights[rows] = _above_min_p(weights[rows], [params[row].min_p for row in rows])
     picked = _pick(weights, params)
     if rows := [row for row, one in enumerate(params) if one.top_p < 1]:
         picked[rows] = _repick(_rows(weights, rows), picked[rows], [params[row] for row in rows])
     ids = picked if kept is None else kept.indices.gather(1, picked[:, None])[:, 0]
     return ids.tolist()  # type: ignore[no-any-return]
+
+
+def _above_min_p(weights: Tensor, shares: list[float]) -> Tensor:
+    """The weights that reach a share of their row's largest, adding up to 1 again. weights: (R,
+    N)"""
+    least = weights.amax(1, keepdim=True) * torch.tensor(shares, device=weights.device)[:, None]
+    kept = weights.where(weights >= least, 0)
+    return kept / kept.sum(1, keepdim=True)
 
 
 def _repick(weights: Tensor, picked: Tensor, params: list[SamplingParams]) -> Tensor:

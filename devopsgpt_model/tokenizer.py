@@ -75,6 +75,11 @@ class Tokenizer:
         token."""
         return self._encoding.encode_ordinary(text)
 
+    def encode_special(self, text: str) -> list[int]:
+        """Ids of a text in which <|endoftext|> is the special token, as in Hugging Face's
+        tokenizers."""
+        return self._encoding.encode(text, allowed_special={END_OF_TEXT})
+
     def encode_batch(self, texts: Sequence[str], num_threads: int = 2) -> list[list[int]]:
         """Ids of several texts, encoded in parallel."""
         return self._encoding.encode_ordinary_batch(list(texts), num_threads=num_threads)

@@ -11,11 +11,12 @@ from anyio import to_thread
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
-from devopsgpt_serving.api import completions
-from devopsgpt_serving.api import generate as api
+from devopsgpt_serving.api import generate, health
 from devopsgpt_serving.api.api_keys import ApiKeyMiddleware
 from devopsgpt_serving.api.error_answers import install_handlers
 from devopsgpt_serving.api.middleware import RequestMiddleware
+from devopsgpt_serving.api.openai import chat, completions, models, tokens
+from devopsgpt_serving.api.openai.chat_template import open_chat_template
 from devopsgpt_serving.api.openapi import describe_settings
 from devopsgpt_serving.api.pages import install_pages
 from devopsgpt_serving.api.service import Service
@@ -43,9 +44,12 @@ which one gave it."""
 def create_app(settings: Settings | None = None) -> FastAPI:
     """The service. settings: from the environment where None
 
-    raises: ValueError for a setting out of range, OSError for a cache folder that cannot be written
+    raises: ValueError for a setting out of range or a chat template that is none, OSError for a
+    cache folder that cannot be written
     """
-    service = build_service(settings or Settings())
+    settings = settings or Settings()
+    chat_template = open_chat_template(settings.chat_template)
+    service = build_service(settings)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -68,9 +72,10 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.service = service
+    app.state.chat_template = chat_template
     install_handlers(app)
-    app.include_router(api.router)
-    app.include_router(completions.router)
+    for routes in (generate, models, completions, chat, tokens, health):
+        app.include_router(routes.router)
     install_pages(app)
     describe_settings(app, service)
     app.add_middleware(
@@ -82,9 +87,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         app.add_middleware(
             CORSMiddleware,
             allow_origins=list(service.settings.cors_origins),
-            allow_methods=["GET", "POST"],
+            allow_methods=["GET", "HEAD", "POST"],
             allow_headers=["Authorization", "Content-Type", "X-Request-ID"],
-            expose_headers=["X-Request-ID", "X-Model-Version", "Retry-After"],
+            expose_headers=["X-Request-ID", "X-Model-Version", "X-Ignored-Fields", "Retry-After"],
         )
     app.add_middleware(RequestMiddleware, service=service)  # the last is the outermost
     return app
@@ -92,7 +97,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
 def build_service(settings: Settings) -> Service:
     """Engine, follower and metrics, not yet started."""
-    metrics, backlog, tracing = Metrics(), Backlog(settings.deadline_s), open_tracing()
+    metrics, backlog = Metrics(settings.model_name), Backlog(settings.deadline_s)
+    tracing, mailbox = open_tracing(), Mailbox(settings.stream_interval_s)
 
     def on_token(sequence: Sequence) -> None:
         backlog.token()
@@ -109,6 +115,7 @@ def build_service(settings: Settings) -> Service:
         prefill_chunk=settings.prefill_chunk,
         on_token=on_token,
         on_end=on_end,
+        on_step=mailbox.end_step,
     )
     cache = VersionCache(settings.cache_folder, settings.max_cache_bytes)
     cache.prepare()
@@ -124,9 +131,7 @@ def build_service(settings: Settings) -> Service:
         tracing=tracing,
     )
     metrics.watch(engine, follower)
-    return Service(
-        settings, engine, follower, metrics, backlog, tracing, Mailbox(settings.stream_interval_s)
-    )
+    return Service(settings, engine, follower, metrics, backlog, tracing, mailbox)
 
 
 def _loader(settings: Settings) -> Callable[[Version, Path], LoadedModel]:

@@ -36,7 +36,7 @@ class Server(uvicorn.Server):
         settings = self.service.settings
         admission = Connections(
             affordable_connections(settings.max_connections),
-            lambda reason: self.service.metrics.closed_connections.labels(reason).inc(),
+            lambda reason: self.service.metrics.closed_connections(reason).inc(),
         )
         protocol = partial(HttpProtocol, admission=admission, receive_s=settings.receive_s)
         super().__init__(

@@ -15,7 +15,7 @@ from devopsgpt_model.tracking import DEFAULT_TRACKING_URI
 PREFIX = "DEVOPSGPT_SERVING_"
 LARGEST_MAX_PROMPTS = 2048  # lists are refused by their length before a setting is asked
 # beginnings of paths that ask for a key, where keys are set; /metrics, too, unless open_metrics
-GUARDED = ("/v1/", "/api/generate", "/admin/")
+GUARDED = ("/v1/", "/api/generate", "/admin/", "/load", "/tokenize", "/detokenize")
 
 
 class Settings(BaseSettings):
@@ -95,8 +95,8 @@ class Settings(BaseSettings):
     """Prompt tokens computed between two decode steps of the others."""
 
     stream_interval_s: float = Field(default=0.05, ge=0)
-    """Seconds between two deliveries of streamed text, first and last of an answer at once; 0 sends
-    token by token."""
+    """Seconds between two deliveries of streamed text while more than 8 sequences are computed,
+    first and last of an answer at once; fewer send token by token, and so does 0."""
 
     max_tokens: int = Field(default=4096, ge=1)
     """Largest max_tokens that a request may ask for."""
@@ -104,8 +104,17 @@ class Settings(BaseSettings):
     max_choices: int = Field(default=8, ge=1)
     """Largest number of answers to each prompt of a request: n, or iterations."""
 
-    max_prompts: int = Field(default=8, ge=1, le=LARGEST_MAX_PROMPTS)
-    """Largest number of prompts in one request."""
+    max_prompts: int = Field(default=128, ge=1, le=LARGEST_MAX_PROMPTS)
+    """Largest number of prompts in one request; those that the queue has no room for wait within
+    it."""
+
+    parse_special: bool = True
+    """Whether <|endoftext|> in a text is the special token on /v1 and /tokenize, as for vLLM and
+    llama.cpp; a request's parse_special wins. /api/generate always reads it as text."""
+
+    chat_template: Path | None = None
+    """Jinja template of /v1/chat/completions: a file, or "plain" for the one that is shipped; unset
+    refuses chats."""
 
     max_body_bytes: int = Field(default=1_000_000, ge=1)
     """Largest request body; a larger one is refused with 413."""
@@ -174,12 +183,11 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _admit_the_largest_request(self) -> "Settings":
-        if self.max_choices * self.max_prompts > self.max_batch_size + self.max_queue:
+        if self.max_choices > self.max_batch_size + self.max_queue:
             raise ValueError(
-                "max_choices * max_prompts must be at most max_batch_size + max_queue, else the "
-                "largest one is never "
-                f"admitted; got {self.max_choices} * {self.max_prompts} and {self.max_batch_size} "
-                f"+ {self.max_queue}"
+                "max_choices must be at most max_batch_size + max_queue, else the largest request "
+                f"is never admitted; got {self.max_choices} and {self.max_batch_size} + "
+                f"{self.max_queue}"
             )
         return self
 

@@ -49,9 +49,9 @@ class Tracing:
         caller = TraceContextTextMapPropagator().extract(dict(Headers(scope=scope)))
         return self._tracer.start_span(scope["method"], caller, SpanKind.SERVER)
 
-    def end(self, span: "Span | None", facts: dict[str, Any]) -> None:
-        """It was answered. facts: request_id, method, route, status, version, and the error's code
-        if there is one"""
+    def end(self, span: "Span | None", facts: dict[str, Any], sequences: list[Sequence]) -> None:
+        """It was answered. facts: request_id, method, route, status, model, version, and the
+        error's code if there is one; sequences: its answers"""
         if span is None:
             return
         from opentelemetry.trace import StatusCode
@@ -66,6 +66,8 @@ class Tracing:
                 "devopsgpt.model_version": facts["version"],
             }
         )
+        if sequences:
+            span.set_attributes(_generation(facts, sequences))
         code, status = facts.get("error_code"), facts["status"]
         if code:
             span.set_attribute("error.type", code)
@@ -140,6 +142,32 @@ def open_tracing() -> Tracing:
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     log.info("traces go out", extra={"collector": endpoint})
     return Tracing(provider)
+
+
+def _generation(facts: dict[str, Any], sequences: list[Sequence]) -> dict[str, Any]:
+    """OpenTelemetry's gen_ai attributes of one request: what was asked for, and counts."""
+    sampling = sequences[0].sampling
+    prompts = {id(sequence.prompt): len(sequence.prompt) for sequence in sequences}
+    reasons = [sequence.finish_reason or "error" for sequence in sequences]
+    attributes = {
+        "operation.name": "chat" if "chat" in facts["route"] else "text_completion",
+        "provider.name": "devopsgpt",
+        "request.model": facts["model"],
+        "request.choice.count": len(sequences) // len(prompts),
+        "request.max_tokens": sampling.max_tokens,
+        "request.temperature": sampling.temperature,
+        "request.top_k": sampling.top_k,
+        "request.top_p": sampling.top_p,
+        "request.frequency_penalty": sampling.frequency_penalty,
+        "request.presence_penalty": sampling.presence_penalty,
+        "response.model": f"{facts['model']}-{facts['version']}",
+        "response.finish_reasons": reasons,
+        "usage.input_tokens": sum(prompts.values()),
+        "usage.output_tokens": sum(len(sequence.tokens) for sequence in sequences),
+    }
+    if sampling.seed is not None:
+        attributes["request.seed"] = sampling.seed
+    return {f"gen_ai.{name}": value for name, value in attributes.items()}
 
 
 def _stages(sequence: Sequence, reason: str) -> Iterator[tuple[str, float, float, dict[str, Any]]]:

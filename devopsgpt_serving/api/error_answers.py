@@ -130,13 +130,18 @@ def invalid(
             "document"
         )
         return ApiError(422, "empty_prompt", message, param)
+    if kind == "unknown_field":
+        return ApiError(422, "unknown_field", what, param)
     shown = f", got {got!r}" if isinstance(got, int | float | bool) else ""
-    code = "unknown_field" if kind == "extra_forbidden" else "invalid_value"
+    codes = {"extra_forbidden": "unknown_field", "unsupported": "unsupported_field"}
+    code = codes.get(str(kind), "invalid_value")
     return ApiError(422, code, f"{param}: {what}{shown}" if param else what, param)
 
 
 def _field(error: dict[str, Any]) -> str | None:
     """The field that a complaint is about; None for the body as a whole."""
+    if error.get("type") == "unknown_field":
+        return str(error["ctx"]["field"])
     where = [str(part) for part in error.get("loc", ()) if part not in ("body", "query", "path")]
     return where[0] if where and error.get("type") != "json_invalid" else None
 
@@ -145,6 +150,23 @@ async def _http_error(request: Request, error: Exception) -> JSONResponse:
     status = error.status_code if isinstance(error, HTTPException) else 500
     detail = str(error.detail) if isinstance(error, HTTPException) else "unexpected"
     headers = dict(error.headers or {}) if isinstance(error, HTTPException) else {}
+    if status == 404 and detail == "Not Found":
+        detail = _no_route(request)
     return _told(
         request, ApiError(status, CODES.get(status, "http_error"), detail, headers=headers)
     )
+
+
+def _no_route(request: Request) -> str:
+    """What is told of a path that no route has."""
+    asked = f"there is no {request.method} {request.url.path[:100]!r} here"
+    if not request.url.path.startswith("/v1/"):
+        return f"{asked}; /docs lists what there is"
+    document = request.app.openapi()["paths"]
+    routes = [
+        f"{method.upper()} {path}"
+        for path, operations in document.items()
+        for method in operations
+        if path.startswith("/v1/")
+    ]
+    return f"{asked}; there are {', '.join(sorted(routes))}"

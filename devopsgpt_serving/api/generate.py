@@ -1,10 +1,11 @@
-"""The original's routes: /api/healthz, /api/readyz, /api/generate; and /admin/reload."""
+"""The original's route: /api/generate."""
 
-import asyncio
+import difflib
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Body, Depends, Query, Request, Response
-from pydantic import BaseModel, Field, ValidationError
+from fastapi import APIRouter, Body, Depends, Query, Request
+from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 
 from devopsgpt_serving.api.error_answers import invalid, responses
 from devopsgpt_serving.api.pending_answers import PendingAnswers
@@ -18,7 +19,17 @@ Here = Annotated[Service, Depends(service_of)]
 
 DEFAULT_MAX_TOKEN_LEN = 100  # the original's
 DEFAULT_TEMPERATURE = 0.8  # nanoGPT's sample.py, which the original's users know
-DRAINING_CHECK_S = 0.2  # how soon a reload that waits sees that the service stops
+
+
+# what other services call a field of /api/generate
+MEANT = {
+    **dict.fromkeys(("max_tokens", "max_new_tokens", "max_length", "length"), "max_token_len"),
+    **dict.fromkeys(("n", "num_return_sequences", "num_samples", "best_of"), "iterations"),
+    **dict.fromkeys(("text", "inputs", "input", "messages"), "prompt"),
+    **dict.fromkeys(("system", "prefix", "context"), "pre_prompt"),
+    **dict.fromkeys(("stop_sequences", "stop_strings"), "stop"),
+    "random_seed": "seed",
+}
 
 
 class GenerateRequest(SamplingFields):
@@ -37,6 +48,24 @@ class GenerateRequest(SamplingFields):
     )
     iterations: int = Field(default=1, ge=1, description="How many answers.")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _suggest_the_right_name(cls, given: object) -> object:
+        names = given if isinstance(given, dict) else {}
+        unknown = next((name for name in names if name not in cls.model_fields), None)
+        if unknown is None:
+            return given
+        close = difflib.get_close_matches(unknown[:100], [*cls.model_fields], n=1)
+        meant = MEANT.get(unknown, close[0] if close else None)
+        raise PydanticCustomError(
+            "unknown_field",
+            "{field}: there is no such field; {remedy}",
+            {
+                "field": unknown[:100],
+                "remedy": f"use {meant}" if meant else "leave it out; /docs lists those there are",
+            },
+        )
+
 
 class Completion(BaseModel):
     """One answer. finish_reason: "stop" at a natural end or a stop string, "length" at a limit"""
@@ -52,23 +81,6 @@ class GenerateAnswer(BaseModel):
     model: str
     version: str
     usage: Usage
-
-
-class Ready(BaseModel):
-    """Whether requests are answered; where keys are set, all that others are told."""
-
-    ready: bool
-
-
-class Readiness(Ready):
-    """Whether requests are answered, by what, and what stands in the way of something newer."""
-
-    model: str
-    version: str | None
-    registry_up: bool | None
-    from_cache: bool
-    problem: str | None
-    tags: dict[str, str]
 
 
 EXAMPLES: Any = {
@@ -92,45 +104,11 @@ EXAMPLES: Any = {
 }
 
 
-@router.get("/api/healthz", tags=["health"], responses=responses(500))
-async def healthz(service: Here, response: Response) -> dict[str, bool]:
-    """Whether the process lives. A model is not needed for that; /api/readyz tells about the
-    model."""
-    if not service.engine.alive:
-        response.status_code = 500
-    return {"api_healthy": service.engine.alive}
-
-
-@router.get(
-    "/api/readyz",
-    tags=["health"],
-    responses={503: {"model": Readiness | Ready, "description": "Not ready"}},
-)
-async def readyz(request: Request, service: Here, response: Response) -> Readiness | Ready:
-    """Whether requests are answered, and by which version. Where keys are set and none is sent,
-    only whether."""
-    readiness = await _readiness(service)
-    if not readiness.ready:
-        response.status_code = 503
-    return readiness if request.state.known else Ready(ready=readiness.ready)
-
-
-async def _readiness(service: Service) -> Readiness:
-    state, problem = service.follower.state, await service.present_problem()
-    served = state.served
-    return Readiness(
-        ready=problem is None,
-        model=service.settings.model_name,
-        version=served.number if served else None,
-        registry_up=state.registry_up,
-        from_cache=state.from_cache,
-        problem=problem or state.problem,
-        tags=served.tags if served else {},
-    )
-
-
 @router.post(
-    "/api/generate", tags=["generate"], responses=responses(400, 401, 413, 422, 429, 500, 503, 504)
+    "/api/generate",
+    tags=["generate"],
+    summary="Continue a text",
+    responses=responses(400, 401, 413, 422, 429, 500, 503, 504),
 )
 async def generate(
     request: Request,
@@ -173,17 +151,6 @@ async def generate(
         version=scheduler.loaded.version.number,
         usage=pending.usage([ids]),
     )
-
-
-@router.post("/admin/reload", tags=["admin"], responses=responses(401))
-async def reload(service: Here) -> Readiness:
-    """Look at the registry now instead of at the next turn, also at a version that was refused
-    before."""
-    looked = asyncio.wrap_future(service.follower.ask())
-    # a look may take longer than a service that stops can wait
-    while not (looked.done() or service.draining):
-        await asyncio.wait([looked], timeout=DRAINING_CHECK_S)
-    return await _readiness(service)
 
 
 def merge(body: GenerateRequest | None, query: dict[str, Any]) -> GenerateRequest:

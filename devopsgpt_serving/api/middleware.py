@@ -25,7 +25,7 @@ NO_VERSION = "none"
 # for what is no page: a browser that shows it runs nothing, and frames it nowhere
 NO_PAGE = "default-src 'none'; frame-ancestors 'none'"
 # asked for all the time: logged as debug, not traced
-QUIET = ("/api/healthz", "/api/readyz", "/metrics")
+QUIET = ("/api/healthz", "/api/readyz", "/health", "/ping", "/load", "/metrics")
 
 
 class RequestMiddleware:
@@ -43,6 +43,9 @@ class RequestMiddleware:
         # `https://host/v1/` + `/completions` is a common slip, and so is a slash at the end. A
         # redirect would name whatever host the request names.
         scope["path"] = _SLASHES.sub("/", scope["path"]).rstrip("/") or "/"
+        if scope["method"] == "HEAD":
+            # routes answer it as GET; the server, which keeps the other scope, sends no body
+            scope = {**scope, "method": "GET", "head": True}
         headers = Headers(scope=scope)
         given = headers.get("x-request-id", "")
         state = scope.setdefault("state", {})
@@ -101,6 +104,8 @@ class _Exchange:
             headers["X-Request-ID"] = self.scope["state"]["request_id"]
             headers["X-Content-Type-Options"] = "nosniff"
             headers.setdefault("Content-Security-Policy", NO_PAGE)
+            if ignored := self.scope["state"].get("ignored_fields"):
+                headers["X-Ignored-Fields"] = ignored
             if self.scope["state"].get("known"):
                 headers["X-Model-Version"] = self._version()
         await self._send(message)
@@ -110,22 +115,26 @@ class _Exchange:
         route = getattr(self.scope.get("route"), "path", "unknown")
         facts: dict[str, Any] = {
             "request_id": self.scope["state"]["request_id"],
-            "method": self.scope["method"],
+            "method": "HEAD" if "head" in self.scope else self.scope["method"],
             "status": self.status or 500,
             "version": self._version(),
         }
         code = self.scope["state"].get("error_code")
-        self.service.metrics.http_requests.labels(route, str(facts["status"])).inc()
+        self.service.metrics.http_requests(route, str(facts["status"])).inc()
         if code:
-            self.service.metrics.rejections.labels(code).inc()
+            self.service.metrics.rejections(code).inc()
             facts["error_code"] = code
             # sent before the error came: this count is all that tells of it
             if facts["status"] < 400:
-                self.service.metrics.failed_streams.labels(code).inc()
+                self.service.metrics.failed_streams(code).inc()
         level = logging.DEBUG if self.scope["path"] in QUIET else logging.INFO
         path, seconds = self.scope["path"], round(time.monotonic() - self.began, 4)
         log.log(level, "request", extra=facts | {"path": path, "seconds": seconds})
-        self.service.tracing.end(self.span, facts | {"route": route})
+        self.service.tracing.end(
+            self.span,
+            facts | {"route": route, "model": self.service.settings.model_name},
+            self.scope["state"].get("sequences", []),
+        )
 
     def _version(self) -> str:
         scheduler = self.service.engine.current

@@ -31,12 +31,14 @@ def _add_limits(document: dict[str, Any], settings: Settings) -> None:
         "max_token_len": settings.max_tokens,
         "iterations": settings.max_choices,
         "max_tokens": settings.max_tokens,
+        "max_completion_tokens": settings.max_tokens,
         "n": settings.max_choices,
     }
     schemas = document["components"]["schemas"]
     fields = [
         *schemas["GenerateRequest"]["properties"].items(),
         *schemas["CompletionRequest"]["properties"].items(),
+        *schemas["ChatRequest"]["properties"].items(),
         *(
             (one["name"], one["schema"])
             for one in document["paths"]["/api/generate"]["post"]["parameters"]
@@ -64,12 +66,39 @@ def _add_best_of(schema: dict[str, Any], max_choices: int) -> None:
 
 
 def _add_vocabulary(document: dict[str, Any], vocab_size: int) -> None:
-    for form in document["components"]["schemas"]["CompletionRequest"]["properties"]["prompt"][
-        "anyOf"
-    ]:
-        ids = form.get("items", {}).get("items", form.get("items", {}))
-        if ids.get("type") == "integer":
-            ids["maximum"] = vocab_size - 1
+    schemas = document["components"]["schemas"]
+    for form in schemas["CompletionRequest"]["properties"]["prompt"]["anyOf"]:
+        _bound_ids(form, vocab_size)
+    _bound_ids(schemas["DetokenizeRequest"]["properties"]["tokens"], vocab_size)
+    for name in ("CompletionRequest", "ChatRequest"):
+        fields = schemas[name]["properties"]
+        for form in fields["stop_token_ids"]["anyOf"]:
+            _bound_ids(form, vocab_size)
+        for form in fields["logit_bias"]["anyOf"]:
+            if form["type"] == "object":
+                form["propertyNames"] = {"pattern": f"^({numbers_up_to(vocab_size - 1)})$"}
+
+
+def _bound_ids(schema: dict[str, Any], vocab_size: int) -> None:
+    """Bound the token ids in a list, or in lists of a list."""
+    items = schema.get("items", {})
+    ids = items.get("items", items)
+    if ids.get("type") == "integer":
+        ids["maximum"] = vocab_size - 1
+
+
+def numbers_up_to(most: int) -> str:
+    """A pattern of the whole numbers 0..most: a schema bounds the names of properties by patterns
+    only."""
+    digits = str(most)
+    shorter = [rf"[1-9][0-9]{{{length - 1}}}" for length in range(1, len(digits))]
+    same = []
+    for at, digit in enumerate(digits):
+        least = 0 if at or len(digits) == 1 else 1
+        if int(digit) > least:
+            rest = len(digits) - at - 1
+            same.append(rf"{digits[:at]}[{least}-{int(digit) - 1}][0-9]{{{rest}}}")
+    return "|".join(["0", *shorter, *same, digits])
 
 
 def _add_keys(document: dict[str, Any]) -> None:

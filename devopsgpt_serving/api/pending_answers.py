@@ -5,6 +5,7 @@ Leaving early, by an error or because the caller hung up, cancels what is under 
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -44,8 +45,15 @@ class Answer:
     finish_reason: FinishReason = "length"
 
 
+BUSY_WAIT_S = 0.05  # until a full engine is asked again, where nothing of this request is inside
+
+
 class PendingAnswers:
-    """The sequences of one request, admitted together. raises: ApiError 429 or 503"""
+    """The sequences of one request. Up to a window of them are in the engine at a time, the first
+    ones all or none; the others wait here, so that a long list of prompts leaves room to others.
+
+    raises: ApiError 429 or 503
+    """
 
     def __init__(
         self,
@@ -71,24 +79,58 @@ class PendingAnswers:
 
         self.deadline = deadline
         self.sequences = [sequence(index, *one) for index, one in enumerate(wanted)]
-        self._submit(service, scheduler)
-
-    def _submit(self, service: Service, scheduler: Scheduler) -> None:
-        for sequence in self.sequences:
-            service.backlog.add(sequence, scheduler.loaded.block_size - len(sequence.prompt))
+        self._service, self._scheduler = service, scheduler
+        state.sequences = self.sequences  # the request's span tells of them
+        window = max(service.settings.max_choices, service.engine.capacity // 2)
+        self._outside = deque(self.sequences[window:])
         try:
-            service.engine.submit(scheduler, self.sequences)
+            self._submit(self.sequences[:window])
         except (QueueFull, Stopping) as error:
-            for sequence in self.sequences:
-                service.backlog.drop(sequence)
             raise from_engine(error, service.backlog.retry_after_s()) from error
+
+    def _submit(self, sequences: list[Sequence]) -> None:
+        """Hand sequences to the engine, all or none. raises: QueueFull, Stopping"""
+        backlog, block_size = self._service.backlog, self._scheduler.loaded.block_size
+        for sequence in sequences:
+            backlog.add(sequence, block_size - len(sequence.prompt))
+        try:
+            self._service.engine.submit(self._scheduler, sequences)
+        except (QueueFull, Stopping):
+            for sequence in sequences:
+                backlog.drop(sequence)
+            raise
+
+    async def _fill(self, inside: int, ended: int) -> int:
+        """Hand in as many sequences as have ended, and wait for a place where none is inside.
+
+        returns: sequences that are inside. raises: ApiError 503 or 504
+        """
+        wanted = min(ended, len(self._outside))
+        while wanted:
+            try:
+                self._submit([self._outside[0]])
+            except Stopping as error:
+                raise from_engine(error) from error
+            except QueueFull:
+                if inside:  # the next one that ends makes room
+                    return inside
+                self._check_deadline()
+                await asyncio.sleep(BUSY_WAIT_S)
+                continue
+            self._outside.popleft()
+            inside, wanted = inside + 1, wanted - 1
+        return inside
+
+    def _check_deadline(self) -> None:
+        if time.monotonic() > self.deadline:
+            raise from_engine(DeadlinePassed("no place in the queue within the request's deadline"))
 
     async def stream(self) -> AsyncIterator[list[tuple[int, NewText | Finished]]]:
         """Reports until every sequence has ended, in lists as they came. raises: ApiError where one
         failed"""
-        running = len(self.sequences)
+        inside, owed = len(self.sequences) - len(self._outside), 0
         try:
-            while running:
+            while inside:
                 came, ready, failed = [await self._next()], [], None
                 while not self.reports.empty():
                     came.append(self.reports.get_nowait())
@@ -96,11 +138,15 @@ class PendingAnswers:
                     if isinstance(report, Failed):
                         failed = report.error
                         break
-                    running -= isinstance(report, Finished)
+                    owed += isinstance(report, Finished)
+                    inside -= isinstance(report, Finished)
                     ready.append((index, report))
                 yield ready
                 if failed:
                     raise from_engine(failed)
+                before = inside
+                inside = await self._fill(inside, owed)
+                owed -= inside - before
         finally:
             self.cancel()
 

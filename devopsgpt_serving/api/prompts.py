@@ -6,11 +6,13 @@ half a minute. Lengths are checked before items, and the first fault ends the re
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 from pydantic import Field, PlainValidator
 from pydantic_core import PydanticCustomError
 
+from devopsgpt_model.tokenizer import END_OF_TEXT, Tokenizer
 from devopsgpt_serving.api.schemas import PromptText, whole_characters
 from devopsgpt_serving.engine.loaded_model import LoadedModel
 from devopsgpt_serving.errors import ApiError
@@ -87,28 +89,56 @@ def _shown(value: object) -> str:
     return repr(value)[:50] if isinstance(value, int | float | str) else type(value).__name__
 
 
-async def encode(prompts: Sequence[Prompt], loaded: LoadedModel, spare: int = 1) -> list[list[int]]:
+@dataclass(frozen=True)
+class Reading:
+    """How prompts become token ids."""
+
+    spare: int = 1
+    """Tokens that must still fit into the model's context."""
+    parse_special: bool = False
+    """Whether <|endoftext|> in a text is the special token."""
+    truncate: int | None = None
+    """How many of the last tokens are read; -1: as many as fit, None: all, or an error."""
+
+    def most(self, block_size: int) -> int:
+        """Tokens that a prompt may have."""
+        return block_size - self.spare
+
+
+PLAIN = Reading()
+
+
+async def encode(
+    prompts: Sequence[Prompt], loaded: LoadedModel, reading: Reading = PLAIN
+) -> list[list[int]]:
     """Token ids of each prompt; of none at all, those that begin a new document.
 
-    spare: tokens that must still fit into the model's context
     raises: ApiError 400 for one that is too long, 422 for one with ids outside the vocabulary
     """
-    return await asyncio.to_thread(lambda: [_encode(one, loaded, spare) for one in prompts])
+    return await asyncio.to_thread(lambda: [_encode(one, loaded, reading) for one in prompts])
 
 
-def _encode(prompt: Prompt, loaded: LoadedModel, spare: int) -> list[int]:
-    tokenizer, room = loaded.tokenizer, loaded.block_size - spare
+def _encode(prompt: Prompt, loaded: LoadedModel, reading: Reading) -> list[int]:
+    tokenizer, room = loaded.tokenizer, reading.most(loaded.block_size)
     if isinstance(prompt, str):
         # no token is longer than the longest: so many there are at least, and need not be made
-        least = -(-len(prompt.encode()) // tokenizer.longest_token)
-        if least > room:
+        longest = max(tokenizer.longest_token, len(END_OF_TEXT) if reading.parse_special else 0)
+        least = -(-len(prompt.encode()) // longest)
+        if least > room and reading.truncate is None:
             raise _too_long(room, loaded.block_size, f"at least {least}")
-        ids = tokenizer.encode(prompt)
+        ids = encode_text(prompt, tokenizer, reading.parse_special)
     else:
         ids = prompt or [tokenizer.eot_id]
+    if reading.truncate is not None:
+        ids = ids[-(room if reading.truncate < 0 else reading.truncate) :]
     if len(ids) > room:
         raise _too_long(room, loaded.block_size, str(len(ids)))
     return [_id(one, tokenizer.vocab_size) for one in ids]
+
+
+def encode_text(text: str, tokenizer: Tokenizer, parse_special: bool) -> list[int]:
+    """Token ids of a text, with or without special tokens in it."""
+    return tokenizer.encode_special(text) if parse_special else tokenizer.encode(text)
 
 
 def _id(value: Any, vocab_size: int) -> int:

@@ -89,7 +89,6 @@ _NUMBERS = (
     "max_tokens",
     "n",
     "best_of",
-    "logprobs",
 )  # also of subclasses
 
 
@@ -104,15 +103,15 @@ class SamplingFields(Fields):
     )
     top_k: int | None = Field(
         default=None,
-        ge=0,
+        ge=-1,
         le=1_000_000,
-        description="Draw from this many likeliest tokens; 0: all.",
+        description="Draw from this many likeliest tokens; 0 or -1: all.",
     )
     top_p: float | None = Field(
         default=None,
-        gt=0,
+        ge=0,
         le=1,
-        description="Draw from the likeliest tokens with this probability.",
+        description="Draw from the likeliest tokens with this probability; 0: the likeliest.",
     )
     seed: int | None = Field(
         default=None,
@@ -143,6 +142,8 @@ class SamplingFields(Fields):
         """What the engine is told. temperature: where the request names none"""
         stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
         named = self.model_dump(include=_PASSED, exclude_none=True)
+        if named.get("top_k") == -1:  # vLLM's
+            named["top_k"] = 0
         settings: dict[str, Any] = {
             "max_tokens": max_tokens,
             "temperature": temperature,

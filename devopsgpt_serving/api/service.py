@@ -3,7 +3,7 @@ stopping."""
 
 import logging
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from fastapi import Request
 
@@ -32,6 +32,8 @@ class Service:
     tracing: Tracing
     mailbox: Mailbox
     draining: bool = False
+    ignored_fields: set[str] = field(default_factory=set)
+    """Unknown fields of requests that the log has named."""
 
     def scheduler(self) -> Scheduler:
         """Where new prompts go. raises: ApiError 503 while there is no model, or the service
@@ -64,6 +66,10 @@ class Service:
         """`problem`, or why nothing is computed now: a vLLM that is down, or still starts."""
         scheduler = self.engine.current
         return self.problem or (None if scheduler is None else await scheduler.trouble())
+
+    def parses_special(self, asked: bool | None) -> bool:
+        """Whether <|endoftext|> in a text is the special token. asked: what the request says"""
+        return self.settings.parse_special if asked is None else asked
 
     def deadline(self) -> float:
         """When a request that arrives now is given up, in time.monotonic() seconds."""

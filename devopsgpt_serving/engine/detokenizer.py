@@ -17,11 +17,15 @@ class Detokenizer:
         self.text = ""
         self.released = 0  # characters that were handed out
         self.stopped = False
+        self._searched_from = 0  # where the first stop string may begin
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
-    def push(self, token: int) -> str:
-        """Text that this token completes."""
-        self._add(self._decoder.decode(self.tokenizer.decode_bytes([token])))
+    def push(self, token: int, may_stop: bool = True) -> str:
+        """Text that this token completes. may_stop: whether a stop string may begin in it"""
+        piece = self._decoder.decode(self.tokenizer.decode_bytes([token]))
+        if not may_stop:
+            self._searched_from = len(self.text) + len(piece)
+        self._add(piece)
         return self._release(len(self.text) if self.stopped else len(self.text) - self._held_back())
 
     def flush(self) -> str:
@@ -34,7 +38,7 @@ class Detokenizer:
     def _add(self, piece: str) -> None:
         longest = max((len(stop) for stop in self.stop), default=1)
         # a stop string may begin in text that was there before
-        start = max(0, len(self.text) - longest + 1)
+        start = max(self._searched_from, len(self.text) - longest + 1)
         self.text += piece
         found = [
             (at + len(stop), at) for stop in self.stop if (at := self.text.find(stop, start)) >= 0
@@ -45,7 +49,7 @@ class Detokenizer:
     def _held_back(self) -> int:
         """Characters at the end that some stop string begins with."""
         longest = max((len(stop) for stop in self.stop), default=1) - 1
-        for length in range(min(longest, len(self.text)), 0, -1):
+        for length in range(min(longest, len(self.text) - self._searched_from), 0, -1):
             if any(stop.startswith(self.text[-length:]) for stop in self.stop):
                 return length
         return 0

@@ -34,11 +34,13 @@ class Engine:
         prefill_chunk: int,
         on_token: Callable[[Sequence], None] = lambda sequence: None,
         on_end: Callable[[Sequence, str], None] = lambda sequence, reason: None,
+        on_step: Callable[[], None] = lambda: None,
     ) -> None:
-        """max_running: slots of each model; max_queue: sequences that may wait beside those"""
+        """max_running: slots of each model; max_queue: sequences that may wait beside those;
+        on_step: told when the reports of a step are complete"""
         self.capacity = max_running + max_queue
         self.prefill_chunk = prefill_chunk
-        self._on_token, self._on_end = on_token, on_end
+        self._on_token, self._on_end, self._on_step = on_token, on_end, on_step
         self._current: Scheduler | None = None
         self._schedulers: list[Scheduler] = []
         self._inbox: list[tuple[Scheduler, Sequence]] = []
@@ -121,6 +123,7 @@ class Engine:
             self._sort_in()
         for scheduler in self._schedulers:
             scheduler.fail_all(reason)
+        self._on_step()
 
     # Functions of their own: a scheduler in a local variable of _work would keep a replaced model
     # in memory until the next request.
@@ -175,6 +178,7 @@ class Engine:
             told = {"version": scheduler.loaded.version.number, "request_ids": ids}
             log.exception("a model failed", extra=told)
             scheduler.fail_all(EngineFailure(f"the model failed: {error!r:.200}"))
+        self._on_step()
 
     def _ended(self, sequence: Sequence, reason: str) -> None:
         with self._wake:

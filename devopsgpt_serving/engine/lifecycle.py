@@ -31,11 +31,9 @@ def take_token(
     observers: Observers,
 ) -> FinishReason | None:
     """Report a sequence's next token. returns: why its answer ends here; None where it goes on"""
-    if token == loaded.tokenizer.eot_id:
-        return "stop"
-    sequence.take(token, score)
+    ends = sequence.take(token, score)
     observers.token(sequence)
-    if sequence.detokenizer.stopped:
+    if ends:
         return "stop"
     room = loaded.block_size - len(sequence.prompt)
     return "length" if len(sequence.tokens) >= min(sequence.sampling.max_tokens, room) else None

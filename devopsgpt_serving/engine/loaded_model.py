@@ -34,6 +34,11 @@ class Scheduler(Protocol):
     def running(self) -> int:
         """Sequences that are being computed."""
 
+    @property
+    def kv_cache_usage(self) -> float | None:
+        """Share of the places for keys and values that running sequences fill; None where that is
+        not known."""
+
     def add(self, sequence: Sequence) -> None:
         """Let a sequence wait for its turn."""
 

@@ -20,9 +20,20 @@ class Sampling:
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 1.0
+    min_p: float = 0.0
     seed: int | None = None
     """None draws one; the same seed gives the same text whatever else is in the batch."""
     stop: tuple[str, ...] = ()
+    stop_token_ids: frozenset[int] = frozenset()
+    """Tokens that end the answer, besides end-of-text; they add no text."""
+    ignore_eos: bool = False
+    """Whether the answer goes on after an end-of-text."""
+    min_tokens: int = 0
+    """Tokens before which nothing but max_tokens ends the answer."""
+    skip_special_tokens: bool = True
+    """Whether an end-of-text that ends nothing is left out of the text."""
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    """(token, what is added to its logit)."""
     repetition_penalty: float = 1.0
     """Divides the logits of tokens in prompt and answer (Keskar et al. 2019); 1 changes nothing."""
     presence_penalty: float = 0.0
@@ -40,6 +51,10 @@ class Sampling:
             return self
         return replace(self, seed=(self.seed + index) % MAX_SEED)
 
+    def with_stop(self, stop: tuple[str, ...]) -> "Sampling":
+        """The same with further stop strings."""
+        return replace(self, stop=(*self.stop, *stop))
+
 
 @dataclass(frozen=True)
 class TokenScore:
@@ -54,11 +69,17 @@ class TokenScore:
 class Sampler:
     """Draws the tokens of one sequence from its own random stream."""
 
-    def __init__(self, sampling: Sampling, prompt: list[int]) -> None:
+    def __init__(self, sampling: Sampling, prompt: list[int], eot_id: int) -> None:
         self.sampling = sampling
+        eos = frozenset[int]() if sampling.ignore_eos else frozenset({eot_id})
+        self.ending = eos | sampling.stop_token_ids
         seed = secrets.randbelow(MAX_SEED) if sampling.seed is None else sampling.seed
         self.params = SamplingParams(
-            random_stream(seed), sampling.temperature, sampling.top_k, sampling.top_p
+            random_stream(seed),
+            sampling.temperature,
+            sampling.top_k,
+            sampling.top_p,
+            sampling.min_p,
         )
         self.prompt = set(prompt)
         self.drawn: Counter[int] = Counter()
@@ -71,10 +92,18 @@ class Sampler:
             settings.repetition_penalty != 1
             or settings.presence_penalty
             or settings.frequency_penalty
+            or settings.logit_bias
+            or self._too_early
         )
 
+    @property
+    def _too_early(self) -> bool:
+        """Whether the next token must not end the answer."""
+        least = self.sampling.min_tokens
+        return bool(least and self.ending and self.drawn.total() < least)
+
     def penalized(self, logits: Tensor) -> Tensor:
-        """The logits (V,) less what the sequence's own tokens cost."""
+        """The logits (V,) with penalties and biases; -inf where a token must not be drawn."""
         settings = self.sampling
         logits = logits.float()
         if settings.repetition_penalty != 1:
@@ -86,6 +115,14 @@ class Sampler:
             counts = torch.tensor(list(self.drawn.values()), device=logits.device)
             taken = settings.presence_penalty + settings.frequency_penalty * counts
             logits = logits.index_add(0, ids, taken.to(logits.dtype), alpha=-1)
+        if settings.logit_bias:
+            ids = torch.tensor([token for token, _ in settings.logit_bias], device=logits.device)
+            biases = torch.tensor([bias for _, bias in settings.logit_bias], device=logits.device)
+            logits = logits.index_add(0, ids, biases)
+        if self._too_early:
+            logits = logits.index_fill(
+                0, torch.tensor(sorted(self.ending), device=logits.device), -torch.inf
+            )
         return logits
 
 

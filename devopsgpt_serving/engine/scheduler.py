@@ -59,6 +59,11 @@ class BatchScheduler:
     def running(self) -> int:
         return sum(slot.status is not Status.FREE for slot in self.slots)
 
+    @property
+    def kv_cache_usage(self) -> float:
+        held = sum(len(slot.held) for slot, _ in self._taken())
+        return held / (len(self.slots) * self.runner.block_size)
+
     async def trouble(self) -> str | None:
         """Nothing: this process computes as long as it lives."""
         return None

@@ -70,8 +70,10 @@ class Sequence:
     first_token: float | None = None
     cancelled: bool = False
     ended: bool = False
+    finish_reason: FinishReason | None = None
+    """Why the answer ended; None while it is made, and where it was given up."""
     tokens: list[int] = field(default_factory=list)
-    """Sampled so far, end of text left out."""
+    """Sampled so far, with the one that ended the answer."""
     queried_tokens: int = 0
     """Prompt tokens that were looked for among those computed before."""
     cached_tokens: int = 0
@@ -83,26 +85,39 @@ class Sequence:
     echo: Detokenizer = field(init=False)
     """Where the prompt's own tokens begin, when they are scored."""
     _waiting: list[Scored] = field(init=False, default_factory=list)
+    _silent: set[int] = field(init=False, default_factory=set)
+    """Tokens that add no text."""
 
     def begin(self, tokenizer: Tokenizer) -> None:
         """Get ready to take tokens."""
         self.admitted = time.monotonic()
-        self.sampler = Sampler(self.sampling, self.prompt)
+        self.sampler = Sampler(self.sampling, self.prompt, tokenizer.eot_id)
+        self._silent = {tokenizer.eot_id} if self.sampling.skip_special_tokens else set()
         self.detokenizer = Detokenizer(tokenizer, self.sampling.stop)
 
-    def take(self, token: int, score: TokenScore | None) -> None:
-        """Add a sampled token and report the text that it completes."""
+    def take(self, token: int, score: TokenScore | None) -> bool:
+        """Add a sampled token and report the text that it completes.
+
+        returns: whether it ends the answer; such a token is scored and counted, and adds no text
+        """
         if not self.tokens:
             self.first_token = time.monotonic()
         self.tokens.append(token)
+        ends, text = token in self.sampler.ending, ""
+        if ends:
+            text = self.detokenizer.flush()
         if score is not None:
             self._waiting.append(Scored(score, len(self.detokenizer.text)))
-        self._tell(self.detokenizer.push(token))
+        if not (ends or token in self._silent):
+            may_stop = len(self.tokens) > self.sampling.min_tokens
+            text = self.detokenizer.push(token, may_stop)
+        self._tell(text)
+        return ends or self.detokenizer.stopped
 
     def finish(self, reason: FinishReason) -> None:
         """Report what was held back, and the end."""
         if not self.ended:
-            self.ended = True
+            self.ended, self.finish_reason = True, reason
             self._tell(self.detokenizer.flush())
             self.report(Finished(reason))
 
@@ -113,10 +128,13 @@ class Sequence:
             self.report(Failed(error))
 
     def _tell(self, text: str) -> None:
-        done = len(self.detokenizer.text) if self.ended else self.detokenizer.released
-        ready = tuple(scored for scored in self._waiting if scored.offset < done)
-        self._waiting = (
-            [] if self.ended else [scored for scored in self._waiting if scored.offset >= done]
-        )
+        """Report text, and the scores of the tokens that it came from. Behind a stop string, no
+        score is told."""
+        if self.ended and not self.detokenizer.stopped:
+            ready, self._waiting = tuple(self._waiting), []
+        else:
+            done = self.detokenizer.released
+            ready = tuple(scored for scored in self._waiting if scored.offset < done)
+            self._waiting = [scored for scored in self._waiting if scored.offset >= done]
         if text or ready:
             self.report(NewText(text, ready))

@@ -62,6 +62,10 @@ class VllmScheduler:
     def running(self) -> int:
         return len(self.calls)
 
+    @property
+    def kv_cache_usage(self) -> None:
+        """vLLM's own /metrics tells it."""
+
     async def trouble(self) -> str | None:
         """Why vLLM does not serve the model; None where it does."""
         return await asyncio.to_thread(self.watch.problem)

@@ -160,7 +160,7 @@ def test_the_autoscaler_follows_a_metric_that_the_service_exports():
     series = adapter["rules"]["custom"][0]["seriesQuery"].split("{")[0]
     assert series.replace(":", "_") == wanted
     assert series.partition(":")[2] in (REPOSITORY / "devopsgpt_serving/metrics.py").read_text()
-    assert Metrics().exposition()
+    assert Metrics("devopsgpt").exposition()
 
 
 def test_mlflow_has_room_for_every_replica_that_fetches_a_promoted_version():

@@ -45,7 +45,14 @@ class Collector:
 
 
 def facts_of(attributes):
-    return {one.key: getattr(one.value, one.value.WhichOneof("value")) for one in attributes}
+    return {one.key: value_of(one.value) for one in attributes}
+
+
+def value_of(value):
+    kind = value.WhichOneof("value")
+    if kind == "array_value":
+        return [value_of(one) for one in value.array_value.values]
+    return getattr(value, kind)
 
 
 def span_of(span, service):

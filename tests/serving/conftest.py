@@ -17,6 +17,7 @@ import torch
 from mlflow import MlflowClient
 from mlflow.models import Model, ModelSignature
 from mlflow.types import ColSpec, DataType, Schema
+from prometheus_client.parser import text_string_to_metric_families
 
 from devopsgpt_model.checkpoint import save_checkpoint
 from devopsgpt_model.config import GPTConfig
@@ -130,6 +131,16 @@ class RunningService:
         keys = self.service.settings.accepted_keys()
         headers = {"Authorization": f"Bearer {keys[0]}"} if keys else {}
         return self.http.get("/api/readyz", headers=headers).json()
+
+    def metric(self, name, **labels):
+        """The value of one series of this service's metrics; None where there is none."""
+        labels = {"model_name": self.name} | labels
+        text = self.http.get("/metrics").text
+        for family in text_string_to_metric_families(text):
+            for sample in family.samples:
+                if (sample.name, sample.labels) == (f"devopsgpt:{name}", labels):
+                    return sample.value
+        return None
 
     def complete(self, prompt, **fields):
         return self.http.post(

@@ -33,7 +33,7 @@ def test_settings_come_from_the_environment(monkeypatch, tmp_path):
         {"port": 70000},
         {"poll_interval_s": 0},
         {"max_choices": 100},
-        {"max_prompts": 10},
+        {"max_prompts": 5000},
         {"log_level": "x"},
         {"model_name": ""},
     ],

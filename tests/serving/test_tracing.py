@@ -54,6 +54,13 @@ def test_a_request_is_a_span_with_its_stages_below(traced, collector, stream):
     assert (top.trace.hex(), top.parent.hex()) == ("a" * 32, "b" * 16)
     assert top.facts["http.response.status_code"] == 200
     assert {span.facts["devopsgpt.model_version"] for span in (top, *below)} == {"1"}
+    told = {name: value for name, value in top.facts.items() if name.startswith("gen_ai.")}
+    assert told["gen_ai.operation.name"] == "text_completion"
+    assert told["gen_ai.request.model"] == traced.name
+    assert told["gen_ai.response.model"] == f"{traced.name}-1"
+    assert (told["gen_ai.request.max_tokens"], told["gen_ai.request.choice.count"]) == (5, 2)
+    assert (told["gen_ai.usage.input_tokens"], told["gen_ai.usage.output_tokens"]) == (8, 10)
+    assert told["gen_ai.response.finish_reasons"] == ["length", "length"]
     assert (
         sorted(span.name for span in below) == ["decode"] * 2 + ["prefill"] * 2 + ["queue_wait"] * 2
     )

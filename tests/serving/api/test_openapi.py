@@ -2,6 +2,7 @@
 described there."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from devopsgpt_serving.api.openapi import numbers_up_to
 from serving.conftest import Shelf, make_model, serving
 
 SCHEMATHESIS = shutil.which("schemathesis", path=Path(sys.executable).parent)
@@ -22,6 +24,7 @@ def guarded(mlflow_server, tmp_path_factory):
     shelf = Shelf(mlflow_server.url)
     shelf.publish(make_model(block_size=4096))
     where = dict(tracking_uri=shelf.url, model_name=shelf.name, api_keys=KEY, poll_interval_s=60)
+    where["chat_template"] = "plain"
     with serving(
         tmp_path_factory.mktemp("guarded"), **where, max_tokens=32, max_choices=4, max_prompts=3
     ) as service:
@@ -87,5 +90,15 @@ def test_the_document_tells_the_vocabulary_and_the_keys(guarded, service):
         "/v1/models",
         "/v1/models/{model}",
         "/v1/completions",
+        "/v1/chat/completions",
+        *("/load", "/tokenize", "/detokenize"),
     }
     assert "securitySchemes" not in service.http.get("/openapi.json").json()["components"]
+
+
+@pytest.mark.parametrize("most", [0, 7, 10, 99, 100, 256, 1999, 50256])
+def test_a_pattern_of_numbers_holds_them_and_no_others(most):
+    pattern = re.compile(f"^({numbers_up_to(most)})$")
+    fitting = [number for number in range(most + 2000) if pattern.match(str(number))]
+    assert fitting == list(range(most + 1))
+    assert not pattern.match("-1")

@@ -37,7 +37,8 @@ def test_every_way_of_drawing_is_the_same_in_a_batch_as_alone():
 
     def samplers():
         return [
-            Sampler(Sampling(max_tokens=9, seed=seed, **way), [1]) for seed, way in enumerate(ways)
+            Sampler(Sampling(max_tokens=9, seed=seed, **way), [1], 0)
+            for seed, way in enumerate(ways)
         ]
 
     batch, lone = samplers(), samplers()
@@ -52,7 +53,7 @@ def test_every_way_of_drawing_is_the_same_in_a_batch_as_alone():
 
 def test_penalties_take_what_they_say():
     penalties = dict(repetition_penalty=2.0, presence_penalty=1.0, frequency_penalty=0.5)
-    sampler = Sampler(Sampling(max_tokens=9, **penalties), [1])
+    sampler = Sampler(Sampling(max_tokens=9, **penalties), [1], 0)
     sampler.drawn[2] = 2
     # prompt and answer: 1 / 2; the answer also 1 + 2 * 0.5
     assert sampler.penalized(torch.ones(4)).tolist() == [1, 0.5, -1.5, 1]

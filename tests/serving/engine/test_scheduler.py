@@ -122,7 +122,7 @@ def test_slots_that_are_taken_are_not_written_over(engine):
 
 
 def test_metrics_tell_how_much_of_the_prompts_was_found():
-    metrics = Metrics()
+    metrics = Metrics("gpt")
     engine = Engine(
         max_running=2, max_queue=0, prefill_chunk=16, on_token=metrics.token, on_end=metrics.ended
     )
@@ -132,8 +132,8 @@ def test_metrics_tell_how_much_of_the_prompts_was_found():
         Asked(engine, "the pre-prompt " + last).end()
     engine.stop()
     told = metrics.exposition().decode()
-    assert "devopsgpt:prefix_cache_queries_total 32.0" in told
-    assert "devopsgpt:prefix_cache_hits_total 15.0" in told
+    assert 'devopsgpt:prefix_cache_queries_total{model_name="gpt"} 32.0' in told
+    assert 'devopsgpt:prefix_cache_hits_total{model_name="gpt"} 15.0' in told
 
 
 def test_a_prefix_is_taken_from_a_slot_that_is_running(engine):

@@ -48,16 +48,22 @@ class CompletionAnswer(BaseModel):
 
 @dataclass(frozen=True)
 class Style:
-    """How the tokens of one request are told. scored: whether with their log-probabilities"""
+    """How the tokens of one request are told. scored: whether with their log-probabilities; as_ids:
+    whether by their ids, which tell apart tokens of the same text"""
 
     tokenizer: Tokenizer
     scored: bool
+    as_ids: bool = False
+
+    def name(self, token: int) -> str:
+        """A token as this request wants it."""
+        return f"token_id:{token}" if self.as_ids else token_text(self.tokenizer, token)
 
 
-def answer_header(request_id: str, model: str, version: str) -> dict[str, Any]:
-    """What every object of one answer begins with."""
+def answer_header(request_id: str, model: str, version: str, kind: str = "cmpl") -> dict[str, Any]:
+    """What every object of one answer begins with. kind: the beginning of its id"""
     return {
-        "id": f"cmpl-{request_id}",
+        "id": f"{kind}-{request_id}",
         "created": int(time.time()),
         "model": model,
         "system_fingerprint": f"{model}-{version}",
@@ -81,17 +87,16 @@ def choice_of(
 
 
 def _logprobs(style: Style, scored: list[Scored], echoed: int) -> Logprobs:
-    def told(token: int) -> str:
-        return token_text(style.tokenizer, token)
-
     def top(score: TokenScore) -> dict[str, float] | None:
         if score.logprob is None:
             return None
-        return {told(token): value for token, value in (*score.top, (score.token, score.logprob))}
+        return {
+            style.name(token): value for token, value in (*score.top, (score.token, score.logprob))
+        }
 
     return Logprobs(
         text_offset=[one.offset + (0 if one.of_prompt else echoed) for one in scored],
         token_logprobs=[one.score.logprob for one in scored],
-        tokens=[told(one.score.token) for one in scored],
+        tokens=[style.name(one.score.token) for one in scored],
         top_logprobs=[top(one.score) for one in scored],
     )
