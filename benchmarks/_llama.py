@@ -1,4 +1,4 @@
-"""llama.cpp, and a file of GPT-2 weights as it reads them; a peer of benchmarks/serving.py."""
+"""llama.cpp, a peer of benchmarks/serving.py."""
 
 import ctypes
 import time
@@ -10,14 +10,14 @@ import torch
 
 from benchmarks._serving_answer import MOST_SEQUENCES, Answer
 from devopsgpt_model.checkpoint import load_checkpoint
-from devopsgpt_model.gpt import GPT
+from devopsgpt_pipeline.registry.gguf_file import write_gguf
 
 
 def llama_cpp(folder: Path, precision: str) -> Answer:
     """llama.cpp through its C interface, all sequences in one llama_decode a step."""
     path = folder.parent / f"{precision}.gguf"
     if not path.exists():
-        write_gguf(load_checkpoint(folder, "cpu").model, path, precision)
+        write_gguf(load_checkpoint(folder, "cpu"), path, precision)
     peer = LlamaCpp(path, load_checkpoint(folder, "cpu").tokenizer.vocab_size)
     return peer.answer
 
@@ -78,40 +78,3 @@ class LlamaCpp:
         logits = (self.llama.llama_get_logits_ith(self.context, at) for at in asked)
         rows = (np.ctypeslib.as_array(each, (self.vocab_size,)) for each in logits)
         return [int(row.argmax()) for row in rows]
-
-
-def write_gguf(model: GPT, path: Path, precision: str) -> None:
-    """The weights as llama.cpp reads them, without a vocabulary. precision: f32, bf16 or q8_0"""
-    import gguf
-
-    form = gguf.GGMLQuantizationType[precision.upper()]
-    writer, config = gguf.GGUFWriter(str(path), "gpt2"), model.config
-    writer.add_block_count(config.n_layer)
-    writer.add_context_length(config.block_size)
-    writer.add_embedding_length(config.n_embd)
-    writer.add_feed_forward_length(4 * config.n_embd)
-    writer.add_head_count(config.n_head)
-    writer.add_layer_norm_eps(1e-5)
-    writer.add_vocab_size(config.vocab_size)
-    writer.add_tokenizer_model("no_vocab")
-    parts = {"ln_1": "attn_norm", "attn.c_attn": "attn_qkv", "attn.c_proj": "attn_output"}
-    parts |= {"ln_2": "ffn_norm", "mlp.c_fc": "ffn_up", "mlp.c_proj": "ffn_down"}
-    names = {"wte.weight": "token_embd.weight", "wpe.weight": "position_embd.weight"}
-    names |= {f"ln_f.{kind}": f"output_norm.{kind}" for kind in ("weight", "bias")}
-    for layer in range(config.n_layer):
-        for part, theirs in parts.items():
-            names |= {
-                f"h.{layer}.{part}.{kind}": f"blk.{layer}.{theirs}.{kind}"
-                for kind in ("weight", "bias")
-            }
-    for name, parameter in model.named_parameters():
-        content = parameter.detach().numpy()[: config.vocab_size if name == "wte.weight" else None]
-        plain = content.ndim == 1 or name == "wpe.weight"
-        stored = np.ascontiguousarray(content) if plain else gguf.quants.quantize(content, form)
-        writer.add_tensor(
-            names[name], stored, raw_dtype=gguf.GGMLQuantizationType.F32 if plain else form
-        )
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()

@@ -61,6 +61,8 @@ def save_checkpoint(
             bos_token_id=tokenizer.eot_id,
             eos_token_id=tokenizer.eot_id,
             pad_token_id=tokenizer.eot_id,
+            # where nothing else is said, transformers' pipeline would write past the context's end
+            max_length=model.config.block_size,
         )
         write_json(staging / "generation_config.json", ends)
         write_json(staging / "training.json", training)

@@ -27,6 +27,7 @@ for command in (
     registry.promote,
     registry.rollback,
     registry.lineage,
+    registry.export,
     books.history,
     home.backup,
     home.restore,

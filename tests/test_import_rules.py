@@ -78,6 +78,7 @@ INSIDE_FUNCTIONS = {
         " devopsgpt_pipeline.evaluation.leaderboard devopsgpt_pipeline.tracking.runs",
         "devopsgpt_pipeline/defs/pretrained.py": "devopsgpt_pipeline.hub.pretrained",
         "devopsgpt_pipeline/defs/registry.py": "devopsgpt_pipeline.registry.gate"
+        " devopsgpt_pipeline.registry.licence"
         " devopsgpt_pipeline.registry.model_card devopsgpt_pipeline.tracking.client"
         " devopsgpt_pipeline.tracking.runs devopsgpt_pipeline.tracking.versions"
         " devopsgpt_pipeline.training.lineage",
@@ -124,7 +125,8 @@ INSIDE_FUNCTIONS = {
         "devopsgpt_serving/tracing.py": "opentelemetry.exporter.otlp.proto.http.trace_exporter"
         " opentelemetry.sdk.resources opentelemetry.sdk.trace opentelemetry.sdk.trace.export"
         " opentelemetry.trace opentelemetry.trace.propagation.tracecontext",
-        "benchmarks/_llama.py": "gguf llama_cpp",
+        "devopsgpt_pipeline/registry/export.py": "devopsgpt_pipeline.registry.gguf_file",
+        "benchmarks/_llama.py": "llama_cpp",
         "benchmarks/_onnx.py": "onnxruntime onnxruntime.quantization",
         "benchmarks/_serving_peers.py": "ctranslate2 transformers",
     },

@@ -1,7 +1,8 @@
-"""`devopsgpt promote`, `rollback`, `lineage`: the registry's versions."""
+"""`devopsgpt promote`, `rollback`, `lineage`, `export`: the registry's versions."""
 
 import dataclasses
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -81,6 +82,32 @@ def lineage(version: str, chapter: str | None, as_json: bool) -> None:
         )
     else:
         click.echo(f"{chapter} is in the archive, and no version in the registry knew it")
+
+
+@click.command()
+@click.argument("version", default="champion")
+@click.argument("destination", required=False, type=click.Path(path_type=Path))
+@click.option("--gguf", is_flag=True, help="As one GGUF file, for llama.cpp and Ollama.")
+@click.option(
+    "--precision",
+    type=click.Choice(["f32", "bf16", "q8_0"]),
+    default="f32",
+    show_default=True,
+    help="Of a GGUF file's matrices.",
+)
+@report_errors
+def export(version: str, destination: Path | None, gguf: bool, precision: str) -> None:
+    """Write VERSION, a number or an alias, to DESTINATION, for other programs.
+
+    Without --gguf it is a folder that transformers and vLLM load. DESTINATION is
+    `devopsgpt-<version>` in the current folder where it is not named.
+    """
+    from devopsgpt_pipeline.registry.export import export_version
+    from devopsgpt_pipeline.tracking.client import connect
+
+    client = connect(read_settings().tracking_server)
+    place = export_version(client, version, destination, precision if gguf else None)
+    click.echo(f"version {version} is in {place}")
 
 
 def _print_version(found: "VersionLineage", as_json: bool) -> None:

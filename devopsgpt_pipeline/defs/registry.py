@@ -33,10 +33,11 @@ def registered_model(
 ) -> dg.MaterializeResult:  # type: ignore[type-arg]
     """A version in MLflow's registry, alias `challenger`: it passed its checks and could be
     served."""
+    from devopsgpt_pipeline.registry.licence import LICENCE_FILE, licence_text
     from devopsgpt_pipeline.registry.model_card import CARD_FILE, model_card
     from devopsgpt_pipeline.tracking.runs import git_commit
     from devopsgpt_pipeline.tracking.versions import checkpoint_sha256, publish
-    from devopsgpt_pipeline.training.lineage import LINEAGE_FILE, as_text, completed
+    from devopsgpt_pipeline.training.lineage import CURVE_FILE, LINEAGE_FILE, as_text, completed
 
     folders = home.folders
     comparison = Comparison.read(folders.evaluation)
@@ -62,17 +63,24 @@ def registered_model(
     runs = {"evaluation": _run_of(context, "evaluation"), "registered_model": context.run.run_id}
     lineage = completed(folders.finetuned, runs)
     context_tokens = json.loads((folders.finetuned / "config.json").read_text())["n_positions"]
-    card = model_card(lineage, comparison, context_tokens)
-    documents = {LINEAGE_FILE: as_text(lineage), CARD_FILE: card}
-    version = publish(
-        mlflow.client(), folders.finetuned, run_id, tags, _description(comparison), documents
-    )
+    client = mlflow.client()
+    run_url = mlflow.run_url(client.get_run(run_id).info.experiment_id, run_id)
+    curve = (folders.finetuned / CURVE_FILE).is_file()
+    documents = {
+        LINEAGE_FILE: as_text(lineage),
+        CARD_FILE: model_card(lineage, comparison, context_tokens, run_url, curve),
+        LICENCE_FILE: licence_text(lineage),
+    }
+    version = publish(client, folders.finetuned, run_id, tags, _description(comparison), documents)
     return dg.MaterializeResult(
         data_version=dg.DataVersion(digest[:16]),
         metadata={
             "version": int(version),
             "model_version": mlflow.version_link(version),
-            "model_card": dg.MetadataValue.md(card),
+            # the picture lies beside the card in the version, and not here
+            "model_card": dg.MetadataValue.md(
+                model_card(lineage, comparison, context_tokens, run_url)
+            ),
             **tags,
         },
     )

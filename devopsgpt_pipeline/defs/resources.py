@@ -63,10 +63,11 @@ class MlflowResource(dg.ConfigurableResource):  # type: ignore[type-arg]
 
         return connect(self.tracking_uri)
 
+    def run_url(self, experiment_id: str, run_id: str) -> str:
+        return f"{without_login(self.ui_url)}/#/experiments/{experiment_id}/runs/{run_id}"
+
     def run_link(self, experiment_id: str, run_id: str) -> dg.MetadataValue:
-        return dg.MetadataValue.url(
-            f"{without_login(self.ui_url)}/#/experiments/{experiment_id}/runs/{run_id}"
-        )
+        return dg.MetadataValue.url(self.run_url(experiment_id, run_id))
 
     def version_link(self, version: str) -> dg.MetadataValue:
         from devopsgpt_pipeline.tracking.client import MODEL_NAME

@@ -168,11 +168,12 @@ def _keep(
     settings starts anew."""
     from devopsgpt_pipeline.defs.pictures import as_markdown
     from devopsgpt_pipeline.tracking.versions import checkpoint_sha256
-    from devopsgpt_pipeline.training.lineage import LINEAGE_FILE
+    from devopsgpt_pipeline.training.lineage import CURVE_FILE, LINEAGE_FILE
 
     with atomic_folder(home.finetuned) as staging:
         shutil.copytree(job.out / "checkpoint", staging, dirs_exist_ok=True)
         shutil.copy(job.out / LINEAGE_FILE, staging)
+        (staging / CURVE_FILE).write_bytes(png)
     facts = json.loads((job.out / "result.json").read_text())
     shutil.rmtree(job.out)
     digest = checkpoint_sha256(home.finetuned)

@@ -13,15 +13,12 @@ from devopsgpt_model.config import in_millions
 from devopsgpt_pipeline.evaluation.comparison import Comparison
 from devopsgpt_pipeline.evaluation.measure import Measurement
 from devopsgpt_pipeline.evaluation.memorization import RUN_TOKENS
+from devopsgpt_pipeline.registry.licence import front_matter_licence, terms_of_weights
 from devopsgpt_pipeline.tracking.client import MODEL_NAME
+from devopsgpt_pipeline.training.lineage import CURVE_FILE
 
 CARD_FILE = "README.md"
-LICENCES = {
-    "MIT": "mit",
-    "CC BY 4.0": "cc-by-4.0",
-    "CC BY-SA 4.0": "cc-by-sa-4.0",
-    "CC BY-NC-ND 4.0": "cc-by-nc-nd-4.0",
-}
+HUB_DATASETS = {"openwebtext": "Skylion007/openwebtext", "shakespeare": "karpathy/tiny_shakespeare"}
 METRICS = {
     "val_loss": "loss (nats/token)",
     "perplexity": "perplexity",
@@ -58,8 +55,18 @@ then `curl http://127.0.0.1:8000/api/generate -H 'content-type: application/json
 shows it."""
 
 
-def model_card(lineage: dict[str, Any], comparison: Comparison, context_tokens: int) -> str:
-    """The card's text. lineage: as `lineage.json` has it; context_tokens: the model's block_size"""
+def model_card(
+    lineage: dict[str, Any],
+    comparison: Comparison,
+    context_tokens: int,
+    run_url: str,
+    curve: bool = False,
+) -> str:
+    """The card's text.
+
+    lineage: as `lineage.json` has it; context_tokens: the model's block_size; run_url: of the run
+    in MLflow that trained it; curve: whether the picture of its losses lies beside the card
+    """
     parts = [
         f"---\n{_front_matter(lineage, comparison)}\n---",
         f"# {MODEL_NAME}",
@@ -68,8 +75,8 @@ def model_card(lineage: dict[str, Any], comparison: Comparison, context_tokens: 
         _data(lineage),
         "## Results",
         _results(comparison),
-        "## Settings",
-        "\n".join(f"    {name} = {value}" for name, value in lineage["settings"].items()),
+        "## Training",
+        _training(lineage, run_url, curve),
         "## Limits",
         LIMITS.format(
             context_tokens=context_tokens,
@@ -105,12 +112,12 @@ def _front_matter(lineage: dict[str, Any], comparison: Comparison) -> str:
         if after.dataset == comparison.dataset:
             results.append(result(after, "memorization", comparison.memorization))
     card = ModelCardData(
-        **_licence(lineage["books"]),
+        **front_matter_licence(lineage["books"]),
         language="en",
         library_name="transformers",
         pipeline_tag="text-generation",
-        base_model=lineage["initial_weights"].get("repository"),
-        datasets=[book["name"] for book in lineage["books"]] or [comparison.dataset],
+        base_model=_base_model(lineage["initial_weights"]),
+        datasets=_hub_datasets(lineage),
         tags=["gpt2", "devopsgpt"],
         model_name=MODEL_NAME,
         eval_results=results,
@@ -118,12 +125,25 @@ def _front_matter(lineage: dict[str, Any], comparison: Comparison) -> str:
     return str(card.to_yaml()).strip()
 
 
-def _licence(books: list[dict[str, str]]) -> dict[str, str]:
-    """The data's licence under the hub's name for it, where all of the data has the same."""
-    found = sorted({book["licence"] for book in books})
-    if len(found) == 1 and found[0] in LICENCES:
-        return {"license": LICENCES[found[0]]}
-    return {"license": "other", "license_name": " and ".join(found) or "that of the data"}
+def _base_model(weights: dict[str, str]) -> str | None:
+    """The hub's name of the model that training started from; None for none of the hub's."""
+    if "repository" in weights:
+        return weights["repository"]
+    name = weights["name"].partition("@")[0]
+    return name if "/" in name else None
+
+
+def _hub_datasets(lineage: dict[str, Any]) -> list[str] | None:
+    """The data under the hub's name for it; None where the hub has it not."""
+    known = HUB_DATASETS.get(lineage["data"]["dataset"])
+    return [known] if known else None
+
+
+def _training(lineage: dict[str, Any], run_url: str, curve: bool) -> str:
+    """The run, its losses and its settings."""
+    picture = f"\n\n![train_loss and val_loss against the step]({CURVE_FILE})" if curve else ""
+    settings = "\n".join(f"    {name} = {value}" for name, value in lineage["settings"].items())
+    return f"[The run in MLflow]({run_url}){picture}\n\n{settings}"
 
 
 def _summary(lineage: dict[str, Any], comparison: Comparison) -> str:
@@ -153,20 +173,7 @@ def _data(lineage: dict[str, Any]) -> str:
         counts = f"{splits.count('train')} | {splits.count('val')}"
         rows.append(f"| [{book['title']}]({book['contents_url']}) | {counts} | {book['licence']} |")
     credits = "\n".join(f"- {book['attribution']}" for book in lineage["books"])
-    return f"{tokens}\n\n" + "\n".join(rows) + f"\n\n{credits}" + _terms(lineage["books"])
-
-
-def _terms(books: list[dict[str, str]]) -> str:
-    """What a licence that forbids changed copies means for the weights."""
-    if not any("ND" in book["licence"].replace("-", " ").split() for book in books):
-        return ""
-    return (
-        "\n\nThe licence lets you read and pass the books on as they are, name the source, and not "
-        "sell them. Whether "
-        "weights that learned them may be passed on is not settled: keep them, and what they say, "
-        "for your own "
-        "non-commercial use."
-    )
+    return f"{tokens}\n\n" + "\n".join(rows) + f"\n\n{credits}" + terms_of_weights(lineage["books"])
 
 
 def _results(comparison: Comparison) -> str:

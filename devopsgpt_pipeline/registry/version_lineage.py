@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mlflow import MlflowClient
+from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
 from devopsgpt_pipeline.sources.archive import ChapterArchive
@@ -44,6 +45,11 @@ def lineage_of(client: MlflowClient, name: str = CHAMPION) -> VersionLineage:
 
     raises: NoSuchModel; ValueError for a file that is damaged in the registry
     """
+    return _read(client, find_version(client, name), aliases_by_name(client))
+
+
+def find_version(client: MlflowClient, name: str) -> ModelVersion:
+    """A version by its number, or an alias. raises: NoSuchModel"""
     aliases = aliases_by_name(client)
     try:
         found = client.get_model_version(MODEL_NAME, aliases.get(name, name))
@@ -57,7 +63,7 @@ def lineage_of(client: MlflowClient, name: str = CHAMPION) -> VersionLineage:
         raise NoSuchModel(
             f"{MODEL_NAME} has no version or alias {name!r}; its aliases are {known}"
         ) from error
-    return _read(client, found, aliases)
+    return found
 
 
 def all_lineages(client: MlflowClient) -> list[VersionLineage]:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import platform
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -12,11 +13,12 @@ from mlflow.artifacts import download_artifacts
 from mlflow.entities import LoggedModelOutput
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature
-from mlflow.types import ColSpec, DataType, Schema
+from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 
 from devopsgpt_model.atomic import file_sha256, write_json
 from devopsgpt_pipeline.tracking.client import CHALLENGER, MODEL_NAME
 
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 DESCRIPTION = (
     "GPT-2 fine-tuned on books about running services reliably. What is served: the alias "
     "`champion`."
@@ -72,7 +74,8 @@ def stage_artifact(
     staging: Path, checkpoint: Path, run_id: str, model_id: str, documents: Mapping[str, str]
 ) -> None:
     """Lay out what a version holds: MLmodel, manifest.json, the checkpoint and its documents under
-    model/."""
+    model/. The tokenizer stands again where MLflow's flavor looks for it; the service does not
+    read it there."""
     shutil.copytree(checkpoint.resolve(), staging / "model")
     for name, text in documents.items():
         (staging / "model" / name).write_text(text, encoding="utf-8")
@@ -81,26 +84,47 @@ def stage_artifact(
         for path in sorted((staging / "model").iterdir())
     }
     write_json(staging / "manifest.json", {"files": files})
+    components = staging / "components" / "tokenizer"
+    components.mkdir(parents=True)
+    for name in TOKENIZER_FILES:
+        shutil.copy(staging / "model" / name, components)
     _write_mlmodel(staging / "MLmodel", run_id, model_id)
 
 
 def _write_mlmodel(path: Path, run_id: str, model_id: str) -> None:
-    signature = ModelSignature(
-        inputs=Schema(
-            [
-                ColSpec(DataType.string, "prompt"),
-                ColSpec(DataType.long, "max_tokens", required=False),
-            ]
-        ),
-        outputs=Schema([ColSpec(DataType.string, "text")]),
-    )
-    flavor = {"format": "huggingface-gpt2", "data": "model"}
+    """The model as MLflow's own flavors read it: `mlflow.transformers`, `mlflow.pyfunc` and
+    `mlflow models serve` find the checkpoint under model/ and the tokenizer under components/."""
+    text = Schema([ColSpec(DataType.string)])
+    defaults = [
+        ParamSpec("max_new_tokens", DataType.long, 40),
+        ParamSpec("do_sample", DataType.boolean, True),
+        ParamSpec("temperature", DataType.double, 0.8),
+    ]
+    transformers = {
+        "task": "text-generation",
+        "instance_type": "TextGenerationPipeline",
+        "pipeline_model_type": "GPT2LMHeadModel",
+        "tokenizer_type": "GPT2Tokenizer",
+        "model_binary": "model",
+        "components": ["tokenizer"],
+        "framework": "pt",
+        "torch_dtype": "torch.float32",
+        "source_model_name": MODEL_NAME,
+    }
+    flavors = {
+        MODEL_NAME: {"format": "huggingface-gpt2", "data": "model"},
+        "transformers": transformers,
+        "python_function": {
+            "loader_module": "mlflow.transformers",
+            "python_version": platform.python_version(),
+        },
+    }
     Model(
         artifact_path=MODEL_NAME,
         run_id=run_id,
         model_uuid=model_id,
-        signature=signature,
-        flavors={MODEL_NAME: flavor},
+        signature=ModelSignature(inputs=text, outputs=text, params=ParamSchema(defaults)),
+        flavors=flavors,
     ).save(str(path))
 
 

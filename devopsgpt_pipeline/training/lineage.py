@@ -19,6 +19,7 @@ from devopsgpt_pipeline.hub.pretrained import PRETRAINED
 from devopsgpt_pipeline.tracking.client import CHAMPION
 
 LINEAGE_FILE = "lineage.json"
+CURVE_FILE = "loss_curve.png"
 
 
 def lineage_of_training(

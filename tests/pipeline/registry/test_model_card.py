@@ -18,6 +18,7 @@ from devopsgpt_pipeline.tracking.runs import start_run
 from devopsgpt_pipeline.tracking.versions import fetch_document, fetch_version, publish
 from devopsgpt_pipeline.training.lineage import lineage_of_training
 
+RUN_URL = "http://127.0.0.1:5000/#/experiments/1/runs/abc"
 DOCUMENTS = {
     "train": [("a", "a steady service answers. " * 40)],
     "val": [("b", "a slow answer is an answer. " * 20)],
@@ -64,7 +65,7 @@ def lineage(comparison, checkpoint_folder, tmp_path):
 
 
 def test_the_card_is_what_the_hub_reads(lineage, comparison):
-    card = ModelCard(model_card(lineage, comparison, 1024))
+    card = ModelCard(model_card(lineage, comparison, 1024, RUN_URL))
     data = card.data
     assert (data.license, data.language, data.pipeline_tag) == (
         "cc-by-nc-nd-4.0",
@@ -88,7 +89,7 @@ def test_the_card_is_what_the_hub_reads(lineage, comparison):
 
 
 def test_every_result_is_the_evaluations(lineage, comparison):
-    card = ModelCard(model_card(lineage, comparison, 1024))
+    card = ModelCard(model_card(lineage, comparison, 1024, RUN_URL))
     results = {
         (one.dataset_type, one.metric_type): one.metric_value for one in card.data.eval_results
     }
@@ -118,14 +119,14 @@ def test_every_result_is_the_evaluations(lineage, comparison):
 )
 def test_the_licence_is_the_datas(lineage, comparison, licences, expected):
     lineage["books"] = [BOOK | {"licence": licence} for licence in licences]
-    card = ModelCard(model_card(lineage, comparison, 1024))
+    card = ModelCard(model_card(lineage, comparison, 1024, RUN_URL))
     assert (card.data.license, card.data.get("license_name")) == expected
     assert ("not settled" in card.text) is ("CC BY-NC-ND 4.0" in licences)
 
 
 def test_a_model_from_scratch_has_no_base_model(lineage, comparison):
     lineage["initial_weights"] = {"name": "scratch"}
-    card = ModelCard(model_card(lineage, comparison, 256))
+    card = ModelCard(model_card(lineage, comparison, 256, RUN_URL))
     assert card.data.base_model is None
     assert "trained from random weights" in card.text
 
@@ -135,7 +136,7 @@ def test_the_card_is_part_of_the_version_and_verified_with_it(
 ):
     dataset = {"name": "books", "digest": "abc", "source": "tokens/books"}
     run_id = start_run(registry, "scratch-books", {}, {"kind": "finetune"}, dataset)
-    text = model_card(lineage, comparison, 1024)
+    text = model_card(lineage, comparison, 1024, RUN_URL)
     with_card = publish(registry, checkpoint_folder, run_id, {}, "with a card", {CARD_FILE: text})
     without = publish(registry, checkpoint_folder, run_id, {}, "as it was before")
     folder = fetch_version(registry, with_card, tmp_path / "fetched")

@@ -43,7 +43,9 @@ def test_a_version_holds_data_only(registry, checkpoint_folder, run_id, tmp_path
     ).parent
     names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
     assert names == [
-        *("MLmodel", "manifest.json", "model/config.json", "model/generation_config.json"),
+        *("MLmodel", "components/tokenizer/tokenizer.json"),
+        *("components/tokenizer/tokenizer_config.json", "manifest.json"),
+        *("model/config.json", "model/generation_config.json"),
         *(
             "model/model.safetensors",
             "model/tokenizer.json",
