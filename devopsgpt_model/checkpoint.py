@@ -6,6 +6,7 @@ executed.
 """
 
 import json
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -23,7 +24,7 @@ PREFIX = "transformer."
 CONV1D = ("c_attn.weight", "c_proj.weight", "c_fc.weight")  # OpenAI's layout keeps these (in, out)
 # masks and the tied head of older files
 NOT_WEIGHTS = (".attn.bias", ".attn.masked_bias", "lm_head.weight")
-STORED_AS = ("F32", "F16", "BF16", "F64")
+STORED_AS = {"F32": 4, "F16": 2, "BF16": 2, "F64": 8}  # bytes of a number
 # GPT-2 XL's, of 580 tensors, has 60 kB
 MAX_HEADER_BYTES = 1_000_000
 TENSORS_OF_A_LAYER = 12
@@ -78,11 +79,7 @@ def load_checkpoint(folder: Path, device: str = "cpu", dropout: float = 0.0) -> 
     """
     tokenizer = Tokenizer.load(folder)
     config = replace(read_config(folder), dropout=dropout)
-    if tokenizer.vocab_size != config.vocab_size:
-        raise CheckpointError(
-            f"{folder}: config.json has vocab_size {config.vocab_size}, the tokenizer "
-            f"{tokenizer.vocab_size}"
-        )
+    check_vocabulary(folder, config, tokenizer)
     check_shapes(folder, config)  # before memory is taken for what config.json claims
     model = GPT(config)
     import_weights(model, read_weights(folder), str(folder))
@@ -119,6 +116,15 @@ def read_config(folder: Path) -> GPTConfig:
         raise CheckpointError(f"{path} is damaged or no GPT-2 config: {error!r:.200}") from error
 
 
+def check_vocabulary(folder: Path, config: GPTConfig, tokenizer: Tokenizer) -> None:
+    """raises: CheckpointError for a tokenizer that has fewer ids than the model, or more."""
+    if tokenizer.vocab_size != config.vocab_size:
+        raise CheckpointError(
+            f"{folder}: config.json has vocab_size {config.vocab_size}, the tokenizer "
+            f"{tokenizer.vocab_size}"
+        )
+
+
 def check_shapes(folder: Path, config: GPTConfig) -> None:
     """Compare what config.json claims with the header of model.safetensors, and read no weight.
 
@@ -149,11 +155,17 @@ def check_shapes(folder: Path, config: GPTConfig) -> None:
                 f"{folder}: tensor {name} should have shape {shape} by config.json and has "
                 f"{stored!r:.100}"
             )
-        if form not in STORED_AS:
+        if str(form) not in STORED_AS:  # it may be anything, a list, too
             raise CheckpointError(
                 f"{folder}: tensor {name} should be stored as one of {', '.join(STORED_AS)}, got "
                 f"{form!r:.40}"
             )
+    claimed = sum(math.prod(s) * STORED_AS[str(found[name]["dtype"])] for name, s in wanted.items())
+    if claimed > (size := (folder / "model.safetensors").stat().st_size):
+        raise CheckpointError(
+            f"{folder}: model.safetensors is damaged: its tensors have {claimed} bytes by its "
+            f"header, and the whole file has {size}"
+        )
 
 
 def weight_shapes(config: GPTConfig) -> dict[str, tuple[int, ...]]:
