@@ -52,7 +52,7 @@ class MlflowServer:
 
     def ask(self, path: str, **parameters: str) -> dict[str, Any]:
         """What MLflow answers, be it an error with its `error_code`. raises: RegistryUnavailable"""
-        said = bytearray()
+        said, status = bytearray(), 0
         url = httpx.URL(f"{self._base}/api/2.0/mlflow/{path}", params=parameters)
         try:
             status = self._get(url, said.extend, MAX_ANSWER_BYTES, self._answer_s, refusals=True)
@@ -60,7 +60,8 @@ class MlflowServer:
         except DamagedVersion as error:
             raise self.unavailable(error) from error
         except (ValueError, RecursionError) as error:
-            raise self.unavailable("its answer is no JSON") from error
+            told = f"it answered {status}, and no JSON"
+            raise self.unavailable(told) from error
         if not isinstance(content, dict) or (status != 200 and "error_code" not in content):
             raise self.unavailable(f"it answered {status}")
         return content
@@ -94,6 +95,8 @@ class MlflowServer:
     ) -> int:
         try:
             return asyncio.run(self._receive(url, take, most, seconds, refusals))
+        except httpx.TimeoutException as error:
+            raise self.unavailable(f"it was silent for {self._silence_s:g} s") from error
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise self.unavailable(error) from error
         except TimeoutError as error:

@@ -118,7 +118,9 @@ class Registry:
 
     def _error(self, answer: dict[str, Any]) -> RegistryUnavailable:
         said = [str(answer.get(key, "")) for key in ("error_code", "message")]
-        return self.server.unavailable(printable(" ".join(said)) or "it lacks what was asked for")
+        return self.server.unavailable(
+            printable(" ".join(said)).strip() or "it lacks what was asked for"
+        )
 
     def _source(self, address: str) -> Download:
         """How files below an address are fetched. raises: ValueError where they may not lie
