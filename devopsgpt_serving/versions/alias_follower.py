@@ -155,6 +155,8 @@ class AliasFollower:
             self._fall_back()
             return
         self._note(registry_up=True)
+        if self._refused is not None and self._refused.key != wanted.key:
+            self._refused = None  # the alias moved: should it return, that counts as asked for
         self.marks.clear(keep=[each.key for each in (wanted, self._last_good()) if each])
         for looks in range(1, MOST_LOOKS + 1):
             instead = self._take_up(wanted, for_good=looks == MOST_LOOKS)
@@ -256,7 +258,12 @@ class AliasFollower:
                 "memory; promote another version, or raise the limit and POST /admin/reload"
             )
         with self.marks.loading(version.key):
-            return self.load(version, folder)
+            try:
+                return self.load(version, folder)
+            except Exception:
+                raise
+            except BaseException as error:  # as code in Rust panics; the thread must outlive it
+                raise RuntimeError(f"loading it failed: {error!r:.300}") from error
 
     def _refuse(self, version: Version, error: Exception, registry_up: bool) -> None:
         tries = self._refused.tries + 1 if self._refused and self._refused.key == version.key else 1

@@ -61,6 +61,8 @@ class VersionCache:
         are removed."""
         folder = self.folder / version.key
         if not folder.is_dir():
+            if os.path.lexists(folder):  # a file, or a link to nowhere, would be in the way
+                folder.unlink()
             return None
         try:
             check_files(folder, read_manifest(folder))

@@ -54,12 +54,7 @@ def loader(device: str, precision: str, rows: int) -> Callable[[Version, Path], 
         # processors they sleep between any two operations instead of spinning, so the engine's own
         # must be the only one that stays.
         with ThreadPoolExecutor(1, "loading") as passing:
-            try:
-                return passing.submit(read, version, folder).result()
-            except Exception:
-                raise
-            except BaseException as error:  # a panic of code in Rust is no Exception
-                raise RuntimeError(f"loading it failed: {error!r:.300}") from error
+            return passing.submit(read, version, folder).result()
 
     def read(version: Version, folder: Path) -> LocalModel:
         config = read_config(folder / "model")
