@@ -14,8 +14,8 @@ from devopsgpt_model.tracking import DEFAULT_TRACKING_URI
 
 PREFIX = "DEVOPSGPT_SERVING_"
 LARGEST_MAX_PROMPTS = 2048  # lists are refused by their length before a setting is asked
-# what MLflow itself serves, and what lies on this machine or on any web server
-NO_STORAGE = ("", "file", "http", "https", "models", "runs", "mlflow-artifacts")
+# what MLflow has other addresses for, and what lies on this machine or on any web server
+NO_STORAGE = ("", "file", "http", "https", "models", "runs")
 # beginnings of paths that ask for a key, where keys are set; /metrics, too, unless open_metrics
 GUARDED = ("/v1/", "/api/generate", "/admin/")
 

@@ -183,6 +183,16 @@ def test_a_file_in_a_bucket_is_no_longer_than_its_manifest_says(stored, registry
         fetched(registry, tmp_path, "s3://bucket/models")
 
 
+def test_another_mlflow_holds_files_where_it_is_named(common_shelf, registry, tmp_path):
+    other = Registry(common_shelf.url, common_shelf.name, "champion", 5)
+    address = other._location(other.resolve())
+    there = f"mlflow-artifacts://{other.server.host}"
+    registry.artifact_uri = address.replace("mlflow-artifacts:", there, 1)
+    with pytest.raises(ValueError, match="which is neither"):
+        fetched(registry, tmp_path)
+    assert (fetched(registry, tmp_path, there) / "model/config.json").is_file()
+
+
 @pytest.mark.parametrize(
     "prefix", ["file:///data", "/data", "http://x/y", "s3://", "s3:///", "mlflow-artifacts:/", "s3"]
 )
