@@ -20,8 +20,8 @@ from devopsgpt_serving.versions.verification import MAX_MANIFEST_BYTES, MAX_TEXT
 
 @pytest.fixture(autouse=True)
 def _patience(monkeypatch):
-    """Silence of half a second is enough; an answer that drips gets two seconds."""
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "0.5")
+    """Silence of a second is enough; an answer that drips gets four."""
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
 
 
 @pytest.fixture
@@ -240,7 +240,7 @@ def good_files(patient, shelf, tmp_path, monkeypatch):
     cache.prepare()
     following = Registry(shelf.url, shelf.name, "champion", 5)
     folder = following.fetch(following.resolve(), cache)
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "0.5")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
     names = ["manifest.json", *(f"model/{path.name}" for path in (folder / "model").iterdir())]
     return {name: (folder / name).read_bytes() for name in names}
 
