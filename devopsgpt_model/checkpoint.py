@@ -6,6 +6,7 @@ executed.
 """
 
 import json
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -23,6 +24,10 @@ PREFIX = "transformer."
 CONV1D = ("c_attn.weight", "c_proj.weight", "c_fc.weight")  # OpenAI's layout keeps these (in, out)
 # masks and the tied head of older files
 NOT_WEIGHTS = (".attn.bias", ".attn.masked_bias", "lm_head.weight")
+STORED_AS = {"F32": 4, "F16": 2, "BF16": 2, "F64": 8}  # bytes of a number
+# GPT-2 XL's, of 580 tensors, has 60 kB
+MAX_HEADER_BYTES = 1_000_000
+TENSORS_OF_A_LAYER = 12
 
 
 class CheckpointError(ValueError):
@@ -76,11 +81,8 @@ def load_checkpoint(folder: Path, device: str = "cpu", dropout: float = 0.0) -> 
     """
     tokenizer = Tokenizer.load(folder)
     config = replace(read_config(folder), dropout=dropout)
-    if tokenizer.vocab_size != config.vocab_size:
-        raise CheckpointError(
-            f"{folder}: config.json has vocab_size {config.vocab_size}, the tokenizer "
-            f"{tokenizer.vocab_size}"
-        )
+    check_vocabulary(folder, config, tokenizer)
+    check_shapes(folder, config)  # before memory is taken for what config.json claims
     model = GPT(config)
     import_weights(model, read_weights(folder), str(folder))
     training = folder / "training.json"
@@ -110,8 +112,116 @@ def read_config(folder: Path) -> GPTConfig:
         )
     except FileNotFoundError:
         raise CheckpointError(f"no config.json in {folder}; is it a checkpoint folder?") from None
-    except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{path} is damaged or no GPT-2 config: {error!r}") from error
+    except CheckpointError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise CheckpointError(f"{path} is damaged or no GPT-2 config: {error!r:.200}") from error
+
+
+def check_vocabulary(folder: Path, config: GPTConfig, tokenizer: Tokenizer) -> None:
+    """raises: CheckpointError for a tokenizer that has fewer ids than the model, or more."""
+    if tokenizer.vocab_size != config.vocab_size:
+        raise CheckpointError(
+            f"{folder}: config.json has vocab_size {config.vocab_size}, the tokenizer "
+            f"{tokenizer.vocab_size}"
+        )
+
+
+def check_shapes(folder: Path, config: GPTConfig) -> None:
+    """Compare what config.json claims with the header of model.safetensors, and read no weight.
+
+    raises: CheckpointError for a missing, foreign or misshapen tensor, or a number format that
+    GPT-2 is not stored in
+    """
+    found = {
+        name.removeprefix(PREFIX): facts
+        for name, facts in read_header(folder).items()
+        if not name.endswith(NOT_WEIGHTS)
+    }
+    if TENSORS_OF_A_LAYER * config.n_layer > len(found):  # no list is made for n_layer 10^6
+        raise CheckpointError(
+            f"{folder}: config.json has n_layer {config.n_layer}, {TENSORS_OF_A_LAYER} tensors "
+            f"each, and model.safetensors has {len(found)} tensors"
+        )
+    wanted = weight_shapes(config)
+    if missing := sorted(set(wanted) - set(found)):
+        raise CheckpointError(
+            f"{folder}: config.json asks for tensor {missing[0]}, which is not there"
+        )
+    if foreign := sorted(set(found) - set(wanted)):
+        raise CheckpointError(f"{folder}: config.json has no place for tensor {foreign[0]:.100}")
+    for name, shape in wanted.items():
+        stored, form = found[name].get("shape"), found[name].get("dtype")
+        if stored != list(shape):
+            raise CheckpointError(
+                f"{folder}: tensor {name} should have shape {shape} by config.json and has "
+                f"{stored!r:.100}"
+            )
+        if str(form) not in STORED_AS:  # it may be anything, a list, too
+            raise CheckpointError(
+                f"{folder}: tensor {name} should be stored as one of {', '.join(STORED_AS)}, got "
+                f"{form!r:.40}"
+            )
+    claimed = sum(math.prod(s) * STORED_AS[str(found[name]["dtype"])] for name, s in wanted.items())
+    if claimed > (size := (folder / "model.safetensors").stat().st_size):
+        raise CheckpointError(
+            f"{folder}: model.safetensors is damaged: its tensors have {claimed} bytes by its "
+            f"header, and the whole file has {size}"
+        )
+
+
+def weight_shapes(config: GPTConfig) -> dict[str, tuple[int, ...]]:
+    """Shape of each tensor as Hugging Face stores it: matrices (in, out), no padding."""
+    width = config.n_embd
+    block: dict[str, tuple[int, ...]] = {
+        f"{norm}.{part}": (width,) for norm in ("ln_1", "ln_2") for part in ("weight", "bias")
+    }
+    matrices = {
+        "attn.c_attn": (width, 3 * width),
+        "attn.c_proj": (width, width),
+        "mlp.c_fc": (width, 4 * width),
+        "mlp.c_proj": (4 * width, width),
+    }
+    block |= {f"{name}.weight": shape for name, shape in matrices.items()}
+    block |= {f"{name}.bias": (out,) for name, (_, out) in matrices.items()}
+    return {
+        "wte.weight": (config.vocab_size, width),
+        "wpe.weight": (config.block_size, width),
+        **{
+            f"h.{at}.{name}": shape for at in range(config.n_layer) for name, shape in block.items()
+        },
+        "ln_f.weight": (width,),
+        "ln_f.bias": (width,),
+    }
+
+
+def read_header(folder: Path) -> dict[str, dict[str, object]]:
+    """What the beginning of model.safetensors tells of each tensor. raises: CheckpointError where
+    it is missing, damaged or longer than MAX_HEADER_BYTES"""
+    path = folder / "model.safetensors"
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if not 2 <= length <= min(MAX_HEADER_BYTES, path.stat().st_size - 8):
+                raise CheckpointError(
+                    f"{path} is damaged: its header must have at most {MAX_HEADER_BYTES} bytes, "
+                    f"and no more than the file, got {length}"
+                )
+            header = json.loads(file.read(length))
+        tensors = {name: facts for name, facts in header.items() if name != "__metadata__"}
+        if not all(isinstance(facts, dict) for facts in tensors.values()):
+            raise CheckpointError(f"{path} is damaged: a tensor has no description")
+        return tensors
+    except FileNotFoundError:
+        raise CheckpointError(
+            f"no model.safetensors in {folder}; is it a checkpoint folder?"
+        ) from None
+    except CheckpointError:
+        raise
+    except (ValueError, AttributeError, RecursionError) as error:
+        raise CheckpointError(
+            f"{path} is damaged, fetch or train it again: {error!r:.200}"
+        ) from error
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:

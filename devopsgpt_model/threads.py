@@ -40,17 +40,26 @@ def usable_cpus() -> int:
 def _quotas() -> Iterator[float]:
     """CPUs that each control group above this process allows; nothing for one that sets no
     limit."""
+    for folder in control_groups("cpu"):
+        yield from _quota(read_text(folder / "cpu.max"))
+        yield from _quota(
+            f"{read_text(folder / 'cpu.cfs_quota_us')} {read_text(folder / 'cpu.cfs_period_us')}"
+        )
+
+
+def control_groups(controller: str) -> Iterator[Path]:
+    """Folders of the control groups that this process is in, of both versions, innermost first.
+
+    A file of the other version is not there, nor one of a controller that is turned off.
+    """
     groups = ROOT / "sys/fs/cgroup"
-    for line in _read("proc/self/cgroup").splitlines():
+    for line in read_text("proc/self/cgroup").splitlines():
         number, controllers, path = line.split(":", 2)
         if number == "0":  # version 2: one tree for all controllers
-            for folder in _upwards(groups, path):
-                yield from _quota(_read(folder / "cpu.max"))
-        elif "cpu" in controllers.split(","):
-            for folder in (*_upwards(groups / controllers, path), *_upwards(groups / "cpu", path)):
-                yield from _quota(
-                    f"{_read(folder / 'cpu.cfs_quota_us')} {_read(folder / 'cpu.cfs_period_us')}"
-                )
+            yield from _upwards(groups, path)
+        elif controller in controllers.split(","):
+            yield from _upwards(groups / controllers, path)
+            yield from _upwards(groups / controller, path)
 
 
 def _upwards(tree: Path, path: str) -> Iterator[Path]:
@@ -68,8 +77,8 @@ def _quota(text: str) -> Iterator[float]:
             yield int(quota) / int(period)
 
 
-def _read(path: str | Path) -> str:
-    """A file's text; nothing where it is not there."""
+def read_text(path: str | Path) -> str:
+    """A file's text, below the machine's root; nothing where it is not there."""
     try:
         return (ROOT / path).read_text()
     except OSError:

@@ -33,6 +33,8 @@ class Tokenizer:
     def __init__(self, name: str, ranks: dict[bytes, int]) -> None:
         """name: "gpt2", "bpe" or "bytes"; ranks: token bytes -> id, in merge order; end-of-text
         comes last."""
+        if b"" in ranks:
+            raise TokenizerError("every token must stand for a byte at least, one is empty")
         if missing := [byte for byte in range(256) if bytes([byte]) not in ranks]:
             raise TokenizerError(f"every single byte must be a token, byte {missing[0]} is not")
         self.name = name
@@ -151,10 +153,13 @@ class Tokenizer:
             raise TokenizerError(
                 f"no tokenizer.json in {folder}; is it a checkpoint folder?"
             ) from None
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
+        except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
             raise TokenizerError(
                 f"{path} is no byte-level BPE in Hugging Face's form: {error!r}"
             ) from error
+        # 1.0 and True equal 1, but are no ids to tiktoken
+        if strange := [rank for rank in symbols.values() if type(rank) is not int]:
+            raise TokenizerError(f"{path}: ids must be integers, got {strange[0]!r:.40}")
         if sorted(ranks.values()) != list(range(len(ranks))) or symbols.get(END_OF_TEXT) != len(
             ranks
         ):

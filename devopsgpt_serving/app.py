@@ -121,7 +121,12 @@ def build_service(settings: Settings) -> Service:
     cache.prepare()
     follower = AliasFollower(
         Registry(
-            settings.tracking_uri, settings.model_name, settings.alias, settings.registry_timeout_s
+            settings.tracking_uri,
+            settings.model_name,
+            settings.alias,
+            settings.registry_timeout_s,
+            settings.fetch_timeout_s,
+            settings.artifact_prefixes,
         ),
         cache,
         engine,

@@ -6,6 +6,7 @@
       Stopping                 the engine takes nothing in any more: 503
       RuntimeError
         EngineFailure          the model failed while it computed: 500
+        LoadsKilled            a version whose loads ended with the process: not tried again unasked
       ValueError
         DamagedVersion         files that are not what the manifest says: the version is refused
       LookupError
@@ -72,6 +73,11 @@ class Stopping(Exception):
 
 class EngineFailure(RuntimeError):
     """A model that failed while it computed; its sequences were given up."""
+
+
+class LoadsKilled(RuntimeError):
+    """A version whose loads ended with their process, twice: none is tried again until a person
+    asks."""
 
 
 class DamagedVersion(ValueError):

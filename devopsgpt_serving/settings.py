@@ -14,6 +14,8 @@ from devopsgpt_model.tracking import DEFAULT_TRACKING_URI
 
 PREFIX = "DEVOPSGPT_SERVING_"
 LARGEST_MAX_PROMPTS = 2048  # lists are refused by their length before a setting is asked
+# what MLflow has other addresses for, and what lies on this machine or on any web server
+NO_STORAGE = ("", "file", "http", "https", "models", "runs")
 # beginnings of paths that ask for a key, where keys are set; /metrics, too, unless open_metrics
 GUARDED = ("/v1/", "/api/generate", "/admin/", "/load", "/tokenize", "/detokenize")
 
@@ -52,6 +54,13 @@ class Settings(BaseSettings):
 
     registry_timeout_s: int = Field(default=5, ge=1)
     """Seconds that MLflow may stay silent before a call counts as failed."""
+
+    fetch_timeout_s: float = Field(default=3600.0, gt=0)
+    """Seconds that all files of a version may take to arrive."""
+
+    artifact_prefixes: Annotated[tuple[str, ...], NoDecode] = ()
+    """Beginnings of addresses, separated by commas, under which a version's files may lie besides
+    MLflow itself, as in s3://bucket/mlflow: those are read from the storage directly."""
 
     home: Path = Field(
         default=Path(".devopsgpt"), validation_alias=AliasChoices(f"{PREFIX}HOME", "DEVOPSGPT_HOME")
@@ -159,7 +168,7 @@ class Settings(BaseSettings):
     log_prompts: bool = False
     """Whether prompts are logged; off, no text of a user reaches the log."""
 
-    @field_validator("api_keys", "cors_origins", mode="before")
+    @field_validator("api_keys", "cors_origins", "artifact_prefixes", mode="before")
     @classmethod
     def _split_commas(cls, value: object) -> object:
         return (
@@ -167,6 +176,18 @@ class Settings(BaseSettings):
             if isinstance(value, str)
             else value
         )
+
+    @field_validator("artifact_prefixes")
+    @classmethod
+    def _refuse_local_places(cls, prefixes: tuple[str, ...]) -> tuple[str, ...]:
+        for prefix in prefixes:
+            scheme, _, place = prefix.partition("://")
+            if not place.strip("/") or scheme.lower() in NO_STORAGE:
+                raise ValueError(
+                    "artifact_prefixes must name a bucket or the like, as in s3://bucket/mlflow, "
+                    f"and no file: or http: address; got {prefix!r}"
+                )
+        return prefixes
 
     @model_validator(mode="after")
     def _refuse_open_doors(self) -> "Settings":

@@ -53,7 +53,9 @@ def _add_shape(writer: gguf.GGUFWriter, config: GPTConfig) -> None:
 
 
 def _add_vocabulary(writer: gguf.GGUFWriter, tokenizer: Tokenizer) -> None:
-    tokens = [symbols_of(token) for token in sorted(tokenizer.ranks, key=tokenizer.ranks.__getitem__)]
+    tokens = [
+        symbols_of(token) for token in sorted(tokenizer.ranks, key=tokenizer.ranks.__getitem__)
+    ]
     kinds = [gguf.TokenType.NORMAL] * len(tokens) + [gguf.TokenType.CONTROL]
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("gpt-2")

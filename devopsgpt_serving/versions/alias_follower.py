@@ -18,16 +18,25 @@ from typing import Any
 
 from devopsgpt_serving.engine.engine import Engine
 from devopsgpt_serving.engine.loaded_model import LoadedModel
-from devopsgpt_serving.errors import NoModelYet, RegistryUnavailable, VllmUnavailable
+from devopsgpt_serving.errors import (
+    LoadsKilled,
+    NoModelYet,
+    RegistryUnavailable,
+    VllmUnavailable,
+)
 from devopsgpt_serving.tracing import Tracing
-from devopsgpt_serving.version import Version
+from devopsgpt_serving.version import Version, printable
 from devopsgpt_serving.versions.cache import VersionCache
+from devopsgpt_serving.versions.load_marks import LoadMarks
 from devopsgpt_serving.versions.registry import Registry
 from devopsgpt_serving.versions.verification import read_lineage
 
 log = logging.getLogger(__name__)
 
 LONGEST_RETRY_S = 600.0
+# An alias that names another version after each download is served as it was found last.
+MOST_LOOKS = 3
+MOST_KILLED_LOADS = 2
 
 
 @dataclass(frozen=True)
@@ -79,6 +88,7 @@ class AliasFollower:
         self.poll_interval_s = poll_interval_s
         self.poll_jitter = poll_jitter
         self.tracing = tracing
+        self.marks = LoadMarks(cache.folder, registry.name, registry.alias)
         self.state = State()
         self._refused: Refused | None = None
         self._stopping = False
@@ -93,6 +103,7 @@ class AliasFollower:
     def stop(self) -> None:
         """End the thread after what it does now, which is not waited for."""
         self._stopping = True
+        self.marks.stop()
         self._poke.set()
 
     def ask(self) -> "Future[None]":
@@ -122,18 +133,20 @@ class AliasFollower:
     def _look(self, again: bool) -> None:
         """Look at the alias and bring the engine up to it. again: also a version that was refused
         before"""
-        if again:
-            self._refused = None
         try:
+            if again:
+                self._refused = None
+                self.marks.clear()
             with self.tracing.step("registry.poll"):
                 self._catch_up()
         except Exception as error:  # the next look may do better; the thread must live to take it
             log.exception("looking at the registry failed")
             self._note(problem=f"looking at the registry failed: {error!r:.300}")
+            self._fall_back()
 
     def _catch_up(self) -> None:
         try:
-            wanted: Version | None = self.registry.resolve()
+            wanted = self.registry.resolve()
         except NoModelYet as error:
             self._note(registry_up=True, problem=str(error))
             return
@@ -142,12 +155,20 @@ class AliasFollower:
             self._fall_back()
             return
         self._note(registry_up=True)
-        while wanted is not None:
-            wanted = self._take_up(wanted)
+        if self._refused is not None and self._refused.key != wanted.key:
+            self._refused = None  # the alias moved: should it return, that counts as asked for
+        self.marks.clear(keep=[each.key for each in (wanted, self._last_good()) if each])
+        for looks in range(1, MOST_LOOKS + 1):
+            instead = self._take_up(wanted, for_good=looks == MOST_LOOKS)
+            if instead is None:
+                return
+            wanted = instead
 
-    def _take_up(self, wanted: Version) -> Version | None:
-        """Fetch and serve a version. returns: what the alias names instead by then, to be taken up
-        in its place"""
+    def _take_up(self, wanted: Version, for_good: bool) -> Version | None:
+        """Fetch and serve a version. for_good: whatever the alias names by then
+
+        returns: what the alias names instead, to be taken up in its place
+        """
         if self.state.served is not None and wanted.key == self.state.served.key:
             self._note(served=wanted, problem=None, from_cache=False)
             return None
@@ -159,7 +180,7 @@ class AliasFollower:
             return None
         try:
             folder = self._fetch(wanted, refused)
-            if (now := self._named_now(wanted)).key != wanted.key:
+            if not for_good and (now := self._named_now(wanted)).key != wanted.key:
                 log.info(
                     "a version was fetched in vain",
                     extra={"version": wanted.number, "named": now.number},
@@ -170,8 +191,8 @@ class AliasFollower:
             self._note(problem=str(error))
         except RegistryUnavailable as error:
             self._refuse(wanted, error, registry_up=False)
-        # damaged, no room on the disk, no memory
-        except (ValueError, OSError, RuntimeError) as error:
+        # whatever it is, the version is at fault or the machine: damaged, no room, no memory
+        except Exception as error:
             self._refuse(wanted, error, registry_up=True)
         return None
 
@@ -187,8 +208,8 @@ class AliasFollower:
             problem=f"{doing} again; {refused.problem}" if refused else doing, fetching=not here
         )
         try:
-            if not here:  # a download may take minutes
-                self._fall_back()
+            # a download may take minutes; and what was never served may take the process with it
+            self._fall_back(instead_of=wanted)
             in_use = [self.state.served.key] if self.state.served else []
             with self.tracing.step("registry.fetch", model_version=wanted.number):
                 return self.registry.fetch(wanted, self.cache, in_use)
@@ -207,7 +228,7 @@ class AliasFollower:
         began = time.monotonic()
         lineage, reloads = read_lineage(folder), self.state.reloads + 1
         with self.tracing.step("model.load", model_version=version.number):
-            loaded = self.load(version, folder)
+            loaded = self._load(version, folder)
         if reloads == 1:
             _freeze_imported_objects()
         with self.tracing.step("model.swap", model_version=version.number):
@@ -229,39 +250,65 @@ class AliasFollower:
             "serving a new version", extra={"version": version.number, "load_seconds": seconds}
         )
 
+    def _load(self, version: Version, folder: Path) -> LoadedModel:
+        """raises: LoadsKilled, and whatever is wrong with the version"""
+        if (killed := self.marks.unfinished(version.key)) >= MOST_KILLED_LOADS:
+            raise LoadsKilled(
+                f"{killed} loads of it did not end, as when the system kills a process for want of "
+                "memory; promote another version, or raise the limit and POST /admin/reload"
+            )
+        with self.marks.loading(version.key):
+            try:
+                return self.load(version, folder)
+            except Exception:
+                raise
+            except BaseException as error:  # as code in Rust panics; the thread must outlive it
+                raise RuntimeError(f"loading it failed: {error!r:.300}") from error
+
     def _refuse(self, version: Version, error: Exception, registry_up: bool) -> None:
         tries = self._refused.tries + 1 if self._refused and self._refused.key == version.key else 1
         wait_s = (
             min(LONGEST_RETRY_S, self.poll_interval_s * 2 ** (tries - 1)) if registry_up else 0.0
         )
-        problem = f"version {version.number} cannot be served: {error}"
+        problem = f"version {version.number} cannot be served: {str(error) or repr(error):.500}"
         self._refused = Refused(version.key, tries, time.monotonic() + wait_s, problem)
         self._note(
             problem=problem, registry_up=registry_up, failed_reloads=self.state.failed_reloads + 1
         )
         log.error("a version was refused", extra={"version": version.number, "problem": str(error)})
         self._fall_back()
-        if isinstance(error, VllmUnavailable) and self.state.served is not None:
-            # each try stops what vLLM serves for minutes: a person has to ask (/admin/reload)
+        # a person has to ask (/admin/reload): each try stops what vLLM serves for minutes, or may
+        # stop this process
+        stops_vllm = isinstance(error, VllmUnavailable) and self.state.served is not None
+        if stops_vllm or isinstance(error, LoadsKilled):
             self._refused = Refused(version.key, tries, math.inf, problem)
 
-    def _fall_back(self) -> None:
+    def _last_good(self) -> Version | None:
+        """What was served last under this name and alias, where it was noted."""
+        return self.cache.last_good(self.registry.name, self.registry.alias)
+
+    def _fall_back(self, instead_of: Version | None = None) -> None:
         """With nothing to serve yet, serve what was served last under this name and alias, from
-        this disk."""
-        name, alias = self.registry.name, self.registry.alias
-        version = self.cache.last_good(name, alias) if self.state.served is None else None
-        folder = self.cache.verified(version) if version else None
-        if version is None or folder is None:
+        this disk.
+
+        instead_of: a version that is tried in any case
+        """
+        version = self._last_good() if self.state.served is None else None
+        tried = [instead_of.key if instead_of else "", self._refused.key if self._refused else ""]
+        if version is None or version.key in tried:
             return
         try:
-            self._serve(version, folder, problem=self.state.problem, from_cache=True)
-        except (ValueError, OSError, RuntimeError) as error:
+            if (folder := self.cache.verified(version)) is not None:
+                self._serve(version, folder, problem=self.state.problem, from_cache=True)
+        except Exception as error:
             log.error(
                 "the last good version failed too",
                 extra={"version": version.number, "problem": str(error)},
             )
 
     def _note(self, **changes: object) -> None:
+        if isinstance(problem := changes.get("problem"), str):  # it may quote what others wrote
+            changes["problem"] = printable(problem)
         self.state = replace(self.state, **changes)  # type: ignore[arg-type]
 
 

@@ -3,6 +3,7 @@
     <cache>/<number>-<hash of its source>/    manifest.json, version.json, model/...
     <cache>/last_good-<hash>.json             what was served last under one name and alias
     <cache>/.download-*/                      downloads under way, each locked by its process
+    <cache>/.loading-*                        loads under way (load_marks.py)
 
 Services of several names and aliases may share a cache; what one of them served last is never
 another's.
@@ -47,7 +48,7 @@ class VersionCache:
                 "set DEVOPSGPT_SERVING_CACHE_DIR to a folder that you may write"
             ) from error
         for leftover in self.folder.glob(f"{DOWNLOAD_PREFIX}*"):
-            with _lock(leftover) as free:
+            with locked(leftover) as free:
                 if free:
                     shutil.rmtree(leftover, ignore_errors=True)
 
@@ -60,6 +61,8 @@ class VersionCache:
         are removed."""
         folder = self.folder / version.key
         if not folder.is_dir():
+            if os.path.lexists(folder):  # a file, or a link to nowhere, would be in the way
+                folder.unlink()
             return None
         try:
             check_files(folder, read_manifest(folder))
@@ -74,7 +77,7 @@ class VersionCache:
         """A folder to download into, gone at the end of the block unless `keep` took it."""
         staging = Path(tempfile.mkdtemp(prefix=DOWNLOAD_PREFIX, dir=self.folder))
         try:
-            with _lock(staging):
+            with locked(staging):
                 yield staging
         finally:
             shutil.rmtree(staging, ignore_errors=True)
@@ -143,9 +146,7 @@ class VersionCache:
         return noted[0] if noted and (noted[0].name, noted[1]) == (name, alias) else None
 
     def _note(self, name: str, alias: str) -> Path:
-        # a registered model may be called anything, so its name is no part of a path
-        asked = hashlib.sha256(json.dumps([name, alias]).encode()).hexdigest()[:16]
-        return self.folder / f"{NOTE_PREFIX}{asked}.json"
+        return self.folder / f"{NOTE_PREFIX}{name_of_alias(name, alias)}.json"
 
     def _remembered(self) -> set[str]:
         """Keys of what every service of this cache served last."""
@@ -158,16 +159,21 @@ def _read_note(path: Path) -> tuple[Version, str] | None:
     try:
         noted = json.loads(path.read_text())
         return Version.from_json(noted["version"]), noted["alias"]
-    except (OSError, ValueError, TypeError, KeyError):
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return None
 
 
+def name_of_alias(name: str, alias: str) -> str:
+    """A part of a file's name for an alias of a registered model, which may be called anything."""
+    return hashlib.sha256(json.dumps([name, alias]).encode()).hexdigest()[:16]
+
+
 @contextmanager
-def _lock(folder: Path) -> Iterator[bool]:
-    """Hold a folder's lock, which the system frees when its process dies. yields: whether it was
-    free"""
+def locked(path: Path) -> Iterator[bool]:
+    """Hold a file's or folder's lock, which the system frees when its process dies. yields: whether
+    it was free"""
     try:
-        descriptor = os.open(folder, os.O_RDONLY)
+        descriptor = os.open(path, os.O_RDONLY)
     except FileNotFoundError:
         yield False
         return

@@ -1,6 +1,7 @@
 """Whether the files of a version are what its manifest says, and what they tell of its making."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,10 @@ from devopsgpt_model.atomic import file_sha256
 from devopsgpt_serving.errors import DamagedVersion
 
 MAX_MANIFEST_BYTES = 1_000_000
+MAX_FILES = 100
+MAX_NESTING = 50
+# weights' memory is estimated before they are read; JSON takes up to 20 times its size
+MAX_TEXT_BYTES = 16_000_000
 
 
 def read_manifest(folder: Path) -> dict[str, dict[str, Any]]:
@@ -21,26 +26,40 @@ def read_manifest(folder: Path) -> dict[str, dict[str, Any]]:
             )
         files = json.loads(path.read_text())["files"]
         for name, facts in files.items():
-            parts = name.split("/")
-            if len(parts) != 2 or parts[0] != "model" or parts[1].startswith(".") or "\\" in name:
-                raise DamagedVersion(
-                    f"manifest.json may list files model/<name> only, got {name!r}"
-                )
-            if (
-                not isinstance(facts["sha256"], str)
-                or not isinstance(facts["size"], int)
-                or facts["size"] < 0
-            ):
-                raise DamagedVersion(f"manifest.json needs sha256 and size of {name}, got {facts}")
+            _check_entry(name, facts)
     except FileNotFoundError:
         raise DamagedVersion("the version has no manifest.json; publish it again") from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         if isinstance(error, DamagedVersion):
             raise
-        raise DamagedVersion(f"manifest.json is damaged: {error!r}") from error
-    if not files:
-        raise DamagedVersion("manifest.json lists no file; publish the version again")
+        raise DamagedVersion(f"manifest.json is damaged: {error!r:.200}") from error
+    if not 0 < len(files) <= MAX_FILES:
+        raise DamagedVersion(
+            f"manifest.json must list 1..{MAX_FILES} files, got {len(files)}; publish the version "
+            "again"
+        )
     return dict(files)
+
+
+def _check_entry(name: str, facts: dict[str, Any]) -> None:
+    parts = name.split("/")
+    if (
+        len(parts) != 2
+        or parts[0] != "model"
+        or parts[1].startswith(".")
+        or "\\" in name
+        or not name.isprintable()
+    ):
+        raise DamagedVersion(f"manifest.json may list files model/<name> only, got {name!r:.100}")
+    if not isinstance(facts["sha256"], str) or type(facts["size"]) is not int or facts["size"] < 0:
+        raise DamagedVersion(
+            f"manifest.json needs sha256 and size of {name:.100}, got {facts!r:.100}"
+        )
+    if not name.endswith(".safetensors") and facts["size"] > MAX_TEXT_BYTES:
+        raise DamagedVersion(
+            f"{name:.100} may have at most {MAX_TEXT_BYTES} bytes, manifest.json says "
+            f"{facts['size']}"
+        )
 
 
 def read_lineage(folder: Path) -> dict[str, Any]:
@@ -51,15 +70,30 @@ def read_lineage(folder: Path) -> dict[str, Any]:
     path = folder / "model" / "lineage.json"
     try:
         lineage = json.loads(path.read_text(encoding="utf-8"))
+        _check_answerable(lineage)
     except FileNotFoundError:
         return {}
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DamagedVersion(
             f"model/lineage.json is damaged: {error}; publish the version again"
         ) from error
     if not isinstance(lineage, dict):
         raise DamagedVersion(f"model/lineage.json must be an object, got {type(lineage).__name__}")
     return lineage
+
+
+def _check_answerable(value: Any, depth: int = 0) -> None:
+    """raises: ValueError for what no answer can hold: infinite numbers, halves of surrogate pairs,
+    nesting without end"""
+    if depth > MAX_NESTING:
+        raise ValueError(f"it may be nested {MAX_NESTING} deep")
+    if isinstance(value, dict | list):
+        for part in (*value, *value.values()) if isinstance(value, dict) else value:
+            _check_answerable(part, depth + 1)
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"numbers must be finite, got {value}")
+    elif isinstance(value, str):
+        value.encode()
 
 
 def check_files(folder: Path, manifest: dict[str, dict[str, Any]]) -> None:

@@ -6,7 +6,6 @@ version's key as its model name. Once it lists that name, the version is served.
 """
 
 import http.client
-import json
 import math
 import os
 import queue
@@ -15,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from devopsgpt_model.atomic import replace_symlink
+from devopsgpt_model.checkpoint import check_shapes, check_vocabulary, read_config
 from devopsgpt_model.tokenizer import Tokenizer
 from devopsgpt_serving.engine.sampling import Sampling
 from devopsgpt_serving.engine.sequence import Sequence
@@ -22,6 +22,7 @@ from devopsgpt_serving.engine.vllm_client import Call, Events, RemoteModel, read
 from devopsgpt_serving.engine.vllm_scheduler import VllmModel
 from devopsgpt_serving.errors import VllmUnavailable
 from devopsgpt_serving.version import Version
+from devopsgpt_serving.versions.loading import check_tokenizer
 
 LINK = "vllm"
 FIRST_TOKEN_TIMEOUT_S = 60.0  # of a server that may still capture its graphs
@@ -35,7 +36,11 @@ def vllm_loader(
 
     def load(version: Version, folder: Path) -> VllmModel:
         tokenizer = Tokenizer.load(folder / "model")
-        block_size = int(json.loads((folder / "model" / "config.json").read_text())["n_positions"])
+        config = read_config(folder / "model")
+        check_shapes(folder / "model", config)
+        check_vocabulary(folder / "model", config, tokenizer)
+        check_tokenizer(tokenizer)
+        block_size = config.block_size
         remote = RemoteModel(url, version.key, rows, block_size, api_key)
         link = cache / LINK
         before = os.readlink(link) if link.is_symlink() else None

@@ -1,10 +1,16 @@
 import json
+import resource
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from devopsgpt_model.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from devopsgpt_model.checkpoint import (
+    MAX_HEADER_BYTES,
+    CheckpointError,
+    load_checkpoint,
+    save_checkpoint,
+)
 from devopsgpt_model.config import GPTConfig
 from devopsgpt_model.gpt import GPT
 from devopsgpt_model.tokenizer import Tokenizer
@@ -71,17 +77,68 @@ def test_a_hub_checkpoint_without_prefix_and_with_masks_loads(folder, tiny_gpt):
 def test_config_and_tensors_that_disagree_are_refused(folder):
     edit(folder / "config.json", n_positions=65)
     with pytest.raises(
-        CheckpointError, match=r"wpe.weight should have shape \(65, 32\).*has \(64, 32\)"
+        CheckpointError, match=r"wpe.weight should have shape \(65, 32\).*has \[64, 32\]"
     ):
         load_checkpoint(folder)
 
 
 def test_a_missing_and_a_foreign_tensor_are_refused(folder):
     edit(folder / "config.json", n_layer=3)
-    with pytest.raises(CheckpointError, match=r"asks for tensor h\.2\."):
+    with pytest.raises(CheckpointError, match=r"n_layer 3, 12 tensors each, and .* has 28 "):
         load_checkpoint(folder)
     edit(folder / "config.json", n_layer=1)
     with pytest.raises(CheckpointError, match=r"no place for tensor h\.1\."):
+        load_checkpoint(folder)
+
+
+@pytest.mark.parametrize(
+    "claim", [{"n_layer": 10**6}, {"n_positions": 10**9}, {"n_embd": 2**40, "n_head": 1}]
+)
+def test_a_size_that_is_only_claimed_takes_no_memory(folder, claim):
+    edit(folder / "config.json", **claim)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(CheckpointError, match=r"config\.json"):
+        load_checkpoint(folder)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # kB
+
+
+@pytest.mark.parametrize("n_layer", [2.5, "2", True, None, 0, 1e400])
+def test_a_size_that_is_no_count_is_refused(folder, n_layer):
+    edit(folder / "config.json", n_layer=n_layer)
+    with pytest.raises(CheckpointError, match="n_layer must be an integer of at least 1"):
+        load_checkpoint(folder)
+
+
+def with_header(folder, header):
+    path = folder / "model.safetensors"
+    content = path.read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    changed = json.loads(content[8 : 8 + length])
+    header(changed)
+    text = json.dumps(changed).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + content[8 + length :])
+
+
+def test_weights_in_a_format_that_is_none_are_refused(folder):
+    def integers(header):
+        header["transformer.wpe.weight"]["dtype"] = "I32"
+
+    with_header(folder, integers)
+    with pytest.raises(CheckpointError, match="should be stored as one of F32, F16"):
+        load_checkpoint(folder)
+
+
+def test_a_header_is_read_as_far_as_it_may_be_long(folder):
+    path = folder / "model.safetensors"
+    with_header(folder, lambda header: header.update(__metadata__={"x": "y" * MAX_HEADER_BYTES}))
+    with pytest.raises(CheckpointError, match="its header must have at most"):
+        load_checkpoint(folder)
+    for damaged in (b"", b"\xff" * 8, (2).to_bytes(8, "little") + b"[]", b"[" * 600_000):
+        path.write_bytes(damaged)
+        with pytest.raises(CheckpointError, match="damaged"):
+            load_checkpoint(folder)
+    path.write_bytes((600_000).to_bytes(8, "little") + b"[" * 600_000)
+    with pytest.raises(CheckpointError, match="damaged"):
         load_checkpoint(folder)
 
 

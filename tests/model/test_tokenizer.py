@@ -109,6 +109,23 @@ def test_a_foreign_tokenizer_file_is_refused(tmp_path, content):
         Tokenizer.load(tmp_path)
 
 
+@pytest.mark.parametrize("rank", [98.0, "98", None, True])
+def test_ids_that_are_no_integers_are_refused(tmp_path, rank):
+    Tokenizer.plain_bytes().save(tmp_path, block_size=64)
+    path = tmp_path / "tokenizer.json"
+    content = json.loads(path.read_text())
+    content["model"]["vocab"]["b"] = rank
+    path.write_text(json.dumps(content))
+    with pytest.raises(TokenizerError, match="ids must be integers"):
+        Tokenizer.load(tmp_path)
+
+
+def test_a_token_without_bytes_is_refused():
+    ranks = Tokenizer.plain_bytes().ranks | {b"": 256}
+    with pytest.raises(TokenizerError, match="every token must stand for a byte"):
+        Tokenizer("bpe", ranks)
+
+
 def test_a_vocabulary_without_every_byte_is_refused():
     with pytest.raises(TokenizerError, match="every single byte"):
         Tokenizer("bpe", {b"a": 0})

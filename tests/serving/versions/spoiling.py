@@ -43,10 +43,10 @@ def no_numbers(folder):
     repair_manifest(folder)
 
 
-def repair_manifest(folder):
+def repair_manifest(folder, name="model.safetensors"):
     path = folder / "manifest.json"
     manifest = json.loads(path.read_text())
-    content = weights(folder).read_bytes()
+    content = (folder / "model" / name).read_bytes()
     facts = {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content)}
-    manifest["files"]["model/model.safetensors"] = facts
+    manifest["files"][f"model/{name}"] = facts
     path.write_text(json.dumps(manifest))

@@ -145,7 +145,7 @@ def refused_then_repaired(service, shelf, problem):
         (flip_a_byte, "should have sha256"),
         (cut_short, "bytes and has"),
         (drop_tensor, "asks for tensor ln_f.weight"),
-        (no_numbers, "logits that are no numbers"),
+        (no_numbers, "tensor ln_f.weight has numbers that are NaN"),
     ],
 )
 def test_a_bad_version_never_replaces_a_good_one(shelf, tmp_path, spoil, problem):

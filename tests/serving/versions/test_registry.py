@@ -7,7 +7,6 @@ import sys
 import time
 
 import pytest
-from mlflow.exceptions import MlflowException
 
 from devopsgpt_model.tracking import limit_patience
 from devopsgpt_serving.errors import DamagedVersion, NoModelYet, RegistryUnavailable
@@ -38,10 +37,11 @@ def test_no_champion_is_no_model_yet(shelf, name):
         Registry(shelf.url, name or shelf.name, "champion", 2).resolve()
 
 
-def test_an_address_that_is_none_is_told_as_what_it_is():
+@pytest.mark.parametrize("address", ["127.0.0.1:5000", "file:///tmp", "http://", "sqlite:///x"])
+def test_an_address_that_is_none_is_told_as_what_it_is(address):
     """Not as a registry without a champion: nothing was asked."""
-    with pytest.raises(MlflowException, match="tracking backend"):
-        Registry("127.0.0.1:5000", "devopsgpt", "champion", 2).resolve()
+    with pytest.raises(ValueError, match="must begin with http:// or https://"):
+        Registry(address, "devopsgpt", "champion", 2)
 
 
 def test_a_version_arrives_verified_and_is_not_fetched_again(common_shelf, cache, proxy):
