@@ -195,7 +195,7 @@ def test_a_restart_with_a_bad_champion_serves_the_last_good_version(shelf, tmp_p
             until(lambda: "version 2 cannot be served" in (service.ready()["problem"] or ""))
             assert service.generate("x").json()["version"] == "1"
             assert service.service.follower.state.failed_reloads >= 1
-            assert "devopsgpt:failed_reloads_total 0.0" not in service.http.get("/metrics").text
+            assert service.metric("failed_reloads_total") >= 1
     tried(f"restarts with {spoil}", "the last good version is served")
 
 
