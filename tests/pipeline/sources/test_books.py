@@ -14,7 +14,7 @@ from devopsgpt_pipeline.sources.pages.contents import (
     read_contents,
     slug_of,
 )
-from devopsgpt_pipeline.sources.web.answers import absolute_url
+from devopsgpt_pipeline.sources.addresses import absolute_url
 
 GOOD = """
 name = "third"
