@@ -46,13 +46,18 @@ class Watch:
         timer = threading.Timer(deadline.left_s, self._shut_down, [deadline])
         timer.daemon = True
         timer.start()
+        whole = False
         try:
             yield
+            whole = True
         finally:
             timer.cancel()
             deadline.left_s -= time.monotonic() - started
             with self._lock:
                 deadline.over = deadline.over or deadline.left_s <= 0
+            if not whole:  # urllib3 leaves some open, as where two lengths contradict each other
+                for connection in self._held:
+                    connection.close()
             # not before: http.client closes a connection first and reads the body then
             self.drop([connection for connection in self._held if connection.sock is None])
 

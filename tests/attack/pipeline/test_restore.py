@@ -149,7 +149,7 @@ MALFORMED = {
     "null": b"null",
     "no files": b'{"format": 1, "links": {}}',
     "files as a list": b'{"format": 1, "files": ["home/f"], "links": {}}',
-    "a size as text": b'{"format": 1, "links": {}, "files": {"home/f": {"size": "", "sha256": ""}}}',
+    "facts that are text": b'{"format": 1, "links": {}, "files": {"home/f": "x"}}',
     "a negative size": json.dumps(
         {"format": 1, "links": {}, "files": {"home/f": {"size": -1, "sha256": "0" * 64}}}
     ).encode(),
