@@ -5,6 +5,7 @@ a TLS handshake and inside headers, too. Here a timer shuts the connection down,
 for it wakes up. Knows no page.
 """
 
+import os
 import socket
 import threading
 import time
@@ -46,18 +47,13 @@ class Watch:
         timer = threading.Timer(deadline.left_s, self._shut_down, [deadline])
         timer.daemon = True
         timer.start()
-        whole = False
         try:
             yield
-            whole = True
         finally:
             timer.cancel()
             deadline.left_s -= time.monotonic() - started
             with self._lock:
                 deadline.over = deadline.over or deadline.left_s <= 0
-            if not whole:  # urllib3 leaves some open, as where two lengths contradict each other
-                for connection in self._held:
-                    connection.close()
             # not before: http.client closes a connection first and reads the body then
             self.drop([connection for connection in self._held if connection.sock is None])
 
@@ -130,6 +126,16 @@ class _Watched(HTTPConnection):
         opened = self.watch.connect(self._dns_host, self.port, timeout_s, self.socket_options)
         self.watch.hold(self, opened)
         return opened
+
+    def getresponse(self) -> Any:
+        """As urllib3's, which leaves the socket open where two lengths contradict each other."""
+        opened = self.sock
+        try:
+            return super().getresponse()
+        except BaseException:
+            if opened is not None and (number := opened.detach()) >= 0:
+                os.close(number)
+            raise
 
 
 class WatchedAdapter(HTTPAdapter):
