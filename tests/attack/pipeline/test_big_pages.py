@@ -79,10 +79,10 @@ def test_a_page_of_too_many_tags_is_the_failure_of_that_chapter_alone(
 
 SELECTORS = ["a b", "a > b", "a + b", "a ~ b", "a b > i", "a > b i", "b, a i", "a.x b", "i ~ b a",
              "#y b + i", "a:not(.x) b", "*", "a * i", "i:first-child, b a ~ i"]  # fmt: skip
+TAGS = ["a", "b", "i", 'a class="x"', 'b id="y"']
 TREES = st.recursive(
     st.just([]), lambda inside: st.lists(st.tuples(st.sampled_from(TAGS), inside), max_size=4)
 )
-TAGS = ["a", "b", "i", 'a class="x"', 'b id="y"']
 
 
 def written(tree):
