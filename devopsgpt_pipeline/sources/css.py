@@ -11,6 +11,7 @@ from typing import Any
 
 import cssselect
 from cssselect.parser import CombinedSelector
+from cssselect.xpath import XPathExpr
 from lxml import etree
 
 from devopsgpt_pipeline.sources.html import Element
@@ -55,11 +56,21 @@ def select(tree: Element, selector: str) -> list[Element]:
     return read_selector(selector).within(tree)
 
 
+class _Translator(cssselect.HTMLTranslator):
+    """cssselect's own count all siblings of each element to know whether it is the first."""
+
+    def xpath_first_child_pseudo(self, xpath: XPathExpr) -> XPathExpr:
+        return xpath.add_condition("not(preceding-sibling::*[1])")
+
+    def xpath_last_child_pseudo(self, xpath: XPathExpr) -> XPathExpr:
+        return xpath.add_condition("not(following-sibling::*[1])")
+
+
 def _compiled(selector: Any) -> Any:
     """An XPath, or (what stands left, combinator, XPath)."""
     if isinstance(selector, CombinedSelector):
         return _compiled(selector.selector), selector.combinator, _compiled(selector.subselector)
-    return etree.XPath(f"descendant-or-self::{cssselect.HTMLTranslator().xpath(selector)}")
+    return etree.XPath(f"descendant-or-self::{_Translator().xpath(selector)}")
 
 
 def _matching(selector: Any, tree: Element) -> list[Element]:

@@ -54,6 +54,7 @@ print(f"{time.perf_counter() - started:.1f} s (a sound page: {usual_s:.1f} s), {
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", BIG)
 def test_a_big_page_is_read_in_bounded_time(what, tried):
     answer = subprocess.run([sys.executable, "-c", PROGRAM, what], capture_output=True, text=True)
@@ -77,8 +78,10 @@ def test_a_page_of_too_many_tags_is_the_failure_of_that_chapter_alone(
     tried(f"a chapter of {what}", f"one chapter failed: {failed.reason}")
 
 
-SELECTORS = ["a b", "a > b", "a + b", "a ~ b", "a b > i", "a > b i", "b, a i", "a.x b", "i ~ b a",
-             "#y b + i", "a:not(.x) b", "*", "a * i", "i:first-child, b a ~ i"]  # fmt: skip
+SELECTORS = [
+    *("a b", "a > b", "a + b", "a ~ b", "a b > i", "a > b i", "b, a i", "a.x b", "i ~ b a", "*"),
+    *("#y b + i", "a:not(.x) b", "a * i", "i:first-child, b a ~ i", "b i:last-child"),
+]
 TAGS = ["a", "b", "i", 'a class="x"', 'b id="y"']
 TREES = st.recursive(
     st.just([]), lambda inside: st.lists(st.tuples(st.sampled_from(TAGS), inside), max_size=4)
