@@ -5,7 +5,7 @@ import sys
 
 import cssselect
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from lxml import etree
 from pipeline.sources.book_site import page
@@ -69,8 +69,7 @@ def test_a_page_of_too_many_tags_is_the_failure_of_that_chapter_alone(
     what, book_site, book, archive, tried
 ):
     book_site.fail("on-the-lamp", page(BIG[what][: 5 * MIB], "text/html"))
-    settings = FetchSettings(delay_s=0.0, allow_http=True)
-    with Fetcher(settings) as fetcher:
+    with Fetcher(FetchSettings(delay_s=0.0, allow_http=True)) as fetcher:
         report = scrape_book(book, fetcher, archive)
     (failed,) = report.failed
     assert "a page may have 200,000 tags" in failed.reason
@@ -93,6 +92,7 @@ def written(tree):
 
 
 @pytest.mark.parametrize("selector", SELECTORS)
+@settings(deadline=None, max_examples=50)
 @given(tree=TREES)
 def test_selectors_find_what_cssselects_own_xpath_finds(selector, tree):
     found = etree.fromstring(f"<main>{written(tree)}</main>")
