@@ -39,7 +39,8 @@ ORDERS = {
         "cli",
     ],
     f"{PIPELINE}.sources": [
-        "html",
+        "addresses html",
+        "css",
         "books",
         "sample_site",
         "web",

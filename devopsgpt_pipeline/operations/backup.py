@@ -215,6 +215,12 @@ def _add_tree(
         raise BackupError(
             f"{root} changes faster than it can be listed; try again when no run writes to it"
         )
+    for path, target in links.items():
+        if Path(target).name != target or target == "..":
+            raise BackupError(
+                f"{path} points to {target}, and `restore` accepts only links to a name in their "
+                "own folder; put what it points to in its place"
+            )
     targets = {(path.parent / target) for path, target in links.items()}
     for path in files:
         needed = any(path.is_relative_to(target) for target in targets)

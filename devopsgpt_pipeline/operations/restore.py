@@ -5,28 +5,22 @@ Files move in last, by renaming, out of staging folders in or beside the places 
 The process that fills one holds its lock; those of a killed restore are cleared by the next.
 """
 
-import json
 import os
 import shutil
-import tarfile
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from platform import python_version as version
-from typing import Any
 
 from filelock import FileLock, Timeout
 
-from devopsgpt_model.atomic import file_sha256
 from devopsgpt_pipeline.home import Home
 from devopsgpt_pipeline.operations.backup import (
-    FORMAT,
-    MANIFEST,
     BackupError,
     outside_artifacts,
     run_postgres,
 )
+from devopsgpt_pipeline.operations.unpack import unpack
 from devopsgpt_pipeline.settings import Settings
 
 TABLES = "select count(*) from information_schema.tables where table_schema = 'public'"
@@ -49,7 +43,7 @@ def restore(source: Path, settings: Settings) -> None:
         _clear_leftovers([home.path.parent, home.path, *([artifacts] if artifacts else [])])
         _require_empty([home.path, *([artifacts] if artifacts else [])], urls)
         _restore(source, home, urls, artifacts, filled)
-    except (OSError, tarfile.TarError, BackupError) as error:
+    except (OSError, BackupError) as error:
         said = (
             str(error)
             if isinstance(error, BackupError)
@@ -71,7 +65,7 @@ def _restore(
         # volume
         beside = home.path if os.path.ismount(home.path) else home.path.parent
         staged = stack.enter_context(staging_folder(beside))
-        _unpack(source, staged)
+        unpack(source, staged)
         _require_same_databases(staged, urls)
         (staged / "artifacts").mkdir(exist_ok=True)
         if artifacts:
@@ -119,47 +113,6 @@ def _require_empty(folders: list[Path], urls: dict[str, str]) -> None:
     for name, url in urls.items():
         if run_postgres(["psql", "-At", "-c", TABLES], url).strip() != "0":
             raise BackupError(f"the database {name} is not empty; restore into a new one")
-
-
-def _unpack(source: Path, staged: Path) -> None:
-    """Everything, then the manifest's word for each file. raises: BackupError for one that it does
-    not cover"""
-    if not hasattr(tarfile, "data_filter"):
-        raise BackupError(
-            "restore needs Python 3.11.4 or newer, whose tarfile refuses what leaves its folder; "
-            f"this is {version()}"
-        )
-    with tarfile.open(source) as tar:
-        # no absolute paths, no links out of the folder, no devices
-        tar.extractall(staged, filter="data")
-    manifest = _manifest(staged, source)
-    for name, facts in manifest["files"].items():
-        path = staged / name
-        if (
-            not path.is_file()
-            or path.stat().st_size != facts["size"]
-            or file_sha256(path) != facts["sha256"]
-        ):
-            raise BackupError(f"{source}: {name} is missing or damaged; take another backup")
-    found = {
-        str(path.relative_to(staged))
-        for path in staged.rglob("*")
-        if path.is_file() and not path.is_symlink()
-    }
-    if extra := found - manifest["files"].keys() - {MANIFEST}:
-        raise BackupError(f"{source}: {min(extra)} is not in its manifest; take another backup")
-
-
-def _manifest(staged: Path, source: Path) -> dict[str, Any]:
-    try:
-        manifest: dict[str, Any] = json.loads((staged / MANIFEST).read_text())
-    except FileNotFoundError:
-        raise BackupError(
-            f"{source} ends before its manifest: it was cut short; take another backup"
-        ) from None
-    if manifest["format"] != FORMAT:
-        raise BackupError(f"{source} has format {manifest['format']}, this program reads {FORMAT}")
-    return manifest
 
 
 def _require_same_databases(staged: Path, urls: dict[str, str]) -> None:

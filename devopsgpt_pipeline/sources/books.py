@@ -7,16 +7,20 @@ files adds books without code. Knows no network and no page.
 
 import re
 import tomllib
-from dataclasses import dataclass, field
+import unicodedata
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
-from devopsgpt_pipeline.sources.html import selector_path
+import re2
+
+from devopsgpt_pipeline.sources.addresses import split_address
+from devopsgpt_pipeline.sources.css import read_selector
 
 SHIPPED = Path(__file__).parent / "books"
 SLUG = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 SCHEMES = ("https", "http", "sample")
+MAX_HOST_CHARS = 253  # RFC 1035
 
 NOTES = ('[data-type="footnote"]', '[role="doc-footnote"]')
 NOTE_MARKERS = (
@@ -56,9 +60,9 @@ class Book:
     note_markers: tuple[str, ...] = NOTE_MARKERS
     """Links between a text and its notes, in both directions; their labels are not text."""
     leave_out_slugs: tuple[str, ...] = ()
-    """Regular expressions; a chapter whose whole slug matches is not read."""
+    """Regular expressions of RE2; a chapter whose whole slug matches is not read."""
     leave_out_titles: tuple[str, ...] = ()
-    """Regular expressions, in any case; a chapter whose title holds a match is not read."""
+    """The same, in any case; a chapter whose title holds a match is not read."""
     crawl_delay_s: float | None = None
     """Least seconds between requests, instead of the fetcher's; robots.txt may ask for more."""
     path: Path | None = field(default=None, compare=False)
@@ -68,22 +72,59 @@ class Book:
             raise BookError(
                 f"name must be lower-case letters, digits, - and _ (at most 64), got {self.name!r}"
             )
-        address = urlsplit(self.contents_url)
-        if address.scheme not in SCHEMES or not address.hostname:
+        self._check_texts()
+        address = split_address(self.contents_url)
+        if address.scheme not in SCHEMES or not _is_host(address.hostname):
             raise BookError(f"contents_url must be an https address, got {self.contents_url!r}")
         if self.crawl_delay_s is not None and not 0 <= self.crawl_delay_s <= 3600:
             raise BookError(f"crawl_delay_s must be 0..3600, got {self.crawl_delay_s}")
         if not self.content:
             raise BookError("select.content must name at least one selector, got none")
         for selector in (self.links, *self.content, *self.drop, *self.notes, *self.note_markers):
-            selector_path(selector)
+            read_selector(selector)
         for pattern in (*self.leave_out_slugs, *self.leave_out_titles):
-            try:
-                re.compile(pattern)
-            except re.error as error:
-                raise BookError(
-                    f"leave_out takes regular expressions, got {pattern!r} ({error})"
-                ) from error
+            read_pattern(pattern)
+
+    def _check_texts(self) -> None:
+        for row in fields(self):
+            value = getattr(self, row.name)
+            for text in value if isinstance(value, tuple) else (value,):
+                if isinstance(text, str):
+                    _check_text(row.name, text)
+
+
+def _check_text(name: str, text: str) -> None:
+    if name in REQUIRED and not text.strip():
+        raise BookError(f"{name} must not be empty, got {text!r}")
+    lines = "\n\t" if name in ("licence", "attribution") else ""
+    if any(unicodedata.category(each) == "Cc" and each not in lines for each in text):
+        raise BookError(f"{name} must have no control characters, got {text!r}")
+
+
+def _is_host(name: str | None) -> bool:
+    try:
+        return bool(name) and len(str(name).encode("idna")) <= MAX_HOST_CHARS
+    except UnicodeError:  # an empty part, or one above 63 characters
+        return False
+
+
+def read_pattern(pattern: str, any_case: bool = False) -> Any:
+    """A regular expression of the book's, compiled by RE2: a pattern that takes exponential time
+    elsewhere takes linear time there.
+
+    raises: BookError for what RE2 does not read, look-around and back-references among it
+    """
+    options = re2.Options()
+    options.log_errors = False
+    options.case_sensitive = not any_case
+    try:
+        return re2.compile(pattern, options)
+    except re2.error as error:
+        said = error.args[0].decode(errors="replace")
+        raise BookError(
+            f"leave_out takes regular expressions as RE2 reads them, without look-around and "
+            f"back-references, got {pattern!r} ({said})"
+        ) from error
 
 
 REQUIRED = ("name", "title", "contents_url", "licence", "attribution")

@@ -8,10 +8,8 @@ it reads in linear time.
 import codecs
 import re
 from collections import Counter
-from functools import lru_cache
 from typing import Any
 
-from cssselect import HTMLTranslator, SelectorError
 from lxml import etree
 
 Element = etree._Element
@@ -21,17 +19,21 @@ MAX_DEPTH = 500
 them."""
 MAX_ATTRIBUTES = 200
 """Of one element. libxml2's time grows with the square of their number: 1 s for 40,000."""
+MAX_TAGS = 200_000
+"""Of a page, opening and closing. 5 MB of <p>x are 1.3 million elements and took 17 s and 572 MB;
+190,000 take 2.6 s and 100 MB."""
 MAX_TAG_CHARS = 2_000
 """Of one tag in a page that breaks a limit; a longer one loses its attributes."""
 
 FEED_BYTES = 16 * 1024
 
 META_CHARSET = re.compile(
-    rb"<meta[^<>]{0,200}?charset\s*=\s*[\"']?\s*([\w.:-]{1,40})", re.IGNORECASE
+    rb"<meta[^<>]{0,200}?charset\s*+=\s*+[\"']?\s*+([\w.:-]{1,40})", re.IGNORECASE
 )
 META_WITHIN_BYTES = 4096
 CLOSING_BR = re.compile(r"</br\s*/?>", re.IGNORECASE)
-TAG = re.compile(r"<(/?)([a-zA-Z][a-zA-Z0-9]*)([^<>]*)>")
+# *+ keeps what it has: a name's letters given back one by one took quadratic time
+TAG = re.compile(r"<(/?)([a-zA-Z][a-zA-Z0-9]*+)([^<>]*+)>")
 NOT_TEXT = re.compile("[\x00-\x08\x0b\x0e-\x1f\x7f\ud800-\udfff]")
 
 
@@ -44,6 +46,20 @@ def names(words: str) -> frozenset[str]:
 
 
 VOID = names("area base br col embed hr img input link meta param source track wbr")
+
+
+# Of the web's Encoding Standard, as Python calls them. Python has more (punycode, undefined), and
+# some take quadratic time or raise errors of their own.
+CHARSETS = names(
+    "utf-8 utf-16-le utf-16-be cp866 iso8859-1 iso8859-2 iso8859-3 iso8859-4 iso8859-5 iso8859-6 "
+    "iso8859-7 iso8859-8 iso8859-10 iso8859-13 iso8859-14 iso8859-15 iso8859-16 koi8-r koi8-u "
+    "mac-roman mac-cyrillic cp874 cp1250 cp1251 cp1252 cp1253 cp1254 cp1255 cp1256 cp1257 cp1258 "
+    "gbk gb2312 gb18030 big5 big5hkscs euc_jp iso2022_jp shift_jis euc_kr cp949 ascii utf-16"
+)
+
+
+class TooManyTags(ValueError):
+    """A page with more tags than a chapter can have."""
 
 
 class Undecodable(ValueError):
@@ -84,7 +100,9 @@ def meta_charset(body: bytes) -> str | None:
 def _decode(body: bytes, charset: str) -> str | None:
     try:
         name = codecs.lookup(charset).name
-    except LookupError:
+    except (LookupError, ValueError):  # ValueError: a null byte in it
+        return None
+    if name not in CHARSETS:
         return None
     # on the web this label means windows-1252, whose 0x80-0x9f are quotes and dashes
     if name == "iso8859-1":
@@ -95,11 +113,18 @@ def _decode(body: bytes, charset: str) -> str | None:
         return None
 
 
+def refuse_too_many_tags(text: str) -> None:
+    """Nothing. raises: TooManyTags"""
+    count = text.count("<")
+    if count > MAX_TAGS:
+        raise TooManyTags(f"a page may have {MAX_TAGS:,} tags, got {count:,}; is it a page?")
+
+
 def parse_page(text: str) -> Element | None:
     """The tree of a page, without comments; None where there is no element at all."""
     # browsers read </br> as <br>; libxml2 glues the words
     text = CLOSING_BR.sub("<br>", NOT_TEXT.sub("", text))
-    if not _within_limits(text):
+    if text.count("<") > MAX_TAGS or not _within_limits(text):
         text = _flattened(text)
     return _tree(text)
 
@@ -160,7 +185,8 @@ def _within_limits(text: str) -> bool:
 
 
 def _flattened(text: str) -> str:
-    """The same text with tags that nest at most MAX_DEPTH / 2 deep, each closed where it ends.
+    """The same text with at most MAX_TAGS / 2 elements that nest at most MAX_DEPTH / 2 deep, each
+    closed where it ends.
 
     A < that begins no tag becomes text, or libxml2 might read an endless tag there.
     """
@@ -168,8 +194,11 @@ def _flattened(text: str) -> str:
     out: list[str] = []
     open_names: list[str] = []
     counts: Counter[str] = Counter()
-    at = 0
+    at = elements = 0
     for tag in TAG.finditer(text):
+        if elements >= MAX_TAGS // 2:
+            text = text[:at] + TAG.sub(" ", text[at:])
+            break
         out.append(text[at : tag.start()].replace("<", "&lt;"))
         at = tag.end()
         closing, name, attributes = tag.group(1), tag.group(2).lower(), tag.group(3)
@@ -181,6 +210,7 @@ def _flattened(text: str) -> str:
                 if last == name:
                     break
         elif len(open_names) < MAX_DEPTH // 2 or name in VOID:
+            elements += 1
             out.append(f"<{name}{attributes if len(attributes) <= MAX_TAG_CHARS else ''}>")
             if name not in VOID:
                 open_names.append(name)
@@ -200,20 +230,3 @@ def _without_comments(text: str) -> str:
         at = end + 3 if end >= 0 else len(text)
     out.append(text[at:])
     return DECLARATION.sub("", "".join(out))
-
-
-@lru_cache(maxsize=256)
-def selector_path(selector: str) -> etree.XPath:
-    """A CSS selector, compiled. raises: ValueError for one that cannot be read"""
-    try:
-        return etree.XPath(HTMLTranslator().css_to_xpath(selector))
-    except (SelectorError, etree.XPathError) as error:
-        raise ValueError(
-            f"a selector must be CSS, got {selector!r} ({error}); see the TOML of a shipped book"
-        ) from error
-
-
-def select(tree: Element, selector: str) -> list[Element]:
-    """Every element below tree that the selector matches, in the page's order."""
-    found: Any = selector_path(selector)(tree)
-    return list(found)

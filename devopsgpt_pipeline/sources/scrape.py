@@ -19,7 +19,7 @@ from devopsgpt_pipeline.sources.web.fetch import Fetcher
 
 RESUME_WITHIN_S = 6 * 3600.0
 """A scrape that was cut off longer ago begins anew."""
-CLOSED = re.compile(rb"</html\s*>\s*(<!--.*?-->\s*)*$", re.IGNORECASE | re.DOTALL)
+CLOSED = re.compile(rb"</html\s*+>\Z", re.IGNORECASE)
 TAIL_BYTES = 1024
 
 
@@ -272,4 +272,8 @@ def _nothing_read(
 
 
 def _closed(body: bytes) -> bool:
-    return CLOSED.search(body[-TAIL_BYTES:]) is not None
+    """Whether only comments stand after </html>."""
+    tail = body[-TAIL_BYTES:].rstrip()
+    while tail.endswith(b"-->") and (start := tail.rfind(b"<!--")) >= 0:
+        tail = tail[:start].rstrip()
+    return CLOSED.search(tail) is not None

@@ -129,7 +129,7 @@ def test_a_damaged_backup_changes_nothing(home, tmp_path, how):
 @pytest.mark.parametrize(
     ("name", "problem"),
     [
-        ("../escaped", "outside the destination"),
+        ("../escaped", "escaped is not in its manifest"),
         ("home/added", "home/added is not in its manifest"),
     ],
 )
@@ -142,13 +142,6 @@ def test_a_file_that_does_not_belong_into_a_backup_is_refused(home, tmp_path, na
     with pytest.raises(BackupError, match=problem):
         restore(file, Home(tmp_path / "elsewhere"))
     assert not (tmp_path / "escaped").exists()
-
-
-def test_a_python_that_cannot_unpack_safely_is_named(home, tmp_path, monkeypatch):
-    file = backup(home, tmp_path)
-    monkeypatch.delattr(tarfile, "data_filter")  # Debian bookworm's own Python is 3.11.2
-    with pytest.raises(BackupError, match=r"needs Python 3\.11\.4 or newer"):
-        restore(file, Home(tmp_path / "elsewhere"))
 
 
 FILLING = """

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from devopsgpt_pipeline.sources.books import Book
-from devopsgpt_pipeline.sources.html import Element, decode_page, parse_page, select
+from devopsgpt_pipeline.sources.css import select
+from devopsgpt_pipeline.sources.html import Element, decode_page, parse_page
 from devopsgpt_pipeline.sources.pages.html_to_blocks import Block, BlockReader
 
 

@@ -5,13 +5,15 @@ import re
 from dataclasses import dataclass
 from urllib.parse import unquote, urlsplit
 
-from devopsgpt_pipeline.sources.books import Book
-from devopsgpt_pipeline.sources.html import decode_page, parse_page, select
-from devopsgpt_pipeline.sources.web.answers import absolute_url
+from devopsgpt_pipeline.sources.addresses import absolute_url
+from devopsgpt_pipeline.sources.books import Book, read_pattern
+from devopsgpt_pipeline.sources.css import select
+from devopsgpt_pipeline.sources.html import Element, decode_page, parse_page
 
 SPACES = re.compile(r"\s+")
 NOT_IN_SLUG = re.compile(r"[^A-Za-z0-9_-]+")
 MAX_SLUG_CHARS = 100
+MAX_TITLE_CHARS = 1_000
 MAX_LINKS = 2_000
 """On a contents page; more is no book's contents, and would cost its site as many requests."""
 
@@ -65,7 +67,7 @@ def read_contents(body: bytes, book: Book, charset: str | None = None) -> Conten
     left_out: list[LeftOut] = []
     slugs: dict[str, str] = {}  # slug -> url
     for link in links:
-        title = SPACES.sub(" ", str(link.xpath("string()"))).strip()
+        title = _title(link)
         url = absolute_url(book.contents_url, link.get("href") or "")
         reason = _reason_to_leave_out(title, url, book, slugs)
         if reason:
@@ -84,6 +86,16 @@ def read_contents(body: bytes, book: Book, charset: str | None = None) -> Conten
     return Contents(tuple(chapters), tuple(left_out))
 
 
+def _title(link: Element) -> str:
+    chars, parts = 0, []
+    for part in link.itertext():
+        parts.append(str(part))
+        chars += len(part)
+        if chars > MAX_TITLE_CHARS:
+            break
+    return SPACES.sub(" ", "".join(parts)[:MAX_TITLE_CHARS]).strip()
+
+
 def _reason_to_leave_out(title: str, url: str, book: Book, slugs: dict[str, str]) -> str | None:
     address, home = urlsplit(url), urlsplit(book.contents_url)
     if not title or not address.scheme:
@@ -96,10 +108,10 @@ def _reason_to_leave_out(title: str, url: str, book: Book, slugs: dict[str, str]
         return "listed before"
     slug = slug_of(url)
     for pattern in book.leave_out_slugs:
-        if re.fullmatch(pattern, slug):
+        if read_pattern(pattern).fullmatch(slug):
             return f"slug rule {pattern!r}"
     for pattern in book.leave_out_titles:
-        if re.search(pattern, title, re.IGNORECASE):
+        if read_pattern(pattern, any_case=True).search(title):
             return f"title rule {pattern!r}"
     return None
 

@@ -40,7 +40,8 @@ NEVER_TEXT = names(
 SPACES = re.compile(r"[ \t\n\r\f]+")
 SUPERSCRIPT = str.maketrans("0123456789+-\u2212\u2013n", "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁻⁻ⁿ")
 SUBSCRIPT = str.maketrans("0123456789+-\u2212\u2013", "₀₁₂₃₄₅₆₇₈₉₊₋₋₋")
-RAISED = re.compile(r"[0-9+\-\u2212\u2013]*[0-9][0-9+\-\u2212\u2013]*|n")
+# signs, a digit, and then either
+RAISED = re.compile(r"[+\-\u2212\u2013]*+[0-9][0-9+\-\u2212\u2013]*+|n")
 
 
 @dataclass(frozen=True)

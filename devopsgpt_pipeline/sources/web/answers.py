@@ -1,13 +1,17 @@
 """What the parts of an HTTP answer mean: links, redirects, Retry-After, content types, and the
 errors of an answer that is no page. Knows no connection."""
 
-import re
 import time
 from collections.abc import Mapping
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
-from urllib.parse import urldefrag, urljoin, urlsplit, urlunsplit
+from typing import TypeGuard
+from urllib.parse import urlsplit
+
+from devopsgpt_pipeline.sources.addresses import absolute_url
+
+MAX_VALIDATOR_CHARS = 1_000
 
 Headers = Mapping[str, str]
 """Keys in any case, as requests gives them."""
@@ -30,23 +34,6 @@ class FetchRefused(FetchError):
 
 class FetchFailed(FetchError):
     """The site or the network did not deliver; a later try may."""
-
-
-def absolute_url(base: str, href: str) -> str:
-    """An absolute address without fragment; "" where href is not an address. Line breaks in an href
-    are dropped."""
-    scheme, _, rest = base.partition("://")
-    try:
-        # urljoin knows relative links for a fixed list of schemes, and sample:// is not in it
-        joined = urldefrag(urljoin(f"https://{rest}", re.sub(r"[\t\r\n]", "", href).strip())).url
-        address = urlsplit(joined)
-    except ValueError:
-        return ""
-    if address.scheme not in ("https", "http") or not href.strip():
-        return ""
-    if address.netloc == urlsplit(base).netloc and not re.match(r"\s*https?:", href, re.IGNORECASE):
-        return urlunsplit(address._replace(scheme=scheme))
-    return joined
 
 
 def redirected(at: str, headers: Headers, asked: str) -> str:
@@ -72,9 +59,21 @@ def retry_after_s(headers: Headers) -> float | None:
         return float(value)
     try:
         when = parsedate_to_datetime(value)
-    except ValueError:
+        when = when if when.tzinfo else when.replace(tzinfo=UTC)
+        return max(0.0, when.timestamp() - time.time())
+    except (ValueError, OverflowError):  # no date, or one after the year 9999
         return None
-    return max(0.0, (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp() - time.time())
+
+
+def usable_validator(value: str | None) -> TypeGuard[str]:
+    """Whether an ETag or a Last-Modified can be sent back as it came."""
+    return bool(
+        value
+        and value.isascii()
+        and value.isprintable()
+        and value.strip() == value
+        and len(value) <= MAX_VALIDATOR_CHARS
+    )
 
 
 def charset_of(parameters: str) -> str | None:

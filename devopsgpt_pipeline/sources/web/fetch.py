@@ -14,9 +14,15 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import requests
-from requests.adapters import HTTPAdapter
+from urllib3.exceptions import HTTPError
 
-from devopsgpt_pipeline.sources.html import Undecodable, decode_page
+from devopsgpt_pipeline.sources.addresses import split_address
+from devopsgpt_pipeline.sources.html import (
+    TooManyTags,
+    Undecodable,
+    decode_page,
+    refuse_too_many_tags,
+)
 from devopsgpt_pipeline.sources.sample_site.transport import SampleSite
 from devopsgpt_pipeline.sources.web.answers import (
     FetchFailed,
@@ -27,7 +33,9 @@ from devopsgpt_pipeline.sources.web.answers import (
     redirected,
     retry_after_s,
     status_words,
+    usable_validator,
 )
+from devopsgpt_pipeline.sources.web.deadline import Deadline, Watch, WatchedAdapter
 from devopsgpt_pipeline.sources.web.politeness import Pace, RobotsRules
 from devopsgpt_pipeline.sources.web.settings import AGENT, FetchSettings
 
@@ -43,6 +51,8 @@ CONNECTION_FAULTS = (
     requests.Timeout,
     requests.exceptions.ChunkedEncodingError,
 )
+# urllib3's own and ValueError: requests lets some of them through
+ODD_ANSWERS = (requests.RequestException, HTTPError, ValueError)
 
 
 @dataclass(frozen=True)
@@ -71,6 +81,15 @@ class _Answer:
     body: bytes
 
 
+class _Session(requests.Session):
+    """A session that leaves redirects alone: requests would read the whole body of one, however
+    large, and parse its address, also where it is told not to follow."""
+
+    def get_redirect_target(self, resp: requests.Response) -> None:
+        """None, for every answer."""
+        return
+
+
 class Fetcher:
     """Gets pages. One for a run; use it as a context manager. Not for several threads."""
 
@@ -87,7 +106,8 @@ class Fetcher:
         self.body_bytes = 0
         """Bytes of bodies read, after decompression."""
         self._robots: dict[str, tuple[float, RobotsRules]] = {}
-        self._session = requests.Session()
+        self._watch = Watch()
+        self._session = _Session()
         self._session.headers.update(
             {
                 "User-Agent": self.settings.user_agent,
@@ -99,9 +119,7 @@ class Fetcher:
         self._session.auth = lambda request: request
         self._session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
         for scheme in ("https://", "http://"):
-            self._session.mount(
-                scheme, HTTPAdapter(pool_connections=1, pool_maxsize=1, max_retries=0)
-            )
+            self._session.mount(scheme, WatchedAdapter(self._watch))
         self._session.mount("sample://", library or SampleSite())
 
     def __enter__(self) -> "Fetcher":
@@ -109,6 +127,7 @@ class Fetcher:
 
     def __exit__(self, *_: object) -> None:
         self._session.close()
+        self._watch.close()
 
     def get(
         self,
@@ -126,12 +145,12 @@ class Fetcher:
         work
         """
         sent = {"If-None-Match": etag, "If-Modified-Since": last_modified}
-        conditional = {name: value for name, value in sent.items() if value}
-        at = url
+        conditional = {name: value for name, value in sent.items() if usable_validator(value)}
+        at, deadline = url, Deadline(self.settings.page_timeout_s)
         for _ in range(MAX_REDIRECTS + 1):
             self._allow(at)
             answer = self._ask(
-                at, conditional, self.delay_for(at, delay_s), self.settings.max_page_bytes
+                at, conditional, self.delay_for(at, delay_s), self.settings.max_page_bytes, deadline
             )
             if answer.status not in REDIRECTS:
                 return self._page(at, answer, conditional)
@@ -159,7 +178,7 @@ class Fetcher:
         return self.settings.delay_s if asked is None else asked
 
     def _allow(self, url: str) -> None:
-        address = urlsplit(url)
+        address = split_address(url)
         schemes = ("https", "sample", *(("http",) if self.settings.allow_http else ()))
         if address.scheme not in schemes or not address.hostname:
             raise FetchRefused(
@@ -185,14 +204,14 @@ class Fetcher:
     def _fetch_rules(self, url: str) -> RobotsRules:
         """RFC 9309: a 4xx means that there are no rules, anything else that cannot be read means
         hands off."""
-        at = url
+        at, deadline = url, Deadline(self.settings.page_timeout_s)
         try:
             for _ in range(MAX_REDIRECTS + 1):
-                answer = self._ask(at, {}, self.settings.delay_s, MAX_ROBOTS_BYTES)
+                answer = self._ask(at, {}, self.settings.delay_s, MAX_ROBOTS_BYTES, deadline)
                 if answer.status in REDIRECTS:
                     at = redirected(at, answer.headers, url)
                 elif answer.status == HTTPStatus.OK:
-                    return RobotsRules(answer.body, AGENT)
+                    return _rules_in(answer.body, url)
                 elif 400 <= answer.status < 500 and answer.status != HTTPStatus.TOO_MANY_REQUESTS:
                     return RobotsRules(b"", AGENT)
                 else:
@@ -205,12 +224,14 @@ class Fetcher:
             url, f"robots.txt redirects more than {MAX_REDIRECTS} times, so nothing is fetched"
         )
 
-    def _ask(self, url: str, headers: dict[str, str], delay_s: float, limit: int) -> _Answer:
+    def _ask(
+        self, url: str, headers: dict[str, str], delay_s: float, limit: int, deadline: Deadline
+    ) -> _Answer:
         """One answer, after as many tries as the settings allow."""
         for attempt in range(self.settings.retries + 1):
             wait_s, fault = self.settings.backoff_s * 2**attempt, None
             try:
-                answer = self._ask_once(url, headers, delay_s, limit)
+                answer = self._ask_once(url, headers, delay_s, limit, deadline)
                 if answer.status not in RETRIED:
                     return answer
                 asked_s = retry_after_s(answer.headers)
@@ -228,33 +249,46 @@ class Fetcher:
             url, f"{reason}, after {self.settings.retries + 1} tries", status
         ) from fault
 
-    def _ask_once(self, url: str, headers: dict[str, str], delay_s: float, limit: int) -> _Answer:
-        settings = self.settings
+    def _ask_once(
+        self, url: str, headers: dict[str, str], delay_s: float, limit: int, deadline: Deadline
+    ) -> _Answer:
         with self.pace.turn(urlsplit(url).netloc, delay_s):
-            self.requests += 1
-            started = time.monotonic()
-            timeout = (settings.connect_timeout_s, settings.read_timeout_s)
-            try:
-                with self._session.get(
-                    url, headers=headers, stream=True, allow_redirects=False, timeout=timeout
-                ) as response:
-                    body = (
-                        b""
-                        if response.status_code != HTTPStatus.OK
-                        else self._read(response, url, started, limit)
-                    )
-                    return _Answer(response.status_code, response.headers, body)
-            # a certificate is not better at the next try
-            except requests.exceptions.SSLError as error:
-                raise FetchFailed(url, f"no trusted connection ({fault_words(error)})") from error
-            except CONNECTION_FAULTS:
-                raise
-            except requests.RequestException as error:
+            fault: Exception | None = None
+            if not deadline.over:
+                try:
+                    with self._watch.running(deadline):
+                        answer = self._answer(url, headers, limit)
+                except ODD_ANSWERS as error:
+                    fault = error
+            # asked first: what a connection that was shut down looks like is anything, a whole page
+            # among it
+            if deadline.over:
+                seconds = self.settings.page_timeout_s
                 raise FetchFailed(
-                    url, f"the answer cannot be read ({fault_words(error)})"
-                ) from error
+                    url, f"not finished after {seconds:g} s; raise page_timeout_s"
+                ) from fault
+            # a certificate is not better at the next try
+            if isinstance(fault, requests.exceptions.SSLError):
+                raise FetchFailed(url, f"no trusted connection ({fault_words(fault)})") from fault
+            if isinstance(fault, CONNECTION_FAULTS):
+                raise fault
+            if fault is not None:
+                raise FetchFailed(
+                    url, f"the answer cannot be read ({fault_words(fault)})"
+                ) from fault
+            return answer
 
-    def _read(self, response: requests.Response, url: str, started: float, limit: int) -> bytes:
+    def _answer(self, url: str, headers: dict[str, str], limit: int) -> _Answer:
+        self.requests += 1
+        timeout = (self.settings.connect_timeout_s, self.settings.read_timeout_s)
+        with self._session.get(
+            url, headers=headers, stream=True, allow_redirects=False, timeout=timeout
+        ) as response:
+            whole = response.status_code == HTTPStatus.OK
+            body = self._read(response, url, limit) if whole else b""
+            return _Answer(response.status_code, response.headers, body)
+
+    def _read(self, response: requests.Response, url: str, limit: int) -> bytes:
         body = bytearray()
         for chunk in response.iter_content(CHUNK_BYTES):
             body += chunk
@@ -263,11 +297,6 @@ class Fetcher:
                 raise FetchFailed(
                     url,
                     f"larger than the limit of {limit:,} bytes after decompression; is it a page?",
-                )
-            if time.monotonic() - started > self.settings.page_timeout_s:
-                raise FetchFailed(
-                    url,
-                    f"not finished after {self.settings.page_timeout_s:g} s; raise page_timeout_s",
                 )
         return bytes(body)
 
@@ -289,8 +318,8 @@ class Fetcher:
             )
         charset = charset_of(parameters)
         try:
-            decode_page(answer.body, charset)
-        except Undecodable as error:
+            refuse_too_many_tags(decode_page(answer.body, charset))
+        except (Undecodable, TooManyTags) as error:
             raise FetchFailed(url, str(error), answer.status) from error
         now = datetime.now(UTC).isoformat(timespec="seconds")
         return Page(
@@ -301,3 +330,10 @@ class Fetcher:
             answer.headers.get("Last-Modified"),
             now,
         )
+
+
+def _rules_in(body: bytes, url: str) -> RobotsRules:
+    try:
+        return RobotsRules(body, AGENT)
+    except ValueError as error:
+        raise FetchFailed(url, str(error)) from error

@@ -18,7 +18,8 @@ class FetchSettings:
     read_timeout_s: float = 30.0
     """Longest silence while the server answers."""
     page_timeout_s: float = 120.0
-    """Longest time for one page, however steadily it drips."""
+    """Longest time for one page, from the connection to its last byte, redirects and further tries
+    included, our own pauses not."""
     retries: int = 4
     """Further tries after 429, 503 or a fault of the connection."""
     backoff_s: float = 2.0

@@ -2,6 +2,7 @@
 
 import pytest
 
+from devopsgpt_pipeline.sources.addresses import absolute_url
 from devopsgpt_pipeline.sources.books import (
     SHIPPED,
     BookError,
@@ -14,7 +15,6 @@ from devopsgpt_pipeline.sources.pages.contents import (
     read_contents,
     slug_of,
 )
-from devopsgpt_pipeline.sources.web.answers import absolute_url
 
 GOOD = """
 name = "third"
