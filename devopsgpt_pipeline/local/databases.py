@@ -6,8 +6,12 @@ folder and gets names that are relative to it; Dagster, in a home whose path nee
 storage that escapes.
 """
 
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from urllib.parse import quote
+
+from devopsgpt_pipeline.home import Home
 
 MLFLOW_DATABASE = "mlflow.db"
 MLFLOW_ADDRESSES = ["--backend-store-uri", f"sqlite:///{MLFLOW_DATABASE}"]
@@ -21,6 +25,39 @@ storage:
     config:
       base_dir: {env: DAGSTER_HOME}
 """
+
+
+class DamagedDatabase(RuntimeError):
+    """A database of the home that SQLite cannot read."""
+
+
+def check_databases(home: Home) -> None:
+    """Let SQLite look through each database that is there, before a server opens it.
+
+    raises: DamagedDatabase, with the remedy
+    """
+    history = home.dagster / "history"
+    lost = {
+        home.mlflow / MLFLOW_DATABASE: "the runs and the registry",
+        history / "runs.db": "Dagster's runs",
+        history / "runs" / "index.db": "Dagster's memory of what was made",
+        home.dagster / "schedules" / "schedules.db": "the schedules' ticks",
+    }
+    for path, what in lost.items():
+        if path.exists() and (problem := _problem(path)):
+            raise DamagedDatabase(
+                f"the database {path} is damaged ({problem}); restore a backup into an empty home "
+                f"(`devopsgpt restore`), or move it away and lose {what}"
+            )
+
+
+def _problem(path: Path) -> str:
+    try:
+        with closing(sqlite3.connect(path, timeout=30)) as database:
+            answer = str(database.execute("PRAGMA quick_check(1)").fetchone()[0])
+    except sqlite3.DatabaseError as error:
+        return str(error)
+    return "" if answer == "ok" else answer.replace("\n", " ")
 
 
 def sqlite_address(folder: str, name: str) -> str:

@@ -1,0 +1,125 @@
+"""A finished home, made once by a tiny training, and `devopsgpt run` over a copy of it.
+
+A run is forked from a process with the heavy imports done, and tells what the champion is in the
+end: its hash, its val_loss measured anew, and what it says without sampling.
+"""
+
+import json
+import multiprocessing
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from chaos.chain_program import TINY
+
+DEADLINE_S = 240
+ENVIRONMENT = {
+    "DEVOPSGPT_TRAINING": TINY,
+    "DEVOPSGPT_PROFILE": "sample",
+    "OMP_WAIT_POLICY": "passive",
+}
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(
+    ["dagster", "torch", "mlflow", "devopsgpt_pipeline.local.session", "chaos.chain_program"]
+)
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a run ended. champion: what it is in the end, None after an error"""
+
+    status: int
+    output: str
+    champion: dict | None
+
+    @property
+    def error(self):
+        """What stands after `Error:`, to the end."""
+        return self.output.rpartition("Error: ")[2].strip() if "Error: " in self.output else ""
+
+
+def start(home, environment=None):
+    log = home.with_name(f"{home.name}.log")
+    log.unlink(missing_ok=True)
+    arguments = (str(home), str(log), {**os.environ, **ENVIRONMENT, **(environment or {})})
+    process = FORKS.Process(target=_forked, args=arguments)
+    process.start()
+    return process
+
+
+def finish(process, home):
+    process.join(DEADLINE_S)
+    if process.exitcode is None:
+        process.kill()
+        process.join()
+    result = home.with_name(f"{home.name}.json")
+    champion = json.loads(result.read_text()) if result.exists() else None
+    result.unlink(missing_ok=True)
+    output = home.with_name(f"{home.name}.log").read_text(errors="replace")
+    return Ended(process.exitcode, output, champion)
+
+
+def run(home, environment=None):
+    return finish(start(home, environment), home)
+
+
+def _forked(home, log, environment):
+    os.setsid()
+    with open(log, "ab") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    os.environ.clear()
+    os.environ.update(environment, DEVOPSGPT_HOME=home)
+    import click
+
+    try:
+        _chain()
+    except click.ClickException as error:
+        error.show()
+        raise SystemExit(1) from None
+
+
+def _chain():
+    from devopsgpt_pipeline.commands.errors import report_errors
+    from devopsgpt_pipeline.home import Home
+    from devopsgpt_pipeline.local.session import bring_up_to_date
+    from devopsgpt_pipeline.profiles import chosen_profile
+    from devopsgpt_pipeline.settings import read_settings
+
+    @report_errors
+    def chain():
+        settings = read_settings()
+        home = Home(settings.home).prepare()
+        with bring_up_to_date(home, chosen_profile(settings)) as tracking_uri:
+            facts = champion(tracking_uri, home)
+            home.path.with_name(f"{home.path.name}.json").write_text(json.dumps(facts))
+
+    chain()
+
+
+def champion(tracking_uri, home):
+    """What is served, looked at file by file."""
+    import tempfile
+
+    from devopsgpt_model.checkpoint import load_checkpoint
+    from devopsgpt_model.evaluate import evaluate_split
+    from devopsgpt_model.generate import generate_text
+    from devopsgpt_model.token_bins import TokenBins
+    from devopsgpt_pipeline.tracking.client import CHAMPION, connect, version_of_alias
+    from devopsgpt_pipeline.tracking.versions import checkpoint_sha256, fetch_version
+
+    client = connect(tracking_uri)
+    with tempfile.TemporaryDirectory() as folder:
+        files = fetch_version(client, version_of_alias(client, CHAMPION), Path(folder))
+        checkpoint, digest = load_checkpoint(files), checkpoint_sha256(files)
+    bins = TokenBins.open(home.bins("books"))
+    loss = evaluate_split(checkpoint.model, checkpoint.tokenizer, bins).loss
+    text = generate_text(checkpoint.model, checkpoint.tokenizer, "The pager", 20, temperature=0)
+    return {"sha256": digest, "val_loss": loss, "text": text}
+
+
+def copied(home, place):
+    """A home of one's own to damage."""
+    shutil.copytree(home, place, symlinks=True)
+    return place
