@@ -7,6 +7,7 @@ end: its hash, its val_loss measured anew, and what it says without sampling.
 import json
 import multiprocessing
 import os
+import resource
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,38 +40,44 @@ class Ended:
         return self.output.rpartition("Error: ")[2].strip() if "Error: " in self.output else ""
 
 
-def start(home, environment=None):
-    log = home.with_name(f"{home.name}.log")
-    log.unlink(missing_ok=True)
-    arguments = (str(home), str(log), {**os.environ, **ENVIRONMENT, **(environment or {})})
-    process = FORKS.Process(target=_forked, args=arguments)
-    process.start()
-    return process
+class Started:
+    """A run under way. place: where its output goes and what it tells, outside the home"""
+
+    def __init__(self, home, environment=None, place=None, limits=None):
+        place = place or home.parent
+        self.log, self.result = place / f"{home.name}.log", place / f"{home.name}.json"
+        for path in (self.log, self.result):
+            path.unlink(missing_ok=True)
+        environment = {**os.environ, **ENVIRONMENT, **(environment or {}), "RESULT": self.result}
+        environment = {name: str(value) for name, value in environment.items()}
+        arguments = (str(home), str(self.log), environment, limits or {})
+        self.process = FORKS.Process(target=_forked, args=arguments)
+        self.process.start()
+
+    def finish(self):
+        """Wait for its end. returns: how it ended"""
+        self.process.join(DEADLINE_S)
+        if self.process.exitcode is None:
+            self.process.kill()
+            self.process.join()
+        champion = json.loads(self.result.read_text()) if self.result.exists() else None
+        output = self.log.read_text(errors="replace") if self.log.exists() else ""
+        return Ended(self.process.exitcode, output, champion)
 
 
-def finish(process, home):
-    process.join(DEADLINE_S)
-    if process.exitcode is None:
-        process.kill()
-        process.join()
-    result = home.with_name(f"{home.name}.json")
-    champion = json.loads(result.read_text()) if result.exists() else None
-    result.unlink(missing_ok=True)
-    output = home.with_name(f"{home.name}.log").read_text(errors="replace")
-    return Ended(process.exitcode, output, champion)
+def run(home, **options):
+    return Started(home, **options).finish()
 
 
-def run(home, environment=None):
-    return finish(start(home, environment), home)
-
-
-def _forked(home, log, environment):
+def _forked(home, log, environment, limits):
     os.setsid()
     with open(log, "ab") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     os.environ.clear()
     os.environ.update(environment, DEVOPSGPT_HOME=home)
+    for limit, value in limits.items():
+        resource.setrlimit(limit, value)
     import click
 
     try:
@@ -93,7 +100,7 @@ def _chain():
         home = Home(settings.home).prepare()
         with bring_up_to_date(home, chosen_profile(settings)) as tracking_uri:
             facts = champion(tracking_uri, home)
-            home.path.with_name(f"{home.path.name}.json").write_text(json.dumps(facts))
+            Path(os.environ["RESULT"]).write_text(json.dumps(facts))
 
     chain()
 

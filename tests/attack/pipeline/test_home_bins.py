@@ -20,11 +20,11 @@ def bins(tmp_path):
 
 
 def replace_half(bins, split):
-    """Other tokens of the vocabulary, as many as there were."""
+    """Another token of the vocabulary, as often as there were tokens."""
     path = bins.folder / f"{split}.bin"
     half = path.stat().st_size // 2 // DTYPE.itemsize * DTYPE.itemsize
     content = path.read_bytes()
-    path.write_bytes(content[half : 2 * half] + content[half:])
+    path.write_bytes(bytes(half) + content[half:])
     assert path.stat().st_size == len(content)
 
 
