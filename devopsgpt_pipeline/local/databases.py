@@ -34,7 +34,7 @@ class DamagedDatabase(RuntimeError):
 def check_databases(home: Home) -> None:
     """Let SQLite look through each database that is there, before a server opens it.
 
-    raises: DamagedDatabase, with the remedy
+    raises: DamagedDatabase, with the remedy; RuntimeError where SQLite cannot look
     """
     history = home.dagster / "history"
     lost = {
@@ -55,6 +55,8 @@ def _problem(path: Path) -> str:
     try:
         with closing(sqlite3.connect(path, timeout=30)) as database:
             answer = str(database.execute("PRAGMA quick_check(1)").fetchone()[0])
+    except sqlite3.OperationalError as error:  # no room, no permission: not damage
+        raise RuntimeError(f"the database {path} cannot be read: {error}") from error
     except sqlite3.DatabaseError as error:
         return str(error)
     return "" if answer == "ok" else answer.replace("\n", " ")

@@ -7,12 +7,16 @@ end: its hash, its val_loss measured anew, and what it says without sampling.
 import json
 import multiprocessing
 import os
+import re
 import resource
 import shutil
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from chaos.chain_program import TINY
+from conftest import REPOSITORY
 
 DEADLINE_S = 240
 ENVIRONMENT = {
@@ -20,6 +24,7 @@ ENVIRONMENT = {
     "DEVOPSGPT_PROFILE": "sample",
     "OMP_WAIT_POLICY": "passive",
 }
+PATHS = [str(REPOSITORY), str(REPOSITORY / "tests")]
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(
     ["dagster", "torch", "mlflow", "devopsgpt_pipeline.local.session", "chaos.chain_program"]
@@ -37,7 +42,8 @@ class Ended:
     @property
     def error(self):
         """What stands after `Error:`, to the end."""
-        return self.output.rpartition("Error: ")[2].strip() if "Error: " in self.output else ""
+        found = re.search(r"^Error: (.*)", self.output, re.MULTILINE | re.DOTALL)
+        return found[1].strip() if found else ""
 
 
 class Started:
@@ -69,6 +75,23 @@ def run(home, **options):
     return Started(home, **options).finish()
 
 
+def run_from_nothing(home, environment):
+    """A run whose environment must be there when its process starts, such as LD_PRELOAD."""
+    result = home.with_name("result.json")
+    environment = {**os.environ, **ENVIRONMENT, **environment, "RESULT": str(result)}
+    answer = subprocess.run(
+        [sys.executable, "-m", "attack.pipeline.homes"],
+        env=environment | {"DEVOPSGPT_HOME": str(home), "PYTHONPATH": os.pathsep.join(PATHS)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=DEADLINE_S,
+    )
+    champion = json.loads(result.read_text()) if result.exists() else None
+    result.unlink(missing_ok=True)
+    return Ended(answer.returncode, answer.stdout, champion)
+
+
 def _forked(home, log, environment, limits):
     os.setsid()
     with open(log, "ab") as file:
@@ -78,6 +101,10 @@ def _forked(home, log, environment, limits):
     os.environ.update(environment, DEVOPSGPT_HOME=home)
     for limit, value in limits.items():
         resource.setrlimit(limit, value)
+    _end_as_a_command()
+
+
+def _end_as_a_command():
     import click
 
     try:
@@ -130,3 +157,7 @@ def copied(home, place):
     """A home of one's own to damage."""
     shutil.copytree(home, place, symlinks=True)
     return place
+
+
+if __name__ == "__main__":
+    _end_as_a_command()
