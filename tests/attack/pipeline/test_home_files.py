@@ -8,6 +8,8 @@ import random
 import pytest
 
 from attack.pipeline import homes
+from devopsgpt_pipeline.home import Home
+from devopsgpt_pipeline.local.up_lock import sole_up
 
 # One file of each kind is damaged; their patterns cover every file of a finished home.
 KINDS = [
@@ -86,7 +88,8 @@ def attack(kind, how, home, champion, tried):
     assert found, f"the finished home has no {kind}"
     name = random.Random(f"{kind} {how}").choice(found)
     damage(home / name, how)
-    tried(f"{how}: {name}", judge(homes.run(home), champion))
+    with sole_up(Home(home), []):  # a run beside `up` is no second `up`
+        tried(f"{how}: {name}", judge(homes.run(home), champion))
 
 
 @pytest.mark.timeout(300)
