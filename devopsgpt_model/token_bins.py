@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from devopsgpt_model.atomic import atomic_folder, write_json
+from devopsgpt_model.atomic import atomic_folder, file_sha256, write_json
 from devopsgpt_model.tokenizer import Tokenizer
 
 DTYPE = np.dtype("<u2")
@@ -153,6 +153,21 @@ class TokenBins:
                 f"has {found:,}; materialize token_bins again"
             )
         return np.memmap(path, dtype=DTYPE, mode="r")
+
+    def check(self) -> None:
+        """Read both bins to their ends: once for each training or evaluation, which trusts them
+        then.
+
+        raises: TokenBinsError where their length or sha256 is not meta.json's
+        """
+        for split in SPLITS:
+            self.tokens(split)
+            path, expected = self.folder / f"{split}.bin", self.meta.splits[split].sha256
+            if (found := file_sha256(path)) != expected:
+                raise TokenBinsError(
+                    f"{path} should have sha256 {expected[:12]}... and has {found[:12]}...; "
+                    "materialize token_bins again"
+                )
 
     def documents(self, split: str) -> dict[str, NDArray[np.uint16]]:
         """The tokens of each document, by name and in order. raises: TokenBinsError"""

@@ -104,6 +104,11 @@ class Home:
         return self.path / "promotion.lock"
 
     @property
+    def up_lock(self) -> Path:
+        """Held by the one `devopsgpt up` that serves this home; says where it is."""
+        return self.path / "up.lock"
+
+    @property
     def mlflow(self) -> Path:
         return self.path / "mlflow"
 

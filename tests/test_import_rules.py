@@ -108,6 +108,7 @@ INSIDE_FUNCTIONS = {
         "devopsgpt_pipeline/cli.py": "*",
         "devopsgpt_pipeline/commands/": "*",
         "devopsgpt_pipeline/local/session.py": "devopsgpt_pipeline.local.sweep"
+        " devopsgpt_pipeline.local.whole"
         " devopsgpt_pipeline.tracking.client",
         "devopsgpt_serving/__main__.py": "devopsgpt_serving.app devopsgpt_serving.server",
     },

@@ -81,6 +81,8 @@ class Trainer:
         """raises: ValueError for settings, data and a state that do not fit each other"""
         self.job, self.config, self.ranks, self.stop = job, job.config, ranks, stop
         self.bins = TokenBins.open(job.bins)
+        if ranks.first:
+            self.bins.check()
         # now: a damaged one is told before the first step, and the bins may be written anew by the
         # last
         self.tokenizer = self.bins.tokenizer

@@ -1,10 +1,23 @@
 """How commands tell what went wrong."""
 
-from collections.abc import Callable
+import errno
+import re
+import shutil
+from collections.abc import Callable, Iterator
 from functools import wraps
 from typing import Any
 
 import click
+
+from devopsgpt_pipeline.settings import read_settings
+
+# in the words of the system, SQLite, and who repeats them
+FULL = re.compile(
+    r"No space left on device|database or disk is full|Disk quota exceeded|File too large"
+    r"|disk I/O error"
+)
+FULL_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+LEAST_FREE_BYTES = 200_000  # a child that ended on a disk with less often could not write down why
 
 
 def report_errors(command: Callable[..., None]) -> Callable[..., None]:
@@ -14,7 +27,36 @@ def report_errors(command: Callable[..., None]) -> Callable[..., None]:
     def wrapped(*args: Any, **kwargs: Any) -> None:
         try:
             command(*args, **kwargs)
-        except (ValueError, RuntimeError, ConnectionError) as error:
-            raise click.ClickException(str(error)) from error
+        except click.ClickException:
+            raise
+        except Exception as error:
+            if reason := _full_disk(error):
+                raise click.ClickException(
+                    f"the disk is full or a limit of it is reached ({reason}); make room and give "
+                    "the same command again: what was done is kept"
+                ) from error
+            if isinstance(error, ValueError | RuntimeError | ConnectionError):
+                raise click.ClickException(str(error)) from error
+            raise
 
     return wrapped
+
+
+def _full_disk(error: Exception) -> str:
+    """What could not be written, in one line; empty for an error of another kind."""
+    for each in _causes(error):
+        if FULL.search(str(each)) or getattr(each, "errno", None) in FULL_ERRORS:
+            line = next((one for one in str(each).splitlines() if FULL.search(one)), str(each))
+            return line.strip()[:300]
+    home = read_settings().home
+    free = shutil.disk_usage(home).free if home.is_dir() else LEAST_FREE_BYTES
+    if free < LEAST_FREE_BYTES:
+        return f"{home} has {free:,} bytes left: {str(error).partition(chr(10))[0][:200]}"
+    return ""
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    found: BaseException | None = error
+    while found is not None:
+        yield found
+        found = found.__cause__ or found.__context__

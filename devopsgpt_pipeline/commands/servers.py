@@ -14,6 +14,8 @@ import click
 from devopsgpt_pipeline.commands.errors import report_errors
 from devopsgpt_pipeline.home import Home
 from devopsgpt_pipeline.local import servers
+from devopsgpt_pipeline.local.databases import check_databases
+from devopsgpt_pipeline.local.up_lock import sole_up
 from devopsgpt_pipeline.profiles import chosen_profile
 from devopsgpt_pipeline.settings import read_settings
 
@@ -39,18 +41,24 @@ def up(dagster_port: int, mlflow_port: int, service_port: int) -> None:
         servers.dagster_server(home, dagster_port),
         servers.serving_server(home, service_port, mlflow.url),
     ]
-    servers.check_ports_free(started)
     signal.signal(signal.SIGTERM, _interrupt)
-    click.echo(f"starting; logs are in {home.logs}")
     try:
-        with servers.running(started) as children:
-            contents = ("runs and registry", "assets and schedules", "the API")
-            for server, what in zip(started, contents, strict=True):
-                click.echo(f"  {server.name:<8} {server.url}  {what}")
-            click.echo("Ctrl-C stops all three")
-            _wait_for_an_end(started, children)
+        with sole_up(home, started) as lock:
+            check_databases(home)
+            servers.check_ports_free(started)
+            _run(home, started, lock)
     except KeyboardInterrupt:
         click.echo("\nstopped")
+
+
+def _run(home: Home, started: Sequence[servers.Server], lock: int) -> NoReturn:
+    click.echo(f"starting; logs are in {home.logs}")
+    with servers.running(started, lock) as children:
+        contents = ("runs and registry", "assets and schedules", "the API")
+        for server, what in zip(started, contents, strict=True):
+            click.echo(f"  {server.name:<8} {server.url}  {what}")
+        click.echo("Ctrl-C stops all three")
+        _wait_for_an_end(started, children)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

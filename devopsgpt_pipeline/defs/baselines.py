@@ -66,6 +66,7 @@ def build_gpt2_baseline(datasets: list[str]) -> dg.AssetsDefinition:
         keys = context.partition_key.keys_by_dimension
         size, dataset = keys["model"], keys["dataset"]
         bins = TokenBins.open(home.folders.bins(dataset))  # before a model is loaded
+        bins.check()
         checkpoint = load_checkpoint(home.folders.pretrained / size, str(choose_device()))
         measured = measure(size, checkpoint, bins, config.batches)
         client = mlflow.client()

@@ -95,9 +95,11 @@ def compare_with_start(folder: Path, bins: TokenBins, batches: int = NANOGPT_BAT
 
     finetuned = load_checkpoint(folder, str(choose_device()))
     start = start_of(finetuned)
+    at_hand = [TokenBins.open(path) for path in datasets_at_hand(bins.folder.parent)]
+    for one in at_hand:  # the one that it was trained on is among them
+        one.check()
     measured = {
-        other.folder.name: _measure_pair(start, finetuned, other, bins, batches)
-        for other in map(TokenBins.open, datasets_at_hand(bins.folder.parent))
+        one.folder.name: _measure_pair(start, finetuned, one, bins, batches) for one in at_hand
     }
     before, after = (_texts(checkpoint) for checkpoint in (start, finetuned))
     own = measured[bins.folder.name]

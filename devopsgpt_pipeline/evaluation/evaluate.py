@@ -34,6 +34,8 @@ def evaluate_models(
     """
     # before a model is fetched: a dataset that is not here is told at once
     opened = [TokenBins.open(home.bins(dataset)) for dataset in datasets]
+    for bins in opened:
+        bins.check()
     client = connect(tracking_uri) if tracking_uri else None
     rows = []
     for name in names:

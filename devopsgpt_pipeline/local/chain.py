@@ -52,6 +52,18 @@ def out_of_date(job: dg.JobDefinition, instance: dg.DagsterInstance) -> list[dg.
     return stale
 
 
+def up_to_date(
+    job: dg.JobDefinition, instance: dg.DagsterInstance, stale: list[dg.AssetKey]
+) -> list[tuple[dg.AssetKey, str]]:
+    """A job's other assets with their data versions, in the order of the chain."""
+    made_here = job.asset_layer.executable_asset_keys
+    return [
+        (key, _tags(instance, key).get(DATA_VERSION_TAG, ""))
+        for key in job.asset_layer.asset_graph.toposorted_asset_keys
+        if key in made_here and key not in stale
+    ]
+
+
 def _tags(instance: dg.DagsterInstance, key: dg.AssetKey) -> dict[str, str]:
     """Version tags of an asset's latest materialization, or of a source's latest observation."""
     entry = instance.get_latest_materialization_event(key)

@@ -18,13 +18,15 @@ GRACE_S = 10.0
 class Keeper:
     """The other end: told of each group as it starts."""
 
-    def __init__(self) -> None:
+    def __init__(self, lock: int | None = None) -> None:
+        """lock: descriptor of a file whose lock it holds, too, until it ends"""
         # a session of its own, so that a Ctrl-C in the terminal does not end it before the servers
         self._process = subprocess.Popen(
             [sys.executable, "-I", __file__],
             stdin=subprocess.PIPE,
             text=True,
             start_new_session=True,
+            pass_fds=() if lock is None else (lock,),
         )
 
     def watch(self, group: int) -> None:

@@ -2,7 +2,6 @@
 together; and the environment that they share."""
 
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -15,7 +14,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from devopsgpt_model.atomic import write_atomically
 from devopsgpt_pipeline.home import Home
+from devopsgpt_pipeline.local.databases import MLFLOW_ADDRESSES, dagster_storage
 from devopsgpt_pipeline.local.keeper import Keeper
 from devopsgpt_pipeline.settings import Settings
 
@@ -39,6 +40,8 @@ class Server:
     health_path: str
     log: Path
     environment: dict[str, str] = field(default_factory=dict)
+    folder: Path | None = None
+    """Where it runs; here where unset."""
 
     @property
     def url(self) -> str:
@@ -47,7 +50,8 @@ class Server:
 
 def set_environment(home: Home, tracking_uri: str, ui_url: str) -> None:
     """Point this process and its children at a home and its MLflow server; lay out DAGSTER_HOME."""
-    shutil.copyfile(CHECKOUT / "dagster.yaml", home.dagster / "dagster.yaml")
+    instance = (CHECKOUT / "dagster.yaml").read_text() + dagster_storage(home.dagster)
+    write_atomically(home.dagster / "dagster.yaml", instance.encode())
     os.environ |= {
         "DEVOPSGPT_HOME": str(home.path),
         "DAGSTER_HOME": str(home.dagster),
@@ -63,11 +67,12 @@ def set_environment(home: Home, tracking_uri: str, ui_url: str) -> None:
 def mlflow_server(home: Home, port: int) -> Server:
     """MLflow: runs and registry in SQLite, artifacts in the home, served over HTTP."""
     command = [sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(port)]
-    command += ["--workers", "1", "--backend-store-uri", f"sqlite:///{home.mlflow / 'mlflow.db'}"]
-    command += ["--artifacts-destination", str(home.mlflow / "artifacts"), "--serve-artifacts"]
+    command += ["--workers", "1", *MLFLOW_ADDRESSES, "--serve-artifacts"]
     # the job runner would start eight processes of 240 MB each, for features that are not used here
     environment = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    return Server("MLflow", command, port, "/health", home.logs / "mlflow.log", environment)
+    environment["PYTHONSAFEPATH"] = "1"  # no file of the home is a module
+    log = home.logs / "mlflow.log"
+    return Server("MLflow", command, port, "/health", log, environment, home.mlflow)
 
 
 def dagster_server(home: Home, port: int) -> Server:
@@ -110,14 +115,17 @@ def check_ports_free(servers: Sequence[Server]) -> None:
 
 
 @contextmanager
-def running(servers: Sequence[Server]) -> Iterator[list[subprocess.Popen[bytes]]]:
+def running(
+    servers: Sequence[Server], lock: int | None = None
+) -> Iterator[list[subprocess.Popen[bytes]]]:
     """Start servers, wait until each answers, and stop all of them at the end of the block, or of
     this process.
 
+    lock: descriptor of a file whose lock is held until all of them have ended
     raises: ProcessError for one that ends or does not answer in time, with the end of its log
     """
     processes: list[subprocess.Popen[bytes]] = []
-    keeper = Keeper()
+    keeper = Keeper(lock)
     try:
         for server in servers:
             processes.append(_start(server))
@@ -148,6 +156,7 @@ def _start(server: Server) -> subprocess.Popen[bytes]:
         # in order.
         return subprocess.Popen(
             server.command,
+            cwd=server.folder,
             env=os.environ | server.environment,
             stdin=subprocess.DEVNULL,
             stdout=log,

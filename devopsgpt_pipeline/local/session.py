@@ -5,17 +5,24 @@ import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
+from rich.markup import escape
 
 from devopsgpt_model.config import GPT2_SIZES, TrainingConfig
 from devopsgpt_model.tracking import DEFAULT_TRACKING_URI
 from devopsgpt_pipeline.home import BOOKS, OLD_BOOKS, Home
 from devopsgpt_pipeline.local import chain, servers
+from devopsgpt_pipeline.local.databases import check_databases
 from devopsgpt_pipeline.local.grid import Outcome, Trial
 from devopsgpt_pipeline.local.progress import ChainProgress
 from devopsgpt_pipeline.profiles import Profile
+from devopsgpt_pipeline.settings import read_settings
+from devopsgpt_pipeline.sources.books import books_of_profile
+
+if TYPE_CHECKING:
+    from devopsgpt_pipeline.local.whole import Whole
 
 AFTER_TOKEN_BINS = [
     dg.AssetKey(name)
@@ -95,6 +102,7 @@ def make_datasets(
 
 @contextmanager
 def _session(home: Home, profile: Profile) -> Iterator[tuple["Session", str]]:
+    check_databases(home)
     mlflow = servers.mlflow_server(home, servers.free_port())
     servers.set_environment(home, mlflow.url, DEFAULT_TRACKING_URI)
     with ChainProgress() as progress:
@@ -106,8 +114,12 @@ def _session(home: Home, profile: Profile) -> Iterator[tuple["Session", str]]:
                 )
             # reads the environment that was set just now
             from devopsgpt_pipeline.definitions import defs
+            from devopsgpt_pipeline.local.whole import Whole
+            from devopsgpt_pipeline.tracking.client import connect
 
-            yield Session(defs, instance, progress), mlflow.url
+            books = books_of_profile(profile.name, read_settings().books)
+            whole = Whole(home, connect(mlflow.url), books)
+            yield Session(defs, instance, progress, whole), mlflow.url
 
 
 @dataclass
@@ -117,6 +129,8 @@ class Session:
     definitions: dg.Definitions
     instance: dg.DagsterInstance
     progress: ChainProgress
+    whole: "Whole | None" = None
+    """Looks whether what is up to date is still there; None trusts Dagster."""
 
     @property
     def job(self) -> dg.JobDefinition:
@@ -131,8 +145,10 @@ class Session:
 
     def fetch_pretrained(self, init_from: str) -> None:
         """The weights to start from, where they are a size of GPT-2 that is not here yet."""
+        if init_from not in GPT2_SIZES:
+            return
         made = self.instance.get_materialized_partitions(dg.AssetKey("pretrained_gpt2"))
-        if init_from in GPT2_SIZES and init_from not in made:
+        if init_from not in made or (self.whole and not self.whole.has_pretrained(init_from)):
             self.progress.say(f"fetching {init_from}")
             job = self.definitions.resolve_job_def("fetch_pretrained_gpt2")
             chain.materialize(job, self.instance, self.progress, partition=init_from)
@@ -172,11 +188,7 @@ class Session:
     def update(self, leave_out: list[dg.AssetKey] | None = None) -> None:
         """Materialize in rounds: what one round makes may leave what follows as it was."""
         before: list[dg.AssetKey] = []
-        while stale := [
-            key
-            for key in chain.out_of_date(self.job, self.instance)
-            if key not in (leave_out or [])
-        ]:
+        while stale := self._out_of_date(leave_out or []):
             names = ", ".join(key.to_user_string() for key in stale)
             if stale == before:
                 raise chain.ChainError(f"still out of date after being materialized: {names}")
@@ -189,3 +201,17 @@ class Session:
             before = stale
         if not before:
             self.progress.say("everything is up to date")
+
+    def _out_of_date(self, leave_out: list[dg.AssetKey]) -> list[dg.AssetKey]:
+        """What is to be made, in the order of the chain; what was damaged since it was made is told
+        of."""
+        stale = chain.out_of_date(self.job, self.instance)
+        for key, data_version in chain.up_to_date(self.job, self.instance, stale):
+            if self.whole is None or key in leave_out:
+                continue
+            if damage := self.whole.damage(key.to_user_string(), data_version):
+                told = escape(f"{key.to_user_string()}: {damage}")
+                self.progress.say(f"[yellow]damaged, to be made anew:[/] {told}")
+                stale.append(key)
+        order = self.job.asset_layer.asset_graph.toposorted_asset_keys
+        return [key for key in order if key in stale and key not in leave_out]

@@ -87,9 +87,10 @@ def judge_challenger(client: MlflowClient, bins: TokenBins, lock: Path, margin: 
     """Promote the challenger where it beats the champion on the held-out text of these bins.
 
     The decision and its numbers become tags of the challenger before any alias moves.
-    raises: ValueError without a challenger or with a damaged one; PromotionError where the champion
-    moved three times
+    raises: ValueError without a challenger, or with a damaged version or bins; PromotionError where
+    the champion moved three times
     """
+    bins.check()
     for _ in range(TRIES - 1):
         try:
             return _judge(client, bins, lock, margin)

@@ -87,16 +87,20 @@ def baseline_run(
     return run_id
 
 
+def find_leaderboard_run(client: MlflowClient) -> str | None:
+    """The one run that carries the leaderboard's files, if it is there. returns: its id"""
+    found = client.search_runs([experiment_id(client)], "tags.kind = 'leaderboard'", max_results=1)
+    return str(found[0].info.run_id) if found else None
+
+
 def leaderboard_run(client: MlflowClient) -> str:
     """The one run that carries the leaderboard's files. returns: its id"""
-    experiment = experiment_id(client)
-    if found := client.search_runs([experiment], "tags.kind = 'leaderboard'", max_results=1):
-        return str(found[0].info.run_id)
-    run_id = str(
-        client.create_run(
-            experiment, run_name="leaderboard", tags={"kind": "leaderboard"}
-        ).info.run_id
+    if found := find_leaderboard_run(client):
+        return found
+    run = client.create_run(
+        experiment_id(client), run_name="leaderboard", tags={"kind": "leaderboard"}
     )
+    run_id = str(run.info.run_id)
     client.set_terminated(run_id, "FINISHED")
     return run_id
 

@@ -143,14 +143,35 @@ def fetch_version(client: MlflowClient, version: str, folder: Path) -> Path:
 
     raises: ValueError for a file that is missing or not what the manifest says
     """
-    root = Path(
-        download_artifacts(
-            _location(client, version), dst_path=str(folder), tracking_uri=client.tracking_uri
+    try:
+        root = Path(
+            download_artifacts(
+                _location(client, version), dst_path=str(folder), tracking_uri=client.tracking_uri
+            )
         )
-    )
-    for name, facts in json.loads((root / "manifest.json").read_text())["files"].items():
-        _check_file(root / name, name, facts["sha256"], version)
+    except OSError as error:  # a folder of the registry that is gone
+        raise _damaged(version, f"its files cannot be read ({error})") from error
+    _check_files(root, version)
     return root / "model"
+
+
+def check_stored(client: MlflowClient, version: str, artifacts: Path) -> None:
+    """Check a version's files where an MLflow server on this machine keeps them. artifacts: its
+    folder
+
+    raises: ValueError for a file that is missing or not what the manifest says
+    """
+    _check_files(artifacts / _location(client, version).partition(":/")[2].lstrip("/"), version)
+
+
+def _check_files(root: Path, version: str) -> None:
+    try:
+        files = json.loads((root / "manifest.json").read_text())["files"]
+        hashes = {name: facts["sha256"] for name, facts in files.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise _damaged(version, f"manifest.json is missing or damaged ({error!r})") from error
+    for name, sha256 in hashes.items():
+        _check_file(root / name, name, sha256, version)
 
 
 def fetch_document(client: MlflowClient, version: str, name: str) -> str | None:
@@ -183,9 +204,14 @@ def _location(client: MlflowClient, version: str) -> str:
 
 def _check_file(path: Path, name: str, sha256: str, version: str) -> None:
     if not path.is_file() or file_sha256(path) != sha256:
-        raise ValueError(
-            f"version {version} of {MODEL_NAME}: {name} is missing or damaged in the registry"
-        )
+        raise _damaged(version, f"{name} is missing or damaged in the registry")
+
+
+def _damaged(version: str, what: str) -> ValueError:
+    return ValueError(
+        f"version {version} of {MODEL_NAME}: {what}; restore a backup, or let another version be "
+        "served (`devopsgpt promote`)"
+    )
 
 
 def _ensure_registered_model(client: MlflowClient) -> None:

@@ -62,6 +62,7 @@ class World:
         with server.log.open("ab") as log:
             self.running[name] = subprocess.Popen(
                 server.command,
+                cwd=server.folder,
                 env=self.environment | server.environment,
                 stdout=log,
                 stderr=log,
