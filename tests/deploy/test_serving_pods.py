@@ -1,4 +1,4 @@
-"""The service's pods: where its keys come from, and how the vLLM beside it is started and probed."""
+"""The service's pods: where its keys come from, and how vLLM beside it is started and probed."""
 
 import subprocess
 import threading
