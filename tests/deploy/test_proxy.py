@@ -1,5 +1,6 @@
 """The proxy before Dagster's and MLflow's pages and the API: who passes, and with which headers."""
 
+import base64
 import shutil
 import ssl
 import subprocess
@@ -133,7 +134,8 @@ def echo(socket):
 
 
 def test_a_websocket_passes_from_our_own_pages_only(tmp_path):
-    credentials = {"Authorization": httpx.BasicAuth(*OPERATOR)._auth_header}
+    encoded = base64.b64encode(":".join(OPERATOR).encode()).decode()
+    credentials = {"Authorization": f"Basic {encoded}"}
     with serve(echo, "127.0.0.1", 0) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         upstreams = [f"127.0.0.1:{server.socket.getsockname()[1]}"] * 3

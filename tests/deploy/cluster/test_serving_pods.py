@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from conftest import REPOSITORY
 
+from deploy.cluster.test_kubernetes import pods
 from deploy.compose import SECRETS
-from deploy.test_kubernetes import pods
 from devopsgpt_serving.settings import PREFIX, Settings
 
 

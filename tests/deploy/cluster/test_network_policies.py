@@ -6,7 +6,7 @@ from conftest import REPOSITORY
 from dagster_k8s.job import DagsterK8sJobConfig, construct_dagster_k8s_job
 from dagster_k8s.pipes import build_pod_body
 
-from deploy.network_policies import allowed
+from deploy.cluster.network_policies import allowed
 from devopsgpt_pipeline.training.kubernetes_launcher import LABEL
 
 FOLDER = REPOSITORY / "deploy/kubernetes"

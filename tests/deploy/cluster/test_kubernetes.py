@@ -18,8 +18,8 @@ from dagster_k8s.job import (
 )
 from kubernetes.client import ApiClient
 
+from deploy.cluster.helm_chart import unknown_values
 from deploy.compose import SECRETS
-from deploy.helm_chart import unknown_values
 from devopsgpt_pipeline.cli import main
 from devopsgpt_serving.metrics import Metrics
 from devopsgpt_serving.settings import PREFIX, Settings
