@@ -4,8 +4,9 @@ BIN := .venv/bin
 RUNTIME := .venv/.runtime
 DEVELOPMENT := .venv/.development
 BENCHMARKS := .venv/.benchmarks
+TOOLS := .tools/bin
 
-.PHONY: setup run up env test test-slow chaos attack check bench audit clean
+.PHONY: setup run up env test test-slow chaos attack check bench audit lock sbom scan clean
 
 setup: $(RUNTIME)  ## install what running needs
 
@@ -58,5 +59,22 @@ audit: $(DEVELOPMENT)  ## known vulnerabilities of the pinned versions; needs th
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check pip-audit==2.10.1
 	$(BIN)/pip-audit --vulnerability-service osv --requirement constraints.txt --no-deps --disable-pip
 
+lock: $(TOOLS)/uv  ## constraints.lock: the hashes of what constraints.txt pins, but for torch's; needs the network
+	$(TOOLS)/uv pip compile constraints.txt --quiet --no-deps --generate-hashes --no-emit-package torch \
+		--python-version 3.11.16 --no-annotate --no-emit-index-url --custom-compile-command 'make lock' \
+		--output-file constraints.lock
+
+sbom: $(RUNTIME)  ## a bill of materials of what is installed, bom.cdx.json
+	@$(MAKE) --silent $(TOOLS)/cyclonedx-py || { echo 'no bill of materials: cyclonedx-bom could not be installed'; exit 0; }; \
+	$(TOOLS)/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible --output-file bom.cdx.json $(BIN)/python \
+		&& echo 'wrote bom.cdx.json'
+
+scan:  ## known vulnerabilities of the images, where trivy or grype is installed; fails for findings alone
+	@$(PYTHON) deploy/scan.py
+
+$(TOOLS)/%:  # programs that share no environment with ours
+	@test -x $(TOOLS)/python || $(PYTHON) -m venv .tools
+	@$(TOOLS)/python -m pip install --quiet --disable-pip-version-check uv==0.13.9 cyclonedx-bom==7.5.0
+
 clean:  ## forget the environment and everything that was trained
-	rm -rf .venv .devopsgpt
+	rm -rf .venv .tools .devopsgpt

@@ -65,6 +65,10 @@ class Settings(BaseSettings):
     kubernetes_claim: str = "devopsgpt-home"
     """Volume claim that holds the home."""
 
+    dagster_hosts: str = ""
+    """Host names, separated by commas, under which browsers reach Dagster's pages; localhost and
+    addresses need not be named."""
+
     mlflow_ui_url: str = ""
     """MLflow's address in links for people; the tracking server's where unset."""
 
@@ -102,6 +106,11 @@ class Settings(BaseSettings):
     def tracking_server(self) -> str:
         """Where clients find MLflow."""
         return self.tracking_uri or DEFAULT_TRACKING_URI
+
+    @property
+    def dagster_host_names(self) -> list[str]:
+        """The names of dagster_hosts."""
+        return [name.strip() for name in self.dagster_hosts.split(",") if name.strip()]
 
     @property
     def postgres_urls(self) -> dict[str, str]:

@@ -76,8 +76,10 @@ def mlflow_server(home: Home, port: int) -> Server:
 
 
 def dagster_server(home: Home, port: int) -> Server:
-    """Dagster's web UI with its daemon: schedules, sensors, queued runs."""
-    command = [sys.executable, "-m", "dagster", "dev", "--host", HOST, "--port", str(port)]
+    """Dagster's web UI, which refuses other people's pages, with its daemon: schedules, sensors,
+    queued runs."""
+    command = [sys.executable, "-m", "devopsgpt_pipeline.local.dagster_dev"]
+    command += ["--host", HOST, "--port", str(port)]
     command += ["--workspace", str(CHECKOUT / "workspace.yaml")]
     return Server("Dagster", command, port, "/server_info", home.logs / "dagster.log")
 

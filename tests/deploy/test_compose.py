@@ -34,6 +34,11 @@ def services(variables):
 @pytest.mark.parametrize("path", [COMPOSE_FILE, GPU_FILE], ids=lambda path: path.name)
 def test_the_file_follows_the_compose_specification(path, variables):
     document = load(variables, path)
+    for service in document[
+        "services"
+    ].values():  # the library knows a tag or a digest, Docker both
+        if "@" in service.get("image", ""):
+            service["image"] = re.sub(r":[^:@]+@", "@", service["image"])
     PyCompose.from_yaml(yaml.safe_dump(document))
     name = next(iter(document["services"]))
     for wrong in (
@@ -153,7 +158,20 @@ def test_an_image_that_trains_can_compile():
 
 def test_every_image_has_an_exact_version(services):
     for name, service in services.items():
-        assert re.search(r":v?\d+\.\d+(\.\d+)?(-[a-z]+)?$", service["image"]), name
+        tag, _, digest = service["image"].partition("@")
+        assert re.search(r":v?\d+\.\d+(\.\d+)?(-[a-z]+)?$", tag), name
+        # ours are built here; nobody here could look up vLLM's: docs/operations.md
+        known = not tag.startswith(("devopsgpt-", "vllm/"))
+        assert bool(re.fullmatch(r"sha256:[0-9a-f]{64}", digest)) is known, name
+
+
+def test_every_foreign_image_that_ours_are_built_from_is_named_by_its_digest():
+    dockerfile = (REPOSITORY / "deploy/Dockerfile").read_text()
+    bases = re.findall(r"^FROM (\S+:\S+) AS", dockerfile, flags=re.MULTILINE)
+    assert len(bases) == 2
+    for base in bases:
+        assert re.fullmatch(r"python:3\.11\.\d+-[a-z-]+@sha256:[0-9a-f]{64}", base)
+    assert len({base.split("-")[0] for base in bases}) == 1
 
 
 def test_services_start_when_what_they_need_is_healthy(services):
@@ -174,6 +192,46 @@ def test_the_database_is_reached_from_inside_only(variables):
     assert document["networks"]["inside"]["internal"] is True
     assert document["services"]["postgres"]["networks"] == ["inside"]
     assert document["services"]["daemon"]["networks"] == ["inside"]
+
+
+def test_the_service_reaches_mlflow_and_nothing_of_the_pipeline(variables):
+    document = load(variables)
+    networks = {name: set(service["networks"]) for name, service in document["services"].items()}
+
+    def reached_by(name):
+        return {other for other in networks if other != name and networks[other] & networks[name]}
+
+    assert reached_by("serving") == {"mlflow", "proxy", "serving-vllm"}
+    assert reached_by("serving-vllm") == {"mlflow", "proxy", "serving", "vllm"}
+    assert reached_by("vllm") == {"serving-vllm"}
+    assert reached_by("postgres") == {"mlflow", "code", "webserver", "daemon", "backup"}
+    outward = {
+        name for name in document["networks"] if not document["networks"][name].get("internal")
+    }
+    assert outward == {"api", "outside"}
+    masquerade = {"com.docker.network.bridge.enable_ip_masquerade": "false"}
+    assert document["networks"]["api"]["driver_opts"] == masquerade
+    assert networks["serving"] & outward == {"api"}  # a port for callers, no way to the internet
+
+
+def test_the_webserver_has_the_guard_before_it(services):
+    assert services["webserver"]["command"][:3] == [
+        "python",
+        "-m",
+        "devopsgpt_pipeline.operations.webserver",
+    ]
+    # Helm's chart starts it by another name
+    dockerfile = (REPOSITORY / "deploy/Dockerfile").read_text()
+    assert 'exec python -m devopsgpt_pipeline.operations.webserver "$@"' in dockerfile
+    assert "> /venv/bin/dagster-webserver\n" in dockerfile
+
+
+def test_mlflow_and_dagster_know_the_proxy_by_its_name(variables):
+    chosen = {"PROXY_HOST": "ml.example", "PROXY_MLFLOW_PORT": "9444"}
+    services = load(variables | chosen)["services"]
+    origins = services["mlflow"]["environment"]["MLFLOW_SERVER_CORS_ALLOWED_ORIGINS"]
+    assert origins == "https://ml.example:9444"
+    assert services["webserver"]["environment"]["DEVOPSGPT_DAGSTER_HOSTS"] == "ml.example,"
 
 
 def test_every_mounted_volume_is_named_or_a_file_of_ours(variables):

@@ -1,41 +1,47 @@
-"""The proxy before Dagster's and MLflow's pages: Caddy itself, with the compose file's Caddyfile
-and start script."""
+"""The proxy before Dagster's and MLflow's pages and the API: who passes, and with which headers."""
 
-import os
+import base64
 import shutil
 import ssl
 import subprocess
 import sys
 import threading
-import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import httpx
 import pytest
 from conftest import REPOSITORY
+from websockets.exceptions import InvalidStatus
+from websockets.sync.client import connect
+from websockets.sync.server import serve
 
-from devopsgpt_pipeline.local import servers
+from deploy import caddy
+from deploy.caddy import PASSWORD
 
-FOLDER = REPOSITORY / "deploy/proxy"
-PASSWORD = 'a long one, with $signs and "quotes"'
+OPERATOR = ("operator", PASSWORD)
+LINK = {"Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"}
 
 
 class Pages(BaseHTTPRequestHandler):
     """A server without users that tells what reached it."""
 
     def do_GET(self):
-        body = f"{self.headers['Host']} {self.headers.get('Origin')}".encode()
+        names = ("Host", "Origin", "Authorization")
+        body = " ".join(str(self.headers.get(name)) for name in names).encode()
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
 
+    do_POST = do_PUT = do_DELETE = do_GET
+
     def log_message(self, *arguments):
         pass
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def pages():
     with ThreadingHTTPServer(("127.0.0.1", 0), Pages) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -43,76 +49,109 @@ def pages():
         server.shutdown()
 
 
-@pytest.fixture
-def proxy(pages, tmp_path):
-    """Caddy on free ports. returns: the addresses of Dagster's and MLflow's pages behind it"""
-    caddy = shutil.which("caddy", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
-    ports = {number: servers.free_port() for number in ("2019", "8443", "8444")}
-    text = (FOLDER / "Caddyfile").read_text()
-    for number, port in ports.items():
-        text = text.replace(f":{number}", f":{port}")
-    text = text.replace("reverse_proxy webserver:3000", f"reverse_proxy 127.0.0.1:{pages}")
-    text = text.replace("reverse_proxy mlflow:5000", f"reverse_proxy 127.0.0.1:{pages}")
-    text = text.replace(
-        "skip_install_trust", "skip_install_trust\n\tauto_https disable_redirects"
-    )  # port 80 is not ours
-    (tmp_path / "Caddyfile").write_text(text)
-    script = (
-        (FOLDER / "start.sh")
-        .read_text()
-        .replace("/etc/caddy/Caddyfile", str(tmp_path / "Caddyfile"))
-    )
-    listed = tmp_path / "bin" / "caddy"  # as a process list would show it
-    listed.parent.mkdir()
-    listed.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/arguments\nexec {caddy} "$@"\n')
-    listed.chmod(0o755)
-    environment = {"PATH": f"{listed.parent}:{os.environ['PATH']}", "HOME": str(tmp_path)}
-    environment |= {"PROXY_HOST": "localhost", "PROXY_USER": "operator", "PROXY_PASSWORD": PASSWORD}
-    with (tmp_path / "log").open("wb") as log:
-        process = subprocess.Popen(["sh", "-c", script], env=environment, stdout=log, stderr=log)
-    try:
-        deadline = time.monotonic() + 30
-        while True:
-            try:
-                httpx.get(f"http://127.0.0.1:{ports['2019']}/config/", timeout=2).raise_for_status()
-                break
-            except httpx.TransportError:
-                assert process.poll() is None, (tmp_path / "log").read_text()
-                assert time.monotonic() < deadline
-                time.sleep(0.1)
-        yield [f"https://localhost:{ports[number]}" for number in ("8443", "8444")]
-    finally:
-        process.terminate()
-        process.wait(20)
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    return tmp_path_factory.mktemp("proxy")
 
 
-def test_nobody_passes_the_proxy_without_the_password(proxy, tmp_path):
-    authority = next(tmp_path.rglob("pki/authorities/local/root.crt"))
-    trusted = ssl.create_default_context(cafile=str(authority))
+@pytest.fixture(scope="module")
+def proxy(pages, place):
+    """The addresses of Dagster's and MLflow's pages and of the API behind Caddy."""
+    with caddy.proxy(place, [f"127.0.0.1:{pages}"] * 3, caddy.ports()) as addresses:
+        yield addresses
+
+
+def trusting(place):
+    authority = next(place.rglob("pki/authorities/local/root.crt"))
+    return ssl.create_default_context(cafile=str(authority))
+
+
+@pytest.fixture(scope="module")
+def client(proxy, place):
     # a hash takes a second of a processor of its own
-    with httpx.Client(verify=trusted, timeout=30) as client:
-        for page in proxy:
-            assert client.get(page).status_code == 401
-            assert client.get(page, auth=("operator", "wrong")).status_code == 401
-            assert client.get(page, auth=("root", PASSWORD)).status_code == 401
-            answer = client.get(
-                page, auth=("operator", PASSWORD), headers={"Origin": "https://elsewhere"}
-            )
-            assert answer.status_code == 200
-            assert "max-age" in answer.headers["Strict-Transport-Security"]
-        assert answer.text == "mlflow:5000 None"  # MLflow refuses other names and origins
-    assert PASSWORD not in (tmp_path / "log").read_text()
-    arguments = (tmp_path / "arguments").read_text()
+    with httpx.Client(verify=trusting(place), timeout=30) as client:
+        yield client
+
+
+def test_nobody_passes_the_proxy_without_the_password(proxy, client, place):
+    for page in proxy[:2]:
+        assert client.get(page).status_code == 401
+        assert client.get(page, auth=("operator", "wrong")).status_code == 401
+        assert client.get(page, auth=("root", PASSWORD)).status_code == 401
+        answer = client.get(page, auth=OPERATOR)
+        assert answer.status_code == 200
+        assert "max-age" in answer.headers["Strict-Transport-Security"]
+    assert PASSWORD not in (place / "log").read_text()
+    arguments = (place / "arguments").read_text()
     assert "hash-password" in arguments
     assert PASSWORD not in arguments
 
 
+@pytest.mark.parametrize("page", [0, 1], ids=["dagster", "mlflow"])
+@pytest.mark.parametrize(
+    ("method", "headers", "status"),
+    [
+        ("POST", {}, 200),  # a program
+        ("POST", {"Origin": "{page}"}, 200),
+        ("PUT", {"Origin": "{page}", "Sec-Fetch-Site": "same-origin"}, 200),
+        ("GET", {"Sec-Fetch-Site": "none"} | LINK, 200),
+        ("GET", {"Sec-Fetch-Site": "cross-site"} | LINK, 200),
+        ("POST", {"Sec-Fetch-Site": "cross-site"} | LINK, 403),  # a form
+        ("GET", {"Sec-Fetch-Site": "cross-site"} | LINK | {"Sec-Fetch-Dest": "iframe"}, 403),
+        ("GET", {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors"}, 403),  # an image
+        ("GET", {"Sec-Fetch-Site": "same-site"}, 403),  # of the other port's pages
+        ("POST", {"Origin": "https://evil.test"}, 403),
+        ("DELETE", {"Origin": "null"}, 403),
+        ("POST", {"Origin": "http://localhost"}, 403),
+        ("POST", {"Origin": "{page}.evil.test"}, 403),
+        ("GET", {"Origin": "https://evil.test"}, 403),
+    ],
+)
+def test_only_our_own_pages_do_more_than_follow_a_link(
+    proxy, client, page, method, headers, status
+):
+    address = proxy[page]
+    sent = {name: value.format(page=address) for name, value in headers.items()}
+    answer = client.request(method, address, headers=sent, auth=OPERATOR)
+    assert answer.status_code == status, answer.text
+
+
+def test_what_the_servers_behind_the_proxy_see(proxy, client):
+    dagster, mlflow, api = proxy
+    seen = [
+        client.post(each, headers={"Origin": each}, auth=OPERATOR).text.split()[:2]
+        for each in (dagster, mlflow)
+    ]
+    assert seen == [[dagster.removeprefix("https://"), dagster], ["mlflow:5000", mlflow]]
+    key = {"Authorization": "Bearer key", "Origin": "https://other.example"}
+    host = api.removeprefix("https://")
+    assert client.post(api, headers=key).text == f"{host} https://other.example Bearer key"
+    assert "max-age" in client.get(api).headers["Strict-Transport-Security"]
+
+
+def echo(socket):
+    socket.send(f"heard {socket.recv()}")
+
+
+def test_a_websocket_passes_from_our_own_pages_only(tmp_path):
+    encoded = base64.b64encode(":".join(OPERATOR).encode()).decode()
+    credentials = {"Authorization": f"Basic {encoded}"}
+    with serve(echo, "127.0.0.1", 0) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        upstreams = [f"127.0.0.1:{server.socket.getsockname()[1]}"] * 3
+        with caddy.proxy(tmp_path, upstreams, caddy.ports()) as (dagster, *_):
+            address = dagster.replace("https", "wss")
+            more = {"ssl": trusting(tmp_path), "additional_headers": credentials}
+            with connect(address, origin=dagster, **more) as socket:
+                socket.send("hello")
+                assert socket.recv() == "heard hello"
+            with pytest.raises(InvalidStatus, match="403"):
+                connect(address, origin="https://evil.test", **more)
+        server.shutdown()
+
+
 def test_the_proxy_is_the_version_that_the_compose_file_runs():
-    caddy = shutil.which("caddy", path=str(Path(sys.executable).parent))
-    version = subprocess.run(
-        [caddy, "version"], capture_output=True, text=True, check=True
-    ).stdout.split()[0]
-    assert (
-        f"image: caddy:{version.removeprefix('v')}-alpine"
-        in (REPOSITORY / "docker-compose.yml").read_text()
-    )
+    found = shutil.which("caddy", path=str(Path(sys.executable).parent))
+    version = subprocess.run([found, "version"], capture_output=True, text=True, check=True)
+    number = version.stdout.split()[0].removeprefix("v")
+    assert f"image: caddy:{number}-alpine@" in (REPOSITORY / "docker-compose.yml").read_text()

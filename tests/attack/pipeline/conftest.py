@@ -1,9 +1,9 @@
 """A finished home for the attacks on it, and the book's site of the scraper's own tests."""
 
 import pytest
+from pipeline.conftest import archive, book, book_site  # noqa: F401
 
 from attack.pipeline import homes
-from pipeline.conftest import archive, book, book_site  # noqa: F401
 
 
 @pytest.fixture(scope="session")
