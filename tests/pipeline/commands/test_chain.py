@@ -24,6 +24,10 @@ def test_an_unknown_preset_or_setting_is_told():
         "compile must be one of auto, on, off, got 'maybe'"
         in invoke("finetune", "sample", "-s", "compile=maybe").output
     )
+    assert (
+        "optimizer must be one of adamw, muon, got 'sgd'"
+        in invoke("finetune", "sample", "--sweep", "optimizer=adamw,sgd").output
+    )
 
 
 def test_settings_are_listed_with_their_units():
@@ -37,6 +41,7 @@ def test_settings_change_a_preset():
     config = changed(
         "sample", ["max_steps=7", "learning_rate=0.5", "compile=on", "init_from=champion"]
     )
+    assert changed("sample", ["optimizer=adamw"]).optimizer == "adamw"
     assert (config.max_steps, config.learning_rate, config.compile, config.init_from) == (
         7,
         0.5,
