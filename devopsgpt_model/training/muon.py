@@ -65,7 +65,8 @@ class Muon:
         if not state:
             state["momentum"] = torch.zeros_like(matrix)
         momentum = state["momentum"].lerp_(gradient, 1 - MOMENTUM)
-        ahead = whole(gradient.lerp(momentum, MOMENTUM)).unflatten(0, (group["parts"], -1))
+        ahead = whole(gradient.lerp(momentum, MOMENTUM))
+        ahead = ahead.reshape(group["parts"], -1, ahead.size(-1))
         direction = orthogonalized(ahead)
         rate = group["lr"] * ADAMW_SCALE * math.sqrt(max(ahead.shape[-2:]))
         matrix.mul_(1 - group["lr"] * group["weight_decay"])
