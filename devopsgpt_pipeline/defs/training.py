@@ -9,7 +9,7 @@ import json
 import math
 import shutil
 import time
-from enum import StrEnum
+from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -46,8 +46,8 @@ def training_run_config(defaults: TrainingConfig, dataset: str) -> type[dg.Confi
     fields: dict[str, Any] = {}
     for field in dataclasses.fields(TrainingConfig):
         kind: Any = field.type
-        if field.name in CHOICES:  # the launchpad offers its values, and refuses others
-            kind = StrEnum(field.name, [(value, value) for value in CHOICES[field.name]])
+        if field.name in CHOICES:
+            kind = _choice(field.name)
         default = kind(getattr(defaults, field.name))
         fields[field.name] = (kind, Field(default=default, description=docs[field.name]))
     fields["dataset"] = (
@@ -57,6 +57,12 @@ def training_run_config(defaults: TrainingConfig, dataset: str) -> type[dg.Confi
     return create_model(
         "TrainingSettings", __base__=dg.Config, __doc__=TrainingConfig.__doc__, **fields
     )
+
+
+def _choice(name: str) -> type[Enum]:
+    """An enum of a setting's values: the launchpad offers them, and refuses others."""
+    members: Any = [(value, value) for value in CHOICES[name]]
+    return Enum(name, members)  # type: ignore[return-value]
 
 
 def settings_of(config: dg.Config) -> tuple[TrainingConfig, str]:
