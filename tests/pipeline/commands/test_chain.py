@@ -1,4 +1,5 @@
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -8,7 +9,7 @@ import dagster as dg
 import pytest
 from conftest import DEVOPSGPT, REPOSITORY
 
-from devopsgpt_model.config import changed, describe
+from devopsgpt_model.config import PRESETS, changed, describe
 from devopsgpt_pipeline.home import Home, HomeError
 from pipeline.commands.running import invoke
 
@@ -35,6 +36,11 @@ def test_settings_are_listed_with_their_units():
     assert answer.exit_code == 0
     assert "init_from = gpt2-large" in answer.output
     assert "Optimizer steps" in answer.output
+
+
+def test_every_preset_is_named_by_the_commands_help():
+    presets = invoke("finetune", "--help").output.split("Presets:")[1].split(".")[0]
+    assert set(re.findall(r"\w+", presets)) == set(PRESETS)
 
 
 def test_settings_change_a_preset():
