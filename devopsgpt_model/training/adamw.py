@@ -22,9 +22,16 @@ class AdamW:
     source: Loshchilov and Hutter 2019
     """
 
+    name = "adamw"
+
     def __init__(self, param_groups: list[dict[str, Any]], betas: tuple[float, float]) -> None:
         self.param_groups, self.betas = param_groups, betas
         self.state: dict[nn.Parameter, dict[str, Tensor]] = {}
+
+    @property
+    def moment_bytes(self) -> int:
+        """What its state takes: two float32 for each weight."""
+        return 8 * sum(each.numel() for group in self.param_groups for each in group["params"])
 
     @torch.no_grad()
     def step(self) -> None:

@@ -9,6 +9,7 @@ import torch
 
 from devopsgpt_model.config import GPTConfig, TrainingConfig
 from devopsgpt_model.gpt import GPT
+from devopsgpt_model.training.muon import Optimizer
 
 ENOUGH_TOKENS = 32_768  # of a pass; more made an H200 no faster
 # Bytes that a pass takes for each token, of each layer's channel and of each row of the head.
@@ -16,12 +17,17 @@ ENOUGH_TOKENS = 32_768  # of a pass; more made an H200 no faster
 # allocator loses between its pieces.
 CHANNEL_BYTES, HEAD_BYTES = 40, 4
 USED_SHARE = 0.85
-# of each parameter: gradient, AdamW's two moments and the best weights so far, float32
-STATE_BYTES = 16
+# of each parameter, beside the optimizer's moments: gradient and the best weights so far, float32
+STATE_BYTES = 8
 
 
 def micro_batches_at_once(
-    config: TrainingConfig, model: GPT, device: torch.device, mine: int, shards: int = 1
+    config: TrainingConfig,
+    model: GPT,
+    optimizer: Optimizer,
+    device: torch.device,
+    mine: int,
+    shards: int = 1,
 ) -> int:
     """The most that divide a process's share of a step and fit its GPU; 1 on a CPU, which gains
     nothing.
@@ -32,10 +38,8 @@ def micro_batches_at_once(
     if device.type != "cuda":
         return 1
     free, _ = torch.cuda.mem_get_info(device)
-    room = (
-        USED_SHARE * free
-        - STATE_BYTES * sum(parameter.numel() for parameter in model.parameters()) / shards
-    )
+    state = STATE_BYTES * sum(parameter.numel() for parameter in model.parameters())
+    room = USED_SHARE * free - (state + optimizer.moment_bytes) / shards
     return most_that_fit(config, model.config, room, mine)
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from devopsgpt_model.checkpoint import save_checkpoint
 from devopsgpt_model.gpt import GPT
 from devopsgpt_model.tokenizer import Tokenizer
-from devopsgpt_model.training.adamw import AdamW
+from devopsgpt_model.training.muon import Optimizer
 from devopsgpt_model.training.ranks import Ranks, whole
 from devopsgpt_model.training.state import (
     BEST,
@@ -121,7 +121,7 @@ class RunSaver(AbstractContextManager["RunSaver"]):
     """
 
     def __init__(
-        self, folder: Path, fingerprint: str, model: GPT, optimizer: AdamW, ranks: Ranks
+        self, folder: Path, fingerprint: str, model: GPT, optimizer: Optimizer, ranks: Ranks
     ) -> None:
         """fingerprint: of the job, so that a state never continues another one"""
         self.folder, self.fingerprint = folder, fingerprint
@@ -157,8 +157,9 @@ class RunSaver(AbstractContextManager["RunSaver"]):
 
     def due(self, progress: TrainingProgress) -> bool:
         """Before the first step there is nothing to lose; after it rank 0, who writes, decides."""
-        # best, weights, AdamW's moments
-        size = 16 * sum(parameter.numel() for parameter in self.model.parameters())
+        # best, weights, moments
+        size = 8 * sum(parameter.numel() for parameter in self.model.parameters())
+        size += self.optimizer.moment_bytes
         return progress.step > 0 and self.ranks.any(self.ranks.first and self.writer.due(size))
 
     def save(self, progress: TrainingProgress, finished: bool = False) -> None:
@@ -167,7 +168,7 @@ class RunSaver(AbstractContextManager["RunSaver"]):
         finished: no step will need weights or moments again, only how far the run came
         """
         best_step = progress.best_step
-        metadata = state_metadata(progress, self.fingerprint)
+        metadata = state_metadata(progress, self.fingerprint, self.optimizer.name)
         tensors = iter(()) if finished else state_tensors(self.model, self.optimizer)
         newer, prefix = best_step != self.best_on_disk, MODEL
         if newer and (finished or best_step != progress.step):

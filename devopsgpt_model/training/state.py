@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from devopsgpt_model.gpt import GPT
-from devopsgpt_model.training.adamw import AdamW
+from devopsgpt_model.training.muon import Optimizer
 from devopsgpt_model.training.ranks import fill, whole
 
 MODEL = "model."  # what a weight's name begins with in a state
@@ -60,7 +60,7 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str
         shutil.rmtree(staging, ignore_errors=True)
 
 
-def state_tensors(model: GPT, optimizer: AdamW) -> Iterator[tuple[str, Tensor]]:
+def state_tensors(model: GPT, optimizer: Optimizer) -> Iterator[tuple[str, Tensor]]:
     """Weights and optimizer state, whole, one at a time; every rank must go through all of them."""
     for name, parameter in model.named_parameters():
         yield f"{MODEL}{name}", whole(parameter.detach())
@@ -78,14 +78,16 @@ def save_best(path: Path, tensors: dict[str, Tensor], step: int, prefix: str = M
     save_tensors(path, weights, {"step": str(step)})
 
 
-def state_metadata(progress: TrainingProgress, job: str) -> dict[str, str]:
+def state_metadata(progress: TrainingProgress, job: str, optimizer: str) -> dict[str, str]:
     """job: fingerprint of the settings, so that a state never continues another job"""
-    return {"progress": json.dumps(asdict(progress)), "job": job}
+    return {"progress": json.dumps(asdict(progress)), "job": job, "optimizer": optimizer}
 
 
-def read_progress(path: Path, job: str) -> TrainingProgress | None:
-    """Where a run stands; None where there is no state of this job. raises: ValueError for a
-    damaged file"""
+def read_progress(path: Path, job: str, optimizer: str) -> TrainingProgress | None:
+    """Where a run stands; None where there is no state of this job.
+
+    raises: ValueError for a damaged file, and for the state of another optimizer
+    """
     if not path.exists():
         return None
     try:
@@ -95,12 +97,18 @@ def read_progress(path: Path, job: str) -> TrainingProgress | None:
         raise ValueError(
             f"{path} is damaged ({error}); remove it to start this training from its beginning"
         ) from error
+    # one without a name is from before there was a choice
+    if (saved := metadata.get("optimizer", "adamw")) != optimizer:
+        raise ValueError(
+            f"{path} was saved by a training with optimizer={saved}, these settings say "
+            f"optimizer={optimizer}; change the setting back, or start in an empty folder"
+        )
     return (
         TrainingProgress(**json.loads(metadata["progress"])) if metadata.get("job") == job else None
     )
 
 
-def restore(path: Path, model: GPT, optimizer: AdamW) -> None:
+def restore(path: Path, model: GPT, optimizer: Optimizer) -> None:
     """Weights and moments of a state, in place; a finished run's state has none. With shards every
     rank must ask."""
     tensors = load_file(path)

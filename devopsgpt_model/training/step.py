@@ -18,6 +18,7 @@ from devopsgpt_model.shutdown import NEVER, Stopped, StopRequest
 from devopsgpt_model.training.adamw import AdamW
 from devopsgpt_model.training.compile_policy import compile_pays
 from devopsgpt_model.training.micro_batches import micro_batches_at_once
+from devopsgpt_model.training.muon import Muon, Optimizer
 from devopsgpt_model.training.ranks import Ranks
 
 Layer = Callable[[Tensor], Tensor]
@@ -56,15 +57,27 @@ def learning_rate_at(step: int, config: TrainingConfig) -> float:
     return config.min_learning_rate + (config.learning_rate - config.min_learning_rate) * left
 
 
-def make_optimizer(model: GPT, config: TrainingConfig) -> AdamW:
-    """AdamW; weight decay on matrices only, not on biases and norms."""
-    matrices = [p for p in model.parameters() if p.dim() >= 2]
+def make_optimizer(model: GPT, config: TrainingConfig) -> Optimizer:
+    """The `optimizer` setting; weight decay on matrices only, not on biases and norms."""
+    matrices = {name: p for name, p in model.named_parameters() if p.dim() >= 2}
     vectors = [p for p in model.parameters() if p.dim() < 2]
-    groups = [
-        {"params": matrices, "lr": config.learning_rate, "weight_decay": config.weight_decay},
-        {"params": vectors, "lr": config.learning_rate, "weight_decay": 0.0},
+    decaying = {"lr": config.learning_rate, "weight_decay": config.weight_decay}
+    of_blocks = (
+        [name for name in matrices if name.startswith("h.")] if config.optimizer == "muon" else []
+    )
+    muons = [
+        # queries, keys and values lie in one matrix and learn apart
+        {"params": [matrices.pop(name)], "parts": 3 if "c_attn" in name else 1, **decaying}
+        for name in of_blocks
     ]
-    return AdamW(groups, (config.beta1, config.beta2))
+    adamw = AdamW(
+        [
+            {"params": list(matrices.values()), **decaying},
+            {"params": vectors, "lr": config.learning_rate, "weight_decay": 0.0},
+        ],
+        (config.beta1, config.beta2),
+    )
+    return Muon(muons, adamw) if muons else adamw
 
 
 class TrainingStep:
@@ -102,7 +115,9 @@ class TrainingStep:
         self.compiled = compile_pays(config, model, device, dtype)
         shards = ranks.size if self.sharded else 1
         at_once = micro_batches_at_once(
-            config, model, device, config.grad_accum_steps // ranks.size, shards
+            *(config, model, self.optimizer, device),
+            config.grad_accum_steps // ranks.size,
+            shards,
         )
         # shards are gathered in step: every rank makes the same passes
         self.at_once = ranks.least(at_once)

@@ -87,7 +87,7 @@ class Trainer:
         # last
         self.tokenizer = self.bins.tokenizer
         fingerprint = _fingerprint(job, self.bins)
-        earlier = read_progress(job.out / STATE_FILE, fingerprint)
+        earlier = read_progress(job.out / STATE_FILE, fingerprint, self.config.optimizer)
         self.progress = earlier or TrainingProgress()
         if not ranks.agree(self.progress.step):
             raise ValueError(

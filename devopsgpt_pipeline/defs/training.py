@@ -9,13 +9,20 @@ import json
 import math
 import shutil
 import time
+from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 from pydantic import Field, create_model
 
 from devopsgpt_model.atomic import atomic_folder
-from devopsgpt_model.config import GPT2_SIZES, TrainingConfig, field_docs, training_config
+from devopsgpt_model.config import (
+    CHOICES,
+    GPT2_SIZES,
+    TrainingConfig,
+    field_docs,
+    training_config,
+)
 from devopsgpt_model.training.job import TrainingJob
 from devopsgpt_model.training.report import read_metrics
 from devopsgpt_pipeline.defs import OWNERS
@@ -36,13 +43,13 @@ def training_run_config(defaults: TrainingConfig, dataset: str) -> type[dg.Confi
     """A Dagster config class with every setting's type, unit and default, and the dataset to train
     on."""
     docs = field_docs(TrainingConfig)
-    fields: dict[str, Any] = {
-        field.name: (
-            field.type,
-            Field(default=getattr(defaults, field.name), description=docs[field.name]),
-        )
-        for field in dataclasses.fields(TrainingConfig)
-    }
+    fields: dict[str, Any] = {}
+    for field in dataclasses.fields(TrainingConfig):
+        kind: Any = field.type
+        if field.name in CHOICES:
+            kind = _choice(field.name)
+        default = kind(getattr(defaults, field.name))
+        fields[field.name] = (kind, Field(default=default, description=docs[field.name]))
     fields["dataset"] = (
         str,
         Field(default=dataset, description="Token bins to train on: books or shakespeare."),
@@ -52,10 +59,16 @@ def training_run_config(defaults: TrainingConfig, dataset: str) -> type[dg.Confi
     )
 
 
+def _choice(name: str) -> type[Enum]:
+    """An enum of a setting's values: the launchpad offers them, and refuses others."""
+    members: Any = [(value, value) for value in CHOICES[name]]
+    return Enum(name, members)  # type: ignore[return-value]
+
+
 def settings_of(config: dg.Config) -> tuple[TrainingConfig, str]:
     """What was set in the launchpad: training settings and dataset. raises: ValueError for a value
     out of range"""
-    values = config.model_dump()
+    values = config.model_dump(mode="json")  # a choice as its plain value
     dataset = values.pop("dataset")
     return training_config(values), dataset
 

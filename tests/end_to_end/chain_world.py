@@ -12,6 +12,7 @@ TINY = TrainingConfig(
         n_layer=1, n_head=2, n_embd=32, block_size=64, batch_size=4, max_steps=20, warmup_steps=2
     ),
     **dict(eval_interval=10, log_interval=5, learning_rate=1e-2, device="cpu", dtype="float32"),
+    optimizer="muon",
 )
 CHAIN = [
     *(

@@ -102,7 +102,7 @@ def test_mlflow_shows_the_run(finished, mlflow_server):
     client = connect(mlflow_server.url)
     run = client.get_run(finished.home.finetuned_facts()["mlflow_run_id"])
     assert run.info.status == "FINISHED"
-    assert run.data.params["learning_rate"] == "0.01"
+    assert (run.data.params["learning_rate"], run.data.params["optimizer"]) == ("0.01", "muon")
     for name in ("train_loss", "val_loss", "learning_rate", "tokens_per_second"):
         assert len(client.get_metric_history(run.info.run_id, name)) >= 3, name
     assert run.data.metrics["bits_per_byte/books"] < run.data.metrics["start_bits_per_byte/books"]
@@ -147,6 +147,7 @@ def test_the_version_records_its_chapters_and_the_runs_of_each_step(finished, ml
     runs = made_of["runs"]["dagster"]
     assert sorted(runs) == ["evaluation", "finetuned_checkpoint", "registered_model"]
     assert all(finished.instance.has_run(run_id) for run_id in runs.values())
+    assert made_of["settings"]["optimizer"] == "muon"
     assert made_of["runs"]["mlflow"] == finished.home.finetuned_facts()["mlflow_run_id"]
 
 

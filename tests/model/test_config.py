@@ -38,11 +38,16 @@ SEEDS = {  # as the seed repository's configuration files have them
 @pytest.mark.parametrize("name", SEEDS)
 def test_a_preset_has_the_seeds_settings(name):
     settings = dataclasses.asdict(preset(name))
-    expected = SEEDS[name]
+    expected = SEEDS[name] | {"optimizer": "adamw"}
     if name.startswith("finetune"):  # 32,768 tokens a step, at a constant rate
         expected = expected | {"batch_size": 1, "grad_accum_steps": 32, "block_size": 1024}
         expected = expected | {"min_learning_rate": settings["learning_rate"], "warmup_steps": 0}
     assert {key: settings[key] for key in expected} == expected
+
+
+def test_settings_without_an_optimizer_mean_what_they_meant_before_there_was_a_choice():
+    assert training_config({"max_steps": 7}).optimizer == "adamw"
+    assert preset("sample").optimizer == "muon"
 
 
 def test_an_unknown_preset_is_told_with_the_known_ones():
@@ -59,6 +64,7 @@ def test_an_unknown_preset_is_told_with_the_known_ones():
         ({"learning_rate": 0.0}, "learning_rate must be positive, got 0.0"),
         ({"min_learning_rate": 1.0}, r"at most learning_rate \(0.003\), got 1.0"),
         ({"dropout": 1.0}, r"dropout must be in \[0, 1\), got 1.0"),
+        ({"optimizer": "sgd"}, "optimizer must be one of adamw, muon, got 'sgd'"),
         ({"dtype": "float16"}, "dtype must be one of auto, float32, bfloat16, got 'float16'"),
         ({"n_embd": 130}, "n_embd must be a multiple of n_head, got 130 and 4"),
         ({"weight_decay": -0.1}, "weight_decay must not be negative, got -0.1"),

@@ -106,16 +106,25 @@ def test_two_ranks_in_bfloat16_and_compiled_give_the_losses_of_one(
     assert_close(losses(job), losses(alone), 1e-3)
 
 
-@pytest.mark.parametrize("parallel", ["ddp", pytest.param("fsdp", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("parallel", "optimizer"),
+    [
+        ("ddp", "adamw"),
+        # Muon puts shards together, orthogonalizes whole matrices and shards them again
+        ("fsdp", "muon"),
+        pytest.param("fsdp", "adamw", marks=pytest.mark.slow),
+        pytest.param("ddp", "muon", marks=pytest.mark.slow),
+    ],
+)
 def test_two_ranks_on_a_bare_machine_give_the_losses_of_one(
     job,
     tmp_path,
     parallel,
+    optimizer,
     bare_machine,
 ):
-    job = dataclasses.replace(
-        job, config=dataclasses.replace(FOUR_MICRO_BATCHES, parallel=parallel)
-    )
+    config = dataclasses.replace(FOUR_MICRO_BATCHES, parallel=parallel, optimizer=optimizer)
+    job = dataclasses.replace(job, config=config)
     alone = dataclasses.replace(job, out=tmp_path / "alone")
     train(alone)
     output = finish(torchrun(job, *bare_machine))
@@ -145,11 +154,11 @@ def test_two_machines_give_the_losses_of_one(job, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
-def test_two_ranks_go_on_where_they_were_stopped(job, tmp_path, parallel):
-    config = dataclasses.replace(
-        FOUR_MICRO_BATCHES, max_steps=120, eval_interval=30, parallel=parallel
-    )
+def test_two_ranks_go_on_where_they_were_stopped(job, tmp_path, parallel, optimizer):
+    settings = {"parallel": parallel, "optimizer": optimizer}
+    config = dataclasses.replace(FOUR_MICRO_BATCHES, max_steps=120, eval_interval=30, **settings)
     job = dataclasses.replace(job, config=config)
     process = torchrun(job)
     wait_for_step(job, 40)

@@ -94,7 +94,7 @@ def test_metrics_are_reported_at_the_configured_steps(job):
         pytest.param(
             signal.SIGKILL, {"dtype": "bfloat16", "compile": "on"}, marks=pytest.mark.slow
         ),
-        (signal.SIGKILL, {}),
+        *((signal.SIGKILL, each) for each in ({}, {"optimizer": "muon"})),
     ],
 )
 def test_a_killed_run_ends_with_the_losses_of_one_that_never_was(job, tmp_path, number, settings):

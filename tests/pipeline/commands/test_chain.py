@@ -1,4 +1,5 @@
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -8,7 +9,7 @@ import dagster as dg
 import pytest
 from conftest import DEVOPSGPT, REPOSITORY
 
-from devopsgpt_model.config import changed, describe
+from devopsgpt_model.config import PRESETS, changed, describe
 from devopsgpt_pipeline.home import Home, HomeError
 from pipeline.commands.running import invoke
 
@@ -24,6 +25,10 @@ def test_an_unknown_preset_or_setting_is_told():
         "compile must be one of auto, on, off, got 'maybe'"
         in invoke("finetune", "sample", "-s", "compile=maybe").output
     )
+    assert (
+        "optimizer must be one of adamw, muon, got 'sgd'"
+        in invoke("finetune", "sample", "--sweep", "optimizer=adamw,sgd").output
+    )
 
 
 def test_settings_are_listed_with_their_units():
@@ -33,10 +38,16 @@ def test_settings_are_listed_with_their_units():
     assert "Optimizer steps" in answer.output
 
 
+def test_every_preset_is_named_by_the_commands_help():
+    presets = invoke("finetune", "--help").output.split("Presets:")[1].split(".")[0]
+    assert set(re.findall(r"\w+", presets)) == set(PRESETS)
+
+
 def test_settings_change_a_preset():
     config = changed(
         "sample", ["max_steps=7", "learning_rate=0.5", "compile=on", "init_from=champion"]
     )
+    assert changed("sample", ["optimizer=adamw"]).optimizer == "adamw"
     assert (config.max_steps, config.learning_rate, config.compile, config.init_from) == (
         7,
         0.5,

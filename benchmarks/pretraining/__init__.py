@@ -1,0 +1,1 @@
+"""Our pretraining against nanoGPT's own, at equal tokens and by the clock."""
