@@ -165,14 +165,14 @@ class Trainer:
         except Stopped:
             self._keep(losses, began)
             raise
-        seconds = time.monotonic() - started
         self._keep(losses, began)
-        self._report_steps(report, seconds / wanted)
+        self._report_steps(report, (time.monotonic() - started) / wanted)
 
     def _keep(self, losses: list[Tensor], began: float) -> None:
-        """Note what was trained and not yet reported."""
-        self.progress.seconds = time.monotonic() - began
+        """Note what was trained and not yet reported: the one place that waits for a GPU, so clocks
+        are read after it."""
         self.progress.pending_losses += self._over_ranks(losses)
+        self.progress.seconds = time.monotonic() - began
 
     def _over_ranks(self, losses: list[Tensor]) -> list[float]:
         means: list[float] = (

@@ -13,10 +13,13 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import REPOSITORY
+from safetensors import safe_open
 
 from devopsgpt_model.checkpoint import load_checkpoint
 from devopsgpt_model.train import train
 from devopsgpt_model.training.ranks import Ranks
+from devopsgpt_model.training.saver import STATE_FILE
+from devopsgpt_model.training.state import MODEL
 from devopsgpt_model.training.step import TrainingStep
 from devopsgpt_pipeline.local.servers import free_port
 from model.training.running import CONFIG, launch, losses, wait_for_step
@@ -161,6 +164,30 @@ def test_two_ranks_go_on_where_they_were_stopped(job, tmp_path, parallel):
     alone = dataclasses.replace(job, out=tmp_path / "alone")
     train(alone)
     assert_close(losses(job), losses(alone))
+
+
+@pytest.mark.slow
+def test_sharded_ranks_killed_after_a_save_go_on_to_the_bit(job, tmp_path):
+    """The save follows an evaluation, which leaves FSDP's root whole unless it is sharded again."""
+    config = dataclasses.replace(
+        FOUR_MICRO_BATCHES,
+        **dict(max_steps=40, eval_interval=10, log_interval=1, parallel="fsdp", patience=0),
+    )
+    job = dataclasses.replace(job, config=config)
+    alone = dataclasses.replace(job, out=tmp_path / "alone")
+    finish(torchrun(alone))
+    process = torchrun(job)
+    wait_for_step(job, 21)  # a state is written at 10 and at 20
+    workers = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    for pid in [*map(int, workers), process.pid]:
+        os.kill(pid, signal.SIGKILL)
+    process.communicate(timeout=60)
+    with safe_open(job.out / STATE_FILE, "pt") as file:
+        names = set(file.keys())
+    weights = {name.removeprefix(MODEL) for name in names if name.startswith(MODEL)}
+    assert {f"optimizer.{name}.exp_avg" for name in weights} <= names
+    assert "resuming at step" in finish(torchrun(job))
+    assert losses(job) == losses(alone)
 
 
 def test_micro_batches_that_cannot_be_dealt_out_are_refused(tiny_gpt, monkeypatch):
