@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+CUDA_OUT_OF_MEMORY = 2  # cudaErrorMemoryAllocation
+
 
 def choose_device(wanted: str = "auto") -> torch.device:
     """raises: ValueError for a device that this machine does not have"""
@@ -16,6 +18,15 @@ def choose_device(wanted: str = "auto") -> torch.device:
             f"device {wanted!r} is not to be had here, use auto or cpu: {error}"
         ) from error
     return device
+
+
+def is_lost(error: Exception) -> bool:
+    """Whether a GPU computes nothing more in this process after this error, whatever it is asked.
+
+    Too little memory is not such an error; CUDA has a number for it.
+    """
+    out_of_memory = getattr(error, "error_code", None) == CUDA_OUT_OF_MEMORY
+    return isinstance(error, torch.AcceleratorError) and not out_of_memory
 
 
 def send(batch: Tensor, device: torch.device) -> Tensor:

@@ -102,7 +102,7 @@ class TrainingStep:
         self.compiled = compile_pays(config, model, device, dtype)
         shards = ranks.size if self.sharded else 1
         at_once = micro_batches_at_once(
-            config, model, device, config.grad_accum_steps // ranks.size, shards
+            config, model, device, config.grad_accum_steps // ranks.size, shards, dtype
         )
         # shards are gathered in step: every rank makes the same passes
         self.at_once = ranks.least(at_once)

@@ -16,7 +16,7 @@ from devopsgpt_model.atomic import write_json
 from devopsgpt_model.batches import ShuffledWindows
 from devopsgpt_model.checkpoint import load_checkpoint
 from devopsgpt_model.config import GPTConfig, TrainingConfig
-from devopsgpt_model.device import choose_autocast, choose_device
+from devopsgpt_model.device import choose_autocast
 from devopsgpt_model.evaluate import summed_loss
 from devopsgpt_model.gpt import GPT
 from devopsgpt_model.shutdown import NEVER, Stopped, StopRequest
@@ -92,7 +92,7 @@ class Trainer:
                 f"rank {ranks.rank} stands at step {self.progress.step}, others elsewhere: "
                 f"{job.out} must be a folder that every machine sees"
             )
-        self.device = ranks.place(choose_device(self.config.device))
+        self.device = ranks.device(self.config.device)
         self.dtype = choose_autocast(self.config.dtype, self.device)
         self.val_tokens = self.bins.tokens("val")
         self.data = ShuffledWindows(

@@ -76,17 +76,23 @@ class CapturedRunner(EagerRunner):
         return self.head(self.model.extend_hidden(self.ids, self.cache, new)[:, -1])
 
     def capture(self) -> Callable[[], Tensor]:
-        """Record a step. returns: what replays it"""
-        aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        aside.wait_stream(torch.cuda.current_stream())
-        # once beforehand: libraries set themselves up at their first call
-        with torch.cuda.stream(aside):
-            self.step()
-        torch.cuda.current_stream().wait_stream(aside)
-        graph = torch.cuda.CUDAGraph()
-        # another thread may be loading the next model meanwhile; its calls are not ours to forbid
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-            logits = self.step()
+        """Record a step. returns: what replays it
+
+        On the model's own device: streams belong to the current one, which is the first, and a
+        graph captured there of work elsewhere is empty.
+        """
+        with torch.cuda.device(self.device):
+            aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+            aside.wait_stream(torch.cuda.current_stream())
+            # once beforehand: libraries set themselves up at their first call
+            with torch.cuda.stream(aside):
+                self.step()
+            torch.cuda.current_stream().wait_stream(aside)
+            graph = torch.cuda.CUDAGraph()
+            # another thread may be loading the next model meanwhile; its calls are not ours to
+            # forbid. The stream is named: torch keeps one of the device that captured first
+            with torch.cuda.graph(graph, stream=aside, capture_error_mode="thread_local"):
+                logits = self.step()
 
         def replay() -> Tensor:
             graph.replay()

@@ -197,11 +197,27 @@ def test_micro_batches_that_cannot_be_dealt_out_are_refused(tiny_gpt, monkeypatc
         TrainingStep(tiny_gpt, config, torch.device("cpu"), None, Ranks())
 
 
-def test_a_gpu_of_its_own_number_becomes_the_current_one(monkeypatch):
-    current = []
+@pytest.mark.parametrize(
+    ("wanted", "ranks", "asked_for"),
+    [
+        ("cuda:1", 1, "cuda:1"),
+        ("cuda", 1, "cuda"),
+        ("auto", 1, "cuda"),
+        ("cpu", 1, "cpu"),
+        ("cuda", 4, "cuda:3"),
+        ("cuda:0", 4, "cuda:3"),
+        ("auto", 4, "cuda:3"),
+        ("cpu", 4, "cpu"),
+    ],
+)
+def test_a_rank_asks_for_its_own_gpu_alone(monkeypatch, wanted, ranks, asked_for):
+    """What is asked of the driver, on a machine that seems to have GPUs."""
+    current, asked = [], []
+    monkeypatch.setenv("WORLD_SIZE", str(ranks))
+    monkeypatch.setenv("LOCAL_RANK", str(ranks - 1))
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.set_device", current.append)
-    assert Ranks().place(torch.device("cuda", 1)) == torch.device("cuda", 1)
-    assert current == [torch.device("cuda", 1)]
-    for device in ("cuda", "cpu"):
-        assert Ranks().place(torch.device(device)) == torch.device(device)
-    assert len(current) == 1
+    monkeypatch.setattr("torch.empty", lambda size, device: asked.append(device))
+    assert Ranks().device(wanted) == torch.device(asked_for)
+    assert {torch.device(each) for each in asked} <= {torch.device(asked_for)}
+    assert current == [torch.device(asked_for)] * (":" in asked_for)
