@@ -1,7 +1,14 @@
-"""Which processor computes, and in which number format."""
+"""Which processor computes, in which number format, and whether kernels of our own run there."""
+
+import logging
+from collections.abc import Callable
+from functools import cache
+from importlib.util import find_spec
 
 import torch
 from torch import Tensor
+
+log = logging.getLogger(__name__)
 
 CUDA_OUT_OF_MEMORY = 2  # cudaErrorMemoryAllocation
 
@@ -27,6 +34,46 @@ def is_lost(error: Exception) -> bool:
     """
     out_of_memory = getattr(error, "error_code", None) == CUDA_OUT_OF_MEMORY
     return isinstance(error, torch.AcceleratorError) and not out_of_memory
+
+
+@cache
+def has_triton(device: torch.device) -> bool:
+    """Whether Triton's kernels run on this device; where they could and do not, it is told once.
+
+    Triton comes with torch for CUDA, but compiles a part of itself at its first launch: that takes
+    a C compiler and Python.h, which a slim image has not.
+    """
+    if device.type != "cuda":
+        return False
+    if find_spec("triton") is None:
+        log.warning("Triton is not installed: torch's own operations take the place of kernels")
+        return False
+
+    def launch() -> None:
+        from devopsgpt_model.kernels.loss import loss_and_gradient_
+
+        row, zero = torch.zeros(1, 64, device=device), torch.zeros(1, device=device)
+        loss_and_gradient_(row, zero.long(), zero, 64)
+
+    return starts(launch)
+
+
+def starts(launch: Callable[[], object]) -> bool:
+    """Whether a first launch succeeds; why not is logged. raises: what says that the GPU is lost"""
+    try:
+        launch()
+    # what Triton raises differs with what is missing: OSError, CalledProcessError, RuntimeError
+    except Exception as problem:
+        if is_lost(problem):
+            raise
+        log.warning(
+            "Triton does not start (%s: %.300s): torch's own operations take the place of kernels, "
+            "slower. It needs a C compiler (gcc, or CC) and Python.h (python3-dev)",
+            type(problem).__name__,
+            problem,
+        )
+        return False
+    return True
 
 
 def send(batch: Tensor, device: torch.device) -> Tensor:

@@ -2,13 +2,14 @@
 make of it."""
 
 from collections.abc import Callable
-from importlib.util import find_spec
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
+
+from devopsgpt_model.device import has_triton
 
 HeadLoss = Callable[[Tensor, Tensor, Tensor, int], Tensor]
 IGNORED = -1  # targets with this id count towards no loss
@@ -162,9 +163,8 @@ def loss_and_gradient_(logits: Tensor, targets: Tensor, share: Tensor, vocab_siz
 
 
 def _kernel_for(device: torch.device) -> Callable[[Tensor, Tensor, Tensor, int], Tensor]:
-    """What computes loss_and_gradient_ there. Torch brings Triton along for CUDA, but not on every
-    platform."""
-    if device.type == "cuda" and find_spec("triton"):
+    """What computes loss_and_gradient_ there."""
+    if has_triton(device):
         from devopsgpt_model.kernels import loss as kernels
 
         return kernels.loss_and_gradient_

@@ -114,6 +114,7 @@ INSIDE_FUNCTIONS = {
         "devopsgpt_serving/versions/registry.py": "mlflow",
     },
     "an extra, or a platform's own, that may be missing": {
+        "devopsgpt_model/device.py": "devopsgpt_model.kernels.loss",
         "devopsgpt_model/loss.py": "devopsgpt_model.kernels",
         "devopsgpt_model/training/report.py": "dagster_pipes mlflow mlflow.entities",
         "devopsgpt_model/training/ranks.py": "torch.distributed.device_mesh"

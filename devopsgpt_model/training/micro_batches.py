@@ -12,9 +12,9 @@ from devopsgpt_model.gpt import GPT
 
 ENOUGH_TOKENS = 32_768  # of a pass; more made an H200 no faster
 # Bytes that a pass takes for each token, of each layer's channel and of each row of the head.
-# Measured on an H200 with bfloat16: 27 to 36 and 4; docs/performance.md. In float32 a pass keeps 64.2
-# for the way back (tests/model/training/test_micro_batches.py). Left free is what the allocator
-# loses between its pieces.
+# Measured on an H200 with bfloat16: 27 to 36 and 4; docs/performance.md. In float32 a pass keeps
+# 64.2 for the way back (tests/model/training/test_micro_batches.py). Left free is what the
+# allocator loses between its pieces.
 CHANNEL_BYTES, HEAD_BYTES = {torch.bfloat16: 40, None: 66}, 4
 USED_SHARE = 0.85
 # of each parameter: gradient, AdamW's two moments and the best weights so far, float32

@@ -109,8 +109,8 @@ class Engine:
         try:
             while self._take_in() and self._step_all():
                 self._let_go()
-        # told to stop, without a device, or ended by what no step survives: nobody waits for an answer that will not
-        # come
+        # told to stop, without a device, or ended by what no step survives: nobody waits for an
+        # answer that will not come
         finally:
             self._give_up_all()
 

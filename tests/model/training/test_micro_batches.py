@@ -59,7 +59,7 @@ def kept_for_the_way_back(model, idx, dtype):
 
 @pytest.mark.parametrize("dtype", CHANNEL_BYTES)
 def test_a_layer_keeps_no_more_for_each_token_and_channel_than_is_reckoned(dtype):
-    """Eager, which keeps more than compiled; of three layers less one, so without the embeddings."""
+    """Eager, which keeps more than compiled; of three layers less one, without embeddings."""
     sizes, tokens, width = [], 4 * 256, 128
     for layers in (1, 3):
         config = GPTConfig(vocab_size=257, block_size=256, n_layer=layers, n_head=2, n_embd=width)
