@@ -15,13 +15,18 @@ needs_triton = pytest.mark.skipif(
 )
 
 
-def interpret(code):
-    """Run a program that imports kernels. returns: what it printed"""
+def interpret(code, paths=()):
+    """Run a program that imports kernels. paths: where it finds modules. returns: what it
+    printed"""
     answer = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", code],
-        env={**os.environ, "TRITON_INTERPRET": "1"},
+        env={**os.environ, "TRITON_INTERPRET": "1", **_search(paths)},
         capture_output=True,
         text=True,
     )
     assert answer.returncode == 0, answer.stderr[-3000:]
     return answer.stdout
+
+
+def _search(paths):
+    return {"PYTHONPATH": os.pathsep.join(paths)} if paths else {}

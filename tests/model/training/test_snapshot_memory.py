@@ -1,5 +1,7 @@
 """How much memory a copy of a state takes on the host: torch rounds each pinned tensor up."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -34,7 +36,7 @@ def test_no_two_tensors_share_a_byte():
         taken.setdefault(chunk, []).append((begin, begin + size))
     for spans in taken.values():
         spans.sort()
-        assert all(left[1] <= right[0] for left, right in zip(spans, spans[1:], strict=False))
+        assert all(left[1] <= right[0] for left, right in pairwise(spans))
 
 
 def test_tensors_of_one_chunk_are_written_and_read(tmp_path):
