@@ -17,7 +17,7 @@ from devopsgpt_model.config import GPT2_SIZES, GPTConfig
 from devopsgpt_model.gpt import GPT
 
 DEVICE = "cuda" if CUDA else "cpu"
-VOCABULARY, WIDTH = 50257, 50304
+VOCABULARY, WIDTH = (50257, 50304) if CUDA else (4097, 4160)
 TOKENS = 32_768 if CUDA else 4
 TURNS = 20 if CUDA else 1
 SMALL = GPTConfig(vocab_size=257, block_size=64, n_layer=1, n_head=2, n_embd=64)
@@ -79,7 +79,8 @@ def attention_backends() -> None:
     up = torch.randn_like(q)
 
     def both() -> None:
-        F.scaled_dot_product_attention(q, k, v, is_causal=True).backward(up)
+        y: Any = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        y.backward(up)
         q.grad = k.grad = v.grad = None
 
     row("attention of a layer, as chosen", milliseconds(both, TURNS), "ms")
@@ -107,11 +108,16 @@ def compiler_options() -> None:
 
     expected = gradient(block)
     row("a block, eager", milliseconds(lambda: gradient(block), TURNS), "ms")
-    tuned = {"coordinate_descent_tuning": True}
-    options = [{}, tuned, {**tuned, "triton.multi_kernel": 1}, {"combo_kernels": True}]
+    tuned: dict[str, Any] = {"coordinate_descent_tuning": True}
+    options: list[dict[str, Any]] = [
+        {},
+        tuned,
+        {**tuned, "triton.multi_kernel": 1},
+        {"combo_kernels": True},
+    ]
     for each in options if CUDA else options[:1]:
         torch._dynamo.reset()
-        run = torch.compile(copy.deepcopy(block), fullgraph=True, options=dict(each))
+        run = torch.compile(copy.deepcopy(block), fullgraph=True, options=each)
         off = _off(gradient(run), expected)
         took = milliseconds(partial(gradient, run), TURNS)
         row(f"a block, compiled with {each or 'no option'} (gradients {off:.1e} off)", took, "ms")

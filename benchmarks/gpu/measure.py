@@ -6,8 +6,10 @@ import os
 import platform
 import sys
 import tempfile
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -48,7 +50,12 @@ def finetuning() -> None:
     shape, size = GPT2_SIZES["gpt2"], 700_000  # pairs of bytes: as many tokens as the books have
     if not CUDA:
         shape = dataclasses.replace(shape, block_size=64, n_layer=2, n_head=2, n_embd=64)
-        shrunk = {"max_steps": 4, "eval_interval": 2, "grad_accum_steps": 2, "block_size": 64}
+        shrunk: dict[str, Any] = {
+            "max_steps": 4,
+            "eval_interval": 2,
+            "grad_accum_steps": 2,
+            "block_size": 64,
+        }
         config, size = dataclasses.replace(config, **shrunk), 20_000
     with tempfile.TemporaryDirectory() as place:
         words = ["a steady", "service", "answers", "its users", "while", "a slow one", "waits;"]
@@ -78,7 +85,7 @@ def training(name: str) -> None:
         raise SystemExit(f"{len(contenders) - len(rows)} contenders ended; their errors are above")
 
 
-PARTS = {
+PARTS: dict[str, Callable[..., None]] = {
     "machine": machine,
     "decoding": decoding,
     "kernels": kernels,

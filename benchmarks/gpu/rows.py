@@ -15,8 +15,8 @@ def row(what: str, value: str | float, unit: str = "") -> None:
 
 
 def milliseconds(work: Callable[[], object], turns: int) -> float:
-    """Of one turn, after three that are not counted; a GPU is waited for at the end."""
-    for _ in range(3):
+    """Of one turn, after some that are not counted; a GPU is waited for at the end."""
+    for _ in range(3 if CUDA else 0):
         work()
     if CUDA:
         torch.cuda.synchronize()

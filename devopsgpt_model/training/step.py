@@ -36,7 +36,8 @@ class LossOf(nn.Module):
         self.model = model
         if compiled:
             # tiles of the compiler's kernels are tried out on a GPU; a CPU has none to try
-            options = {"coordinate_descent_tuning": True} if model.wte.weight.is_cuda else None
+            tuned: dict[str, Any] = {"coordinate_descent_tuning": True}
+            options = tuned if model.wte.weight.is_cuda else None
             run_block = torch.compile(Block.forward, fullgraph=True, options=options)
             for block in model.h:
                 cast(Any, block).forward = _with_gradients(partial(run_block, block), block.forward)
