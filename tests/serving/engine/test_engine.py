@@ -71,8 +71,11 @@ def test_a_prompt_encoded_for_the_old_model_is_answered_by_it(engine):
 
 def test_a_lost_device_ends_the_engine(engine, caplog):
     """As CUDA has it: after an illegal access every later call fails."""
-    engine.current.runner.error = torch.AcceleratorError("CUDA error: an illegal memory access")
-    waits = [Asked(engine, "x") for _ in range(6)]  # four run, two have no slot yet
+    runner = engine.current.runner
+    runner.moves.clear()
+    waits = [Asked(engine, "x") for _ in range(6)]  # four get a slot, two have none yet
+    runner.error = torch.AcceleratorError("CUDA error: an illegal memory access")
+    runner.moves.set()
     ends = [one.end()[1] for one in waits]
     assert all(isinstance(error, EngineFailure | Stopping) for error in ends)
     assert any("an illegal memory access" in str(error) for error in ends)
