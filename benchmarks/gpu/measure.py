@@ -16,7 +16,7 @@ import torch
 from benchmarks.gpu.decoding import decoding
 from benchmarks.gpu.kernels import kernels
 from benchmarks.gpu.rows import CUDA, row
-from benchmarks.training import Case, cases, measure
+from benchmarks.training import Case, every_case, measure
 
 
 def machine() -> None:
@@ -67,7 +67,7 @@ def finetuning() -> None:
 
 def training(name: str) -> None:
     """Ours against nanoGPT, compiled where that pays."""
-    case: Case = cases()[name]
+    case: Case = every_case()[name]
     contenders = ["nanogpt-compiled", "ours-compiled"] if CUDA else ["nanogpt", "ours"]
     if name == "gpt2" and CUDA:
         contenders.append("ours")
