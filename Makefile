@@ -6,7 +6,7 @@ DEVELOPMENT := .venv/.development
 BENCHMARKS := .venv/.benchmarks
 TOOLS := .tools/bin
 
-.PHONY: setup run up env test test-slow chaos attack check bench audit lock sbom scan clean
+.PHONY: setup run up env test test-slow chaos attack check bench gpu audit lock sbom scan clean
 
 setup: $(RUNTIME)  ## install what running needs
 
@@ -54,6 +54,9 @@ check: $(DEVELOPMENT)  ## format, lint and types
 
 bench: $(BENCHMARKS)  ## ours against its peers, one after the other; `make bench NAME=extraction` runs one
 	$(BIN)/python -m benchmarks $(NAME)
+
+gpu:  ## what waits for a GPU, in nine minutes; needs no .venv where torch is (PYTHON=...)
+	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m benchmarks.gpu
 
 audit: $(DEVELOPMENT)  ## known vulnerabilities of the pinned versions; needs the network
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check pip-audit==2.10.1

@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 from devopsgpt_model.checkpoint import save_checkpoint
-from devopsgpt_model.config import GPT2_SIZES, PRESETS, TrainingConfig
+from devopsgpt_model.config import GPT2_SIZES, PRESETS, GPTConfig, TrainingConfig
 from devopsgpt_model.device import choose_device
 from devopsgpt_model.gpt import GPT
 from devopsgpt_model.token_bins import write_token_bins
@@ -24,16 +24,16 @@ from devopsgpt_model.tokenizer import Tokenizer
 from devopsgpt_model.training.job import TrainingJob
 
 
-def prepare(home: Path, text: str, size: str) -> None:
-    """Token bins and a checkpoint of the size, where `measure` looks for them."""
-    tokenizer, cut = Tokenizer.gpt2(), len(text) * 9 // 10
+def prepare(home: Path, text: str, tokenizer: Tokenizer, shape: GPTConfig) -> None:
+    """Token bins and a checkpoint of random weights, where `measure` looks for them."""
+    cut = len(text) * 9 // 10
     documents = {"train": [("train", text[:cut])], "val": [("val", text[cut:])]}
     write_token_bins(home / "bins", "text", tokenizer, documents)
-    save_checkpoint(home / "start", GPT(GPT2_SIZES[size]).init_weights(1), tokenizer, {})
+    save_checkpoint(home / "start", GPT(shape).init_weights(1), tokenizer, {})
 
 
-def measure(home: Path, config: TrainingConfig, label: str) -> None:
-    """Run the training command once and print where its time went."""
+def measure(home: Path, config: TrainingConfig, label: str) -> dict[str, float]:
+    """Run the training command once. returns: where its time went, in seconds"""
     out = home / label
     job = TrainingJob(config=config, bins=home / "bins", out=out, init_checkpoint=home / "start")
     out.mkdir(parents=True)
@@ -52,12 +52,18 @@ def measure(home: Path, config: TrainingConfig, label: str) -> None:
         for line, end in zip(reports, ends, strict=False)
     )
     first, last = lines[0]["time"] - began, wall - (lines[-1]["time"] - began)
-    print(
-        f"{label}: {wall:.1f} s in all; {first:.1f} s to the first evaluation's end, {steps:.1f} s "
-        "of steps, "
-        f"{wall - first - steps - last:.1f} s of evaluations and saves between them, {last:.1f} s "
-        "to end and save"
-    )
+    return {
+        "in all": wall,
+        "to the first evaluation's end": first,
+        "of steps": steps,
+        "of evaluations and saves between them": wall - first - steps - last,
+        "to end and save": last,
+    }
+
+
+def show(label: str, times: dict[str, float]) -> None:
+    """Print one run's."""
+    print(f"{label}: " + "; ".join(f"{seconds:.1f} s {what}" for what, seconds in times.items()))
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -78,14 +84,14 @@ def main(arguments: list[str] | None = None) -> None:
     if options.steps:
         config = dataclasses.replace(config, max_steps=options.steps)
     with tempfile.TemporaryDirectory() as place:
-        prepare(Path(place), options.text.read_text(), config.init_from)
-        measure(Path(place), config, "eager")
+        text, shape = options.text.read_text(), GPT2_SIZES[config.init_from]
+        prepare(Path(place), text, Tokenizer.gpt2(), shape)
+        show("eager", measure(Path(place), config, "eager"))
         if options.compiled:
             config = dataclasses.replace(config, compile="on")
-            measure(Path(place), config, "compiled-cold")
-            measure(
-                Path(place), dataclasses.replace(config, seed=config.seed + 1), "compiled-cached"
-            )
+            show("compiled-cold", measure(Path(place), config, "compiled-cold"))
+            config = dataclasses.replace(config, seed=config.seed + 1)
+            show("compiled-cached", measure(Path(place), config, "compiled-cached"))
 
 
 if __name__ == "__main__":

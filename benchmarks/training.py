@@ -21,6 +21,7 @@ import torch
 from devopsgpt_model.config import GPT2_SIZES, GPTConfig, TrainingConfig
 
 CONTENDERS = ("nanogpt", "nanogpt-compiled", "ours", "ours-compiled")
+SMALLEST = "2x64"
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,14 @@ def cases() -> dict[str, Case]:
     small = replace(gpt2, n_layer=6, n_head=6, n_embd=384)
     # 4 * 256 = 1,024 tokens/step
     return {"6x384": Case(small, 4, 1, 6), "gpt2": Case(gpt2, 4, 1, 2)}
+
+
+def every_case() -> dict[str, Case]:
+    """And, on a CPU, one so small that it shows nothing but that all of this works."""
+    if torch.cuda.is_available():
+        return cases()
+    tiny = replace(GPT2_SIZES["gpt2"], block_size=64, n_layer=2, n_head=2, n_embd=64)
+    return {**cases(), SMALLEST: Case(tiny, 2, 1, 1)}
 
 
 def make_step(contender: str, case: Case) -> Any:
@@ -230,7 +239,7 @@ def show(rows: list[dict[str, Any]]) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Every case of this machine, or one."""
-    known = cases()
+    known = every_case()
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--case", choices=known, help="default: all of them")
     parser.add_argument("--only", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
@@ -240,7 +249,7 @@ def main(arguments: list[str] | None = None) -> None:
     if options.contender:
         serve(options.contender, known[options.case])
         return
-    for name in [options.case] if options.case else known:
+    for name in [options.case] if options.case else cases():
         show(measure(name, known[name], options.only, options.turns))
 
 

@@ -90,7 +90,19 @@ def summed_loss(
     if number % ranks < rank:
         _losses(model, send(idx, device), send(targets, device), dtype)
     model.train(was_training)
+    _shard_again(model)
     return float(total), count
+
+
+def _shard_again(model: GPT) -> None:
+    """Split the weights that no block holds over the ranks again, where a model is sharded.
+
+    FSDP leaves them whole after a pass forward, as a pass back would gather them again. None comes
+    here, and whoever saves the state next would find weights that the optimizer does not know.
+    """
+    reshard = getattr(model, "reshard", None)  # of torch's FSDPModule, whose import takes seconds
+    if reshard is not None:
+        reshard()
 
 
 def _rows(block_size: int, device: torch.device) -> int:

@@ -5,6 +5,7 @@ Knows nothing of text, files or training.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,6 +45,9 @@ class NewTokens:
     """int64 (B, 1): 0..B-1"""
     mask: Tensor
     """bool (B, 1, t, length): which positions each new token attends to"""
+    attend: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
+    """Attention of one token in each row, where a kernel computes it: (B, 3 C), keys and values,
+    which it writes to, -> (B, C)"""
 
     @classmethod
     def of(cls, start: Tensor, count: int, length: int) -> "NewTokens":
@@ -96,6 +100,9 @@ class Attention(nn.Module):
 
         x: (B, t, C); keys, values: (B, H, block_size, D)
         """
+        if new.attend is not None:
+            y = new.attend(self.c_attn(x)[:, 0], keys, values)
+            return F.dropout(self.c_proj(y)[:, None], self.dropout, self.training)
         q, k, v = (each.to(keys.dtype) for each in self._heads(x))
         keys[new.rows, :, new.positions] = k.transpose(1, 2)  # both (B, t, H, D)
         values[new.rows, :, new.positions] = v.transpose(1, 2)

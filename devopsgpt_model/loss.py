@@ -2,13 +2,14 @@
 make of it."""
 
 from collections.abc import Callable
-from importlib.util import find_spec
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
+
+from devopsgpt_model.device import has_triton
 
 HeadLoss = Callable[[Tensor, Tensor, Tensor, int], Tensor]
 IGNORED = -1  # targets with this id count towards no loss
@@ -47,11 +48,27 @@ def token_losses(hidden: Tensor, weight: Tensor, targets: Tensor, vocab_size: in
         strict=True,
     )
 
+    dtype = _arithmetic(hidden)
+    head = weight.to(dtype)
+
     def losses(rows: Tensor, target: Tensor) -> Tensor:
-        logits = F.linear(rows, weight)[:, :vocab_size].float()
+        logits = float32_logits(rows.to(dtype), head)[:, :vocab_size]
         return F.cross_entropy(logits, target, ignore_index=IGNORED, reduction="none")
 
     return torch.cat([losses(*pair) for pair in pairs])
+
+
+def float32_logits(hidden: Tensor, weight: Tensor) -> Tensor:
+    """The head's logits, without gradients: on CUDA a product of bfloat16 is summed and written in
+    float32.
+
+    Rounded to bfloat16, logits near -110 are 0.25 off: losses of evaluations are, too, and the
+    highest ones are often equal. A CPU has no such product, and rounds.
+    hidden: (N, C); weight: (V, C), of one format; returns: float32 (N, V)
+    """
+    if hidden.is_cuda and hidden.dtype != torch.float32:
+        return torch.mm(hidden, weight.t(), out_dtype=torch.float32)
+    return F.linear(hidden, weight).float()
 
 
 class _HeadLoss(torch.autograd.Function):
@@ -146,9 +163,8 @@ def loss_and_gradient_(logits: Tensor, targets: Tensor, share: Tensor, vocab_siz
 
 
 def _kernel_for(device: torch.device) -> Callable[[Tensor, Tensor, Tensor, int], Tensor]:
-    """What computes loss_and_gradient_ there. Torch brings Triton along for CUDA, but not on every
-    platform."""
-    if device.type == "cuda" and find_spec("triton"):
+    """What computes loss_and_gradient_ there."""
+    if has_triton(device):
         from devopsgpt_model.kernels import loss as kernels
 
         return kernels.loss_and_gradient_

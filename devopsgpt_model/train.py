@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import IO
 
 from devopsgpt_model.atomic import write_atomically
-from devopsgpt_model.device import choose_device
 from devopsgpt_model.shutdown import STOPPED, Stopped, StopRequest
 from devopsgpt_model.threads import keep_to_quota
 from devopsgpt_model.training.compile_policy import keep_compiled_code
@@ -113,7 +112,7 @@ def main(arguments: list[str] | None = None) -> int:
     keep_to_quota()
     keep_compiled_code(job.out.parent / "compiled")
     try:
-        if choose_device(job.config.device).type == "cpu":
+        if Ranks().device(job.config.device).type == "cpu":
             keep_freed_memory()
         train(job, stop)
     except Stopped as stopped:

@@ -117,7 +117,9 @@ INSIDE_FUNCTIONS = {
         "devopsgpt_serving/versions/registry.py": "mlflow",
     },
     "an extra, or a platform's own, that may be missing": {
+        "devopsgpt_model/device.py": "devopsgpt_model.kernels.loss",
         "devopsgpt_model/loss.py": "devopsgpt_model.kernels",
+        "devopsgpt_serving/compute/captured.py": "devopsgpt_model.kernels",
         "devopsgpt_model/training/report.py": "dagster_pipes mlflow mlflow.entities",
         "devopsgpt_model/training/ranks.py": "torch.distributed.device_mesh"
         " torch.distributed.fsdp torch.distributed.tensor",
@@ -131,6 +133,11 @@ INSIDE_FUNCTIONS = {
         "benchmarks/_llama.py": "llama_cpp",
         "benchmarks/_onnx.py": "onnxruntime onnxruntime.quantization",
         "benchmarks/_serving_peers.py": "ctranslate2 transformers",
+    },
+    "Triton's interpreter is chosen before the kernel is defined; a part loads what it measures": {
+        "benchmarks/gpu/kernels.py": "devopsgpt_model.kernels devopsgpt_model.loss",
+        "benchmarks/gpu/measure.py": "benchmarks benchmarks.serving devopsgpt_model.config"
+        " devopsgpt_model.device",
     },
     "each contender is a process of its own, whose memory is measured": {
         "benchmarks/training.py": "benchmarks._nanogpt devopsgpt_model.batches"

@@ -13,6 +13,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from devopsgpt_model.device import choose_device
 from devopsgpt_model.gpt import GPT
 
 WAIT_FOR_RANKS = timedelta(minutes=30)  # rank 0 writes checkpoints while the others wait
@@ -42,15 +43,21 @@ class Ranks:
         """Whether this process reports and writes."""
         return self.rank == 0
 
-    def place(self, device: torch.device) -> torch.device:
-        """This rank's own GPU where several are on GPUs, else the device as it is; a GPU becomes
-        the current one."""
-        if device.type != "cuda":
-            return device
-        if self.size > 1:
-            device = torch.device("cuda", self.local_rank)
+    def device(self, wanted: str) -> torch.device:
+        """The device of a setting, this rank's own GPU where several are on GPUs; it becomes the
+        current one.
+
+        Nothing is asked of another GPU: a context there takes 0.5 GB, for every rank on the first.
+        raises: ValueError for a device that this machine does not have
+        """
+        on_gpus = wanted.partition(":")[0] == "cuda" or (
+            wanted == "auto" and torch.cuda.is_available()
+        )
+        if self.size > 1 and on_gpus:
+            wanted = f"cuda:{self.local_rank}"
+        device = choose_device(wanted)
         # kernels of our own and events of streams go to the current one
-        if device.index is not None:
+        if device.index is not None and device.type == "cuda":
             torch.cuda.set_device(device)
         return device
 

@@ -20,6 +20,7 @@ from devopsgpt_model.gpt import GPT
 from devopsgpt_model.training.muon import Optimizer
 from devopsgpt_model.training.ranks import fill, whole
 
+OPTIMIZER = "optimizer."  # what the name of a weight's moment begins with
 MODEL = "model."  # what a weight's name begins with in a state
 # the same of the best weights, where they are others; they go to a file of their own
 BEST = "best."
@@ -61,11 +62,25 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str
 
 
 def state_tensors(model: GPT, optimizer: Optimizer) -> Iterator[tuple[str, Tensor]]:
-    """Weights and optimizer state, whole, one at a time; every rank must go through all of them."""
+    """Weights and optimizer state, whole, one at a time; every rank must go through all of them.
+
+    raises: RuntimeError where the optimizer has a state of some trained weights and not of others
+    """
+    trained = [(name, each) for name, each in model.named_parameters() if each.requires_grad]
+    without = [name for name, each in trained if not optimizer.state.get(each)]
+    if 0 < len(without) < len(trained):
+        raise RuntimeError(
+            f"a state holds the moments of every trained weight; {_some(without)} have none, so a "
+            "run that goes on from it would not be the same. The state before it is kept"
+        )
     for name, parameter in model.named_parameters():
         yield f"{MODEL}{name}", whole(parameter.detach())
         for key, value in optimizer.state.get(parameter, {}).items():
-            yield f"optimizer.{name}.{key}", whole(value)
+            yield f"{OPTIMIZER}{name}.{key}", whole(value)
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} others" if len(names) > 3 else "")
 
 
 def save_best(path: Path, tensors: dict[str, Tensor], step: int, prefix: str = MODEL) -> None:
@@ -110,12 +125,26 @@ def read_progress(path: Path, job: str, optimizer: str) -> TrainingProgress | No
 
 def restore(path: Path, model: GPT, optimizer: Optimizer) -> None:
     """Weights and moments of a state, in place; a finished run's state has none. With shards every
-    rank must ask."""
+    rank must ask.
+
+    raises: ValueError for a state that has moments of some trained weights and not of others
+    """
     tensors = load_file(path)
+    known = {
+        key.removeprefix(OPTIMIZER).rpartition(".")[0]
+        for key in tensors
+        if key.startswith(OPTIMIZER)
+    }
+    trained = {name for name, each in model.named_parameters() if each.requires_grad}
+    if known and (without := sorted(trained - known)):
+        raise ValueError(
+            f"{path} has no moments of {_some(without)}: what goes on from it would be another "
+            "run; remove it to start this training from its beginning"
+        )
     with torch.no_grad():
         for name, parameter in model.named_parameters() if tensors else ():
             parameter.copy_(fill(parameter, tensors[f"{MODEL}{name}"]))
-            prefix = f"optimizer.{name}."
+            prefix = f"{OPTIMIZER}{name}."
             state = {
                 key.removeprefix(prefix): value
                 for key, value in tensors.items()

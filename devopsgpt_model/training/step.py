@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from devopsgpt_model.batches import ShuffledWindows
 from devopsgpt_model.config import TrainingConfig
-from devopsgpt_model.device import autocast, send
+from devopsgpt_model.device import autocast, has_triton, send
 from devopsgpt_model.gpt import GPT, Block
 from devopsgpt_model.shutdown import NEVER, Stopped, StopRequest
 from devopsgpt_model.training.adamw import AdamW
@@ -36,7 +36,10 @@ class LossOf(nn.Module):
         super().__init__()
         self.model = model
         if compiled:
-            run_block = torch.compile(Block.forward, fullgraph=True)
+            # tiles of the compiler's kernels are tried out on a GPU; a CPU has none to try
+            tuned: dict[str, Any] = {"coordinate_descent_tuning": True}
+            options = tuned if model.wte.weight.is_cuda else None
+            run_block = torch.compile(Block.forward, fullgraph=True, options=options)
             for block in model.h:
                 cast(Any, block).forward = _with_gradients(partial(run_block, block), block.forward)
 
@@ -112,12 +115,13 @@ class TrainingStep:
         if self.sharded:
             ranks.shard(model, device)
         self.optimizer = make_optimizer(model, config)
-        self.compiled = compile_pays(config, model, device, dtype)
+        # on a GPU the compiler writes for Triton
+        able = config.compile == "on" or device.type != "cuda" or has_triton(device)
+        self.compiled = able and compile_pays(config, model, device, dtype)
         shards = ranks.size if self.sharded else 1
         at_once = micro_batches_at_once(
             *(config, model, self.optimizer, device),
-            config.grad_accum_steps // ranks.size,
-            shards,
+            *(config.grad_accum_steps // ranks.size, shards, dtype),
         )
         # shards are gathered in step: every rank makes the same passes
         self.at_once = ranks.least(at_once)

@@ -16,7 +16,7 @@ from devopsgpt_model.atomic import write_json
 from devopsgpt_model.batches import ShuffledWindows
 from devopsgpt_model.checkpoint import load_checkpoint
 from devopsgpt_model.config import GPTConfig, TrainingConfig
-from devopsgpt_model.device import choose_autocast, choose_device
+from devopsgpt_model.device import choose_autocast
 from devopsgpt_model.evaluate import summed_loss
 from devopsgpt_model.gpt import GPT
 from devopsgpt_model.shutdown import NEVER, Stopped, StopRequest
@@ -94,7 +94,7 @@ class Trainer:
                 f"rank {ranks.rank} stands at step {self.progress.step}, others elsewhere: "
                 f"{job.out} must be a folder that every machine sees"
             )
-        self.device = ranks.place(choose_device(self.config.device))
+        self.device = ranks.device(self.config.device)
         self.dtype = choose_autocast(self.config.dtype, self.device)
         self.val_tokens = self.bins.tokens("val")
         self.data = ShuffledWindows(
@@ -167,14 +167,14 @@ class Trainer:
         except Stopped:
             self._keep(losses, began)
             raise
-        seconds = time.monotonic() - started
         self._keep(losses, began)
-        self._report_steps(report, seconds / wanted)
+        self._report_steps(report, (time.monotonic() - started) / wanted)
 
     def _keep(self, losses: list[Tensor], began: float) -> None:
-        """Note what was trained and not yet reported."""
-        self.progress.seconds = time.monotonic() - began
+        """Note what was trained and not yet reported: the one place that waits for a GPU, so clocks
+        are read after it."""
         self.progress.pending_losses += self._over_ranks(losses)
+        self.progress.seconds = time.monotonic() - began
 
     def _over_ranks(self, losses: list[Tensor]) -> list[float]:
         means: list[float] = (

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from devopsgpt_model.gpt import GPT, NewTokens
+from devopsgpt_model.loss import float32_logits
 from devopsgpt_serving.compute.precision import Precision, pack, packable
 
 
@@ -100,14 +101,5 @@ class EagerRunner:
 
 
 def _head(model: GPT) -> Callable[[Tensor], Tensor]:
-    """Hidden states (N, C) to float32 logits (N, V).
-
-    Written in bfloat16, the highest logits are often equal, and which of them wins would be an
-    accident.
-    """
-    weight = model.wte.weight
-    if weight.is_cuda and weight.dtype == torch.bfloat16:
-        return lambda hidden: torch.mm(hidden, weight.t(), out_dtype=torch.float32)[
-            :, : model.config.vocab_size
-        ]
-    return lambda hidden: model.logits(hidden).float()
+    """Hidden states (N, C) to float32 logits (N, V)."""
+    return lambda hidden: float32_logits(hidden, model.wte.weight)[:, : model.config.vocab_size]

@@ -10,6 +10,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterable
 
+from devopsgpt_model.device import is_lost
 from devopsgpt_serving.engine.loaded_model import LoadedModel, Observers, Scheduler
 from devopsgpt_serving.engine.sequence import Sequence
 from devopsgpt_serving.errors import EngineFailure, QueueFull, Stopping
@@ -108,11 +109,10 @@ class Engine:
 
     def _work(self) -> None:
         try:
-            while self._take_in():
-                self._step_all()
+            while self._take_in() and self._step_all():
                 self._let_go()
-        # told to stop, or ended by what no step survives: nobody waits for an answer that will not
-        # come
+        # told to stop, without a device, or ended by what no step survives: nobody waits for an
+        # answer that will not come
         finally:
             self._give_up_all()
 
@@ -128,10 +128,9 @@ class Engine:
     # Functions of their own: a scheduler in a local variable of _work would keep a replaced model
     # in memory until the next request.
 
-    def _step_all(self) -> None:
-        for scheduler in self._schedulers:
-            if scheduler.sequences:
-                self._step(scheduler)
+    def _step_all(self) -> bool:
+        """returns: False where no model can be computed in this process any more"""
+        return all(self._step(scheduler) for scheduler in self._schedulers if scheduler.sequences)
 
     def _let_go(self) -> None:
         """Forget the schedulers that are done and are not the one for new prompts."""
@@ -169,7 +168,7 @@ class Engine:
                 self._schedulers.append(scheduler)
         self._inbox.clear()
 
-    def _step(self, scheduler: Scheduler) -> None:
+    def _step(self, scheduler: Scheduler) -> bool:
         try:
             scheduler.step()
         # one model's failure must not end the thread that serves the others
@@ -178,7 +177,12 @@ class Engine:
             told = {"version": scheduler.loaded.version.number, "request_ids": ids}
             log.exception("a model failed", extra=told)
             scheduler.fail_all(EngineFailure(f"the model failed: {error!r:.200}"))
-        self._on_step()
+            # every later call to the device would fail as well: a process that is unhealthy is
+            # started again, one that answers 500 for ever is not
+            return not is_lost(error)
+        finally:
+            self._on_step()
+        return True
 
     def _ended(self, sequence: Sequence, reason: str) -> None:
         with self._wake:

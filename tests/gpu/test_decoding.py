@@ -44,6 +44,22 @@ def test_a_replayed_graph_computes_what_eager_steps_do():
         starts = [start + 1 for start in starts]
 
 
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="this machine has one GPU or none")
+def test_a_graph_of_the_second_gpu_computes_what_eager_steps_do():
+    config = GPTConfig(vocab_size=257, block_size=64, n_layer=2, n_head=2, n_embd=64)
+    for number in (0, 1):  # torch keeps the stream of the first capture
+        model = GPT(config).init_weights(1).eval().to(f"cuda:{number}")
+        captured = CapturedRunner(copy.deepcopy(model), 2, "bfloat16")
+        eager = EagerRunner(model, 2, "bfloat16")
+        for step in range(5):
+            torch.testing.assert_close(
+                captured.decode([step, 9], [step, step]),
+                eager.decode([step, 9], [step, step]),
+                atol=0.05,
+                rtol=0,
+            )
+
+
 @pytest.mark.parametrize("rows", [8, 32])
 def test_a_text_is_the_same_alone_in_company_and_again(rows):
     config = GPTConfig(vocab_size=257, block_size=1024, n_layer=12, n_head=12, n_embd=768)

@@ -3,6 +3,7 @@ tests/gpu`"""
 
 import dataclasses
 import warnings
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -38,6 +39,23 @@ CONFIG = TrainingConfig(
 )
 
 
+@contextmanager
+def sync_debug_mode(mode):
+    """Torch tells of every wait for the GPU within the block. Setting the mode warns, too: that it
+    is a prototype, and after the mode is set."""
+
+    def set_mode(mode):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            torch.cuda.set_sync_debug_mode(mode)
+
+    set_mode(mode)
+    try:
+        yield
+    finally:
+        set_mode("default")
+
+
 @pytest.mark.parametrize("compiled", ["off", "on"])
 def test_a_step_and_a_save_never_wait_for_the_gpu(compiled):
     device = torch.device("cuda")
@@ -54,16 +72,13 @@ def test_a_step_and_a_save_never_wait_for_the_gpu(compiled):
                 ((name, each.detach()) for name, each in model.named_parameters()),
                 lambda copy: None,
             )
-        torch.cuda.set_sync_debug_mode("error")
-        try:
+        with sync_debug_mode("error"):
             for number in range(2, 5):
                 step(number, data)
                 saver.save(
                     ((name, each.detach()) for name, each in model.named_parameters()),
                     lambda copy: None,
                 )
-        finally:
-            torch.cuda.set_sync_debug_mode("default")
 
 
 def test_what_is_saved_from_a_gpu_is_the_moment_of_the_save():
@@ -125,6 +140,21 @@ def test_a_compiled_pass_of_every_size_has_the_loss_and_gradients_of_an_eager_on
     assert norms[1] == pytest.approx(norms[0], rel=0.05)
 
 
+def test_an_evaluation_in_bfloat16_does_not_round_its_logits():
+    """Logits near -110, as GPT-2's are, lie 0.5 apart in bfloat16."""
+    generator = torch.Generator("cuda").manual_seed(1)
+    hidden = torch.randn(500, 768, device="cuda", generator=generator).bfloat16()
+    hidden[:, 0] = 110.0
+    weight = (torch.randn(50304, 768, device="cuda", generator=generator) / 28).bfloat16()
+    weight[:, 0] = -1.0
+    targets = torch.randint(50257, (500,), device="cuda", generator=generator)
+    logits = hidden.float().cpu() @ weight.float().cpu()[:50257].t()
+    expected = F.cross_entropy(logits, targets.cpu(), reduction="none")
+    with torch.no_grad(), torch.autocast("cuda", dtype=torch.bfloat16):
+        losses = loss.token_losses(hidden.float(), weight.float(), targets, 50257)
+    torch.testing.assert_close(losses.cpu(), expected, atol=1e-3, rtol=0)
+
+
 def test_an_evaluation_waits_for_the_gpu_once():
     model = (
         GPT(GPTConfig(vocab_size=257, block_size=32, n_layer=2, n_head=2, n_embd=64))
@@ -133,11 +163,7 @@ def test_an_evaluation_waits_for_the_gpu_once():
     )
     tokens = np.arange(20_000, dtype=np.uint16) % 257
     summed_loss(model, tokens)  # the first one gets its memory
-    torch.cuda.set_sync_debug_mode("warn")
-    try:
-        with warnings.catch_warnings(record=True) as told:
-            warnings.simplefilter("always")
-            summed_loss(model, tokens)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
+    with sync_debug_mode("warn"), warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        summed_loss(model, tokens)
     assert len([each for each in told if "synchronizing" in str(each.message)]) == 1

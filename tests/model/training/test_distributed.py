@@ -13,10 +13,13 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import REPOSITORY
+from safetensors import safe_open
 
 from devopsgpt_model.checkpoint import load_checkpoint
 from devopsgpt_model.train import train
 from devopsgpt_model.training.ranks import Ranks
+from devopsgpt_model.training.saver import STATE_FILE
+from devopsgpt_model.training.state import MODEL
 from devopsgpt_model.training.step import TrainingStep
 from devopsgpt_pipeline.local.servers import free_port
 from model.training.running import CONFIG, launch, losses, wait_for_step
@@ -172,6 +175,30 @@ def test_two_ranks_go_on_where_they_were_stopped(job, tmp_path, parallel, optimi
     assert_close(losses(job), losses(alone))
 
 
+@pytest.mark.slow
+def test_sharded_ranks_killed_after_a_save_go_on_to_the_bit(job, tmp_path):
+    """The save follows an evaluation, which leaves FSDP's root whole unless it is sharded again."""
+    config = dataclasses.replace(
+        FOUR_MICRO_BATCHES,
+        **dict(max_steps=40, eval_interval=10, log_interval=1, parallel="fsdp", patience=0),
+    )
+    job = dataclasses.replace(job, config=config)
+    alone = dataclasses.replace(job, out=tmp_path / "alone")
+    finish(torchrun(alone))
+    process = torchrun(job)
+    wait_for_step(job, 21)  # a state is written at 10 and at 20
+    workers = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    for pid in [*map(int, workers), process.pid]:
+        os.kill(pid, signal.SIGKILL)
+    process.communicate(timeout=60)
+    with safe_open(job.out / STATE_FILE, "pt") as file:
+        names = set(file.keys())
+    weights = {name.removeprefix(MODEL) for name in names if name.startswith(MODEL)}
+    assert {f"optimizer.{name}.exp_avg" for name in weights} <= names
+    assert "resuming at step" in finish(torchrun(job))
+    assert losses(job) == losses(alone)
+
+
 def test_micro_batches_that_cannot_be_dealt_out_are_refused(tiny_gpt, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     config = dataclasses.replace(CONFIG, grad_accum_steps=3)
@@ -179,11 +206,27 @@ def test_micro_batches_that_cannot_be_dealt_out_are_refused(tiny_gpt, monkeypatc
         TrainingStep(tiny_gpt, config, torch.device("cpu"), None, Ranks())
 
 
-def test_a_gpu_of_its_own_number_becomes_the_current_one(monkeypatch):
-    current = []
+@pytest.mark.parametrize(
+    ("wanted", "ranks", "asked_for"),
+    [
+        ("cuda:1", 1, "cuda:1"),
+        ("cuda", 1, "cuda"),
+        ("auto", 1, "cuda"),
+        ("cpu", 1, "cpu"),
+        ("cuda", 4, "cuda:3"),
+        ("cuda:0", 4, "cuda:3"),
+        ("auto", 4, "cuda:3"),
+        ("cpu", 4, "cpu"),
+    ],
+)
+def test_a_rank_asks_for_its_own_gpu_alone(monkeypatch, wanted, ranks, asked_for):
+    """What is asked of the driver, on a machine that seems to have GPUs."""
+    current, asked = [], []
+    monkeypatch.setenv("WORLD_SIZE", str(ranks))
+    monkeypatch.setenv("LOCAL_RANK", str(ranks - 1))
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.set_device", current.append)
-    assert Ranks().place(torch.device("cuda", 1)) == torch.device("cuda", 1)
-    assert current == [torch.device("cuda", 1)]
-    for device in ("cuda", "cpu"):
-        assert Ranks().place(torch.device(device)) == torch.device(device)
-    assert len(current) == 1
+    monkeypatch.setattr("torch.empty", lambda size, device: asked.append(device))
+    assert Ranks().device(wanted) == torch.device(asked_for)
+    assert {torch.device(each) for each in asked} <= {torch.device(asked_for)}
+    assert current == [torch.device(asked_for)] * (":" in asked_for)

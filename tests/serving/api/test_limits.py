@@ -7,6 +7,7 @@ import time
 
 import httpx
 import pytest
+import torch
 
 from devopsgpt_serving.api import pending_answers
 from devopsgpt_serving.api.openai import completion_sse
@@ -179,6 +180,21 @@ def test_a_dead_engine_is_503_at_once(small_service):
         answer = httpx.post(f"{small_service.url}/api/generate", json={"prompt": "x"}, timeout=2)
         assert (answer.status_code, answer.json()["error"]["code"]) == (503, "draining")
         assert "the engine's thread ended" in answer.json()["error"]["message"]
+
+
+def test_a_lost_gpu_makes_the_service_unhealthy(small_service):
+    """CUDA computes nothing more in that process: 500 for ever would be no answer."""
+    slow_down(small_service, 0)
+    assert small_service.http.get("/api/healthz").status_code == 200
+    lost = torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+    small_service.service.engine.current.runner.error = lost
+    answer = small_service.http.post("/api/generate", json={"prompt": "x"})
+    assert answer.status_code == 500  # what it ends over
+    until(lambda: small_service.http.get("/api/healthz").status_code == 500)
+    ready = small_service.http.get("/api/readyz")
+    assert ready.json()["problem"] == "the engine's thread ended; restart the service"
+    answer = small_service.http.post("/api/generate", json={"prompt": "x"})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "draining")
 
 
 def test_a_stream_that_fails_counts_as_an_error_under_its_id(small_service, caplog):

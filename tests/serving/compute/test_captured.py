@@ -1,9 +1,11 @@
 """Captured decode steps: what a graph computes, checked without one; tests/gpu has the graphs."""
 
 import copy
+import sys
 
 import pytest
 import torch
+from model.kernels.interpreting import interpret, needs_triton
 
 from devopsgpt_serving.compute.captured import CapturedRunner
 from devopsgpt_serving.compute.runner import EagerRunner
@@ -81,3 +83,33 @@ def test_a_prompt_may_fill_the_context():
         EagerRunner(model, 1).prefill(0, prompt, 0, False),
     )
     torch.testing.assert_close(got, expected, atol=1e-5, rtol=0)
+
+
+# The runner with the kernel that a GPU would have, in Triton's interpreter.
+WITH_KERNEL = """
+import copy, torch
+from devopsgpt_model.kernels.decoding import attend
+from devopsgpt_serving.compute.captured import agrees
+from devopsgpt_serving.compute.runner import EagerRunner
+from serving.compute.test_captured import Uncaptured, check
+from serving.conftest import make_model
+
+model = make_model(1)
+for rows in (3, 5):
+    runner = Uncaptured(copy.deepcopy(model), rows, "float32")
+    assert runner.attend is None
+    runner.attend = attend
+    check(runner, EagerRunner(copy.deepcopy(model), rows), 1e-5)
+shape = 3, model.config.n_head, model.config.block_size, model.config.head_dim
+agrees(attend, shape, model.wte.weight)
+try:
+    agrees(lambda *given, starts: attend(*given, starts) + 1, shape, model.wte.weight)
+except RuntimeError as problem:
+    print(problem)
+"""
+
+
+@needs_triton
+def test_steps_with_the_kernel_compute_what_eager_steps_do():
+    """And the comparison before its first use tells a kernel that computes something else."""
+    assert "off torch's on this GPU" in interpret(WITH_KERNEL, paths=sys.path)

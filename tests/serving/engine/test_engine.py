@@ -4,6 +4,7 @@ import threading
 import time
 
 import pytest
+import torch
 
 from devopsgpt_serving.engine import engine as engine_module
 from devopsgpt_serving.engine.engine import Engine
@@ -66,6 +67,33 @@ def test_a_prompt_encoded_for_the_old_model_is_answered_by_it(engine):
     until(lambda: old not in engine._schedulers)
     assert Asked(engine, "hello", scheduler=old, seed=3).text == alone("hello", 3)
     until(lambda: old not in engine._schedulers)
+
+
+def test_a_lost_device_ends_the_engine(engine, caplog):
+    """As CUDA has it: after an illegal access every later call fails."""
+    runner = engine.current.runner
+    runner.moves.clear()
+    waits = [Asked(engine, "x") for _ in range(6)]  # four get a slot, two have none yet
+    runner.error = torch.AcceleratorError("CUDA error: an illegal memory access")
+    runner.moves.set()
+    ends = [one.end()[1] for one in waits]
+    assert all(isinstance(error, EngineFailure | Stopping) for error in ends)
+    assert any("an illegal memory access" in str(error) for error in ends)
+    until(lambda: not engine.alive)
+    with pytest.raises(Stopping, match="the engine's thread ended"):
+        Asked(engine, "x")
+
+
+def test_too_little_memory_is_survived(engine, caplog):
+    runner = engine.current.runner
+    runner.error = torch.AcceleratorError("CUDA error: out of memory")
+    runner.error.error_code = 2
+    assert isinstance(Asked(engine, "x").end()[1], EngineFailure)
+    runner.error = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+    assert isinstance(Asked(engine, "x").end()[1], EngineFailure)
+    runner.error = None
+    assert engine.alive
+    assert Asked(engine, "x", seed=1).text == alone("x", 1)
 
 
 def test_a_failing_model_fails_its_sequences_and_not_the_engine(engine, caplog):
