@@ -231,6 +231,10 @@ class Settings(BaseSettings):
                 raise ValueError(
                     f"api_keys_file {self.api_keys_file} cannot be read: {error.strerror}"
                 ) from error
+            except UnicodeDecodeError as error:
+                raise ValueError(
+                    f"api_keys_file {self.api_keys_file} must be text in UTF-8, one key a line"
+                ) from error
             in_file = [line.strip() for line in lines if line.strip()]
             if not in_file:
                 raise ValueError(

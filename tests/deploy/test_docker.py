@@ -28,6 +28,7 @@ PORTS = {
     "serving": "SERVICE_PUBLISHED_PORT",
 }
 PROXY_PORTS = {"proxy": "PROXY_DAGSTER_PORT", "proxy-mlflow": "PROXY_MLFLOW_PORT"}
+API_PORT = {"proxy-service": "PROXY_SERVICE_PORT"}
 TABLES = [
     ("dagster", "runs"),
     ("dagster", "event_logs"),
@@ -47,7 +48,7 @@ class Containers:
 
     def __init__(self, env_file, variables, place):
         self.place = place
-        self.ports = {name: servers.free_port() for name in PORTS | PROXY_PORTS}
+        self.ports = {name: servers.free_port() for name in PORTS | PROXY_PORTS | API_PORT}
         services = load(variables)["services"]
         with_proxy = here(services["proxy"]["image"])
         self.names = [name for name, each in services.items() if not each.get("profiles")] + [
@@ -57,7 +58,8 @@ class Containers:
         files = ["--file", COMPOSE_FILE, "--env-file", env_file]
         self.command = ["docker", "compose", "--project-name", "devopsgpt-test", *files, *profile]
         published = {
-            variable: str(self.ports[name]) for name, variable in (PORTS | PROXY_PORTS).items()
+            variable: str(self.ports[name])
+            for name, variable in (PORTS | PROXY_PORTS | API_PORT).items()
         }
         self.environment = os.environ | published | {"CODE_CPUS": "2", "SERVING_CPUS": "2"}
 
@@ -192,6 +194,10 @@ def look_inside(containers):
     place = ["python", "-c", "import tempfile; print(tempfile.gettempdir())"]  # it is written to
     for name, folder in (("code", "/data/tmp"), ("mlflow", "/tmp")):
         assert containers.compose("exec", "-T", name, *place).strip() == folder
+    known = "import socket, sys; socket.getaddrinfo(sys.argv[1], 1)"
+    for name, reached in (("mlflow", True), ("webserver", False), ("postgres", False)):
+        asked = ["exec", "-T", "serving", "python", "-c", f"{known}; print('known')", name]
+        assert (containers.compose(*asked, check=False).strip() == "known") is reached, name
     program = (
         "import torch; print(torch.compile(lambda x: (2 * x + 1).sin())(torch.zeros(9)).shape)"
     )
@@ -211,7 +217,13 @@ def look_through_the_proxy(containers, variables):
         # its own certificate; test_proxy.py checks that one
         with httpx.Client(verify=False) as client:
             assert client.get(address).status_code == 401
+            foreign = {"Origin": "https://elsewhere.example"}
+            operator = ("operator", variables["PROXY_PASSWORD"])
+            assert client.post(address, headers=foreign, auth=operator).status_code == 403
             assert (
                 client.get(address, auth=("operator", variables["PROXY_PASSWORD"])).status_code
                 == 200
             )
+    with httpx.Client(verify=False) as client:
+        api = f"https://localhost:{containers.ports['proxy-service']}/api/healthz"
+        assert client.get(api).status_code == 200

@@ -48,6 +48,12 @@ def test_a_missing_file_of_keys_is_an_error():
         Settings(api_keys_file="/nowhere").accepted_keys()
 
 
+def test_a_file_of_keys_that_is_no_text_is_an_error(tmp_path):
+    (tmp_path / "keys").write_bytes(b"\xff\xfe")
+    with pytest.raises(ValueError, match="must be text in UTF-8, one key a line"):
+        Settings(api_keys_file=tmp_path / "keys").accepted_keys()
+
+
 @pytest.mark.parametrize("content", ["", "\n \n\t\n"])
 def test_a_file_of_keys_without_a_key_does_not_open_the_service(tmp_path, content):
     keys = tmp_path / "keys"
