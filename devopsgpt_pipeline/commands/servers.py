@@ -14,7 +14,7 @@ import click
 from devopsgpt_pipeline.commands.errors import report_errors
 from devopsgpt_pipeline.home import Home
 from devopsgpt_pipeline.local import servers
-from devopsgpt_pipeline.local.databases import check_databases
+from devopsgpt_pipeline.local.databases import check_databases, clear_unfinished_mlflow
 from devopsgpt_pipeline.local.up_lock import sole_up
 from devopsgpt_pipeline.profiles import chosen_profile
 from devopsgpt_pipeline.settings import read_settings
@@ -45,6 +45,7 @@ def up(dagster_port: int, mlflow_port: int, service_port: int) -> None:
     try:
         with sole_up(home, started) as lock:
             check_databases(home)
+            clear_unfinished_mlflow(home)
             servers.check_ports_free(started)
             _run(home, started, lock)
     except KeyboardInterrupt:

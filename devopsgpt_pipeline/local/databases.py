@@ -7,6 +7,7 @@ storage that escapes.
 """
 
 import sqlite3
+import time
 from contextlib import closing
 from pathlib import Path
 from urllib.parse import quote
@@ -14,6 +15,7 @@ from urllib.parse import quote
 from devopsgpt_pipeline.home import Home
 
 MLFLOW_DATABASE = "mlflow.db"
+QUIET_S = 10.0  # without a write: nobody makes the database any more
 MLFLOW_ADDRESSES = ["--backend-store-uri", f"sqlite:///{MLFLOW_DATABASE}"]
 MLFLOW_ADDRESSES += ["--artifacts-destination", "artifacts"]
 DAGSTER_STORAGE = """
@@ -49,6 +51,29 @@ def check_databases(home: Home) -> None:
                 f"the database {path} is damaged ({problem}); restore a backup into an empty home "
                 f"(`devopsgpt restore`), or move it away and lose {what}"
             )
+
+
+def clear_unfinished_mlflow(home: Home) -> None:
+    """Remove MLflow's database where its first start was killed: MLflow cannot go on with one, and
+    there is no experiment in it yet, not even its own first.
+
+    One that somebody is still making is waited for.
+    """
+    path = home.mlflow / MLFLOW_DATABASE
+    while path.exists() and not _has_experiments(path):
+        before = path.stat().st_mtime_ns
+        time.sleep(QUIET_S)
+        if path.exists() and path.stat().st_mtime_ns == before and not _has_experiments(path):
+            for each in home.mlflow.glob(f"{MLFLOW_DATABASE}*"):
+                each.unlink()
+
+
+def _has_experiments(path: Path) -> bool:
+    try:
+        with closing(sqlite3.connect(path, timeout=30)) as database:
+            return database.execute("SELECT count(*) FROM experiments").fetchone()[0] > 0
+    except sqlite3.OperationalError as error:
+        return "no such table" not in str(error)
 
 
 def _problem(path: Path) -> str:

@@ -14,7 +14,7 @@ from devopsgpt_model.config import GPT2_SIZES, TrainingConfig
 from devopsgpt_model.tracking import DEFAULT_TRACKING_URI
 from devopsgpt_pipeline.home import BOOKS, OLD_BOOKS, Home
 from devopsgpt_pipeline.local import chain, servers
-from devopsgpt_pipeline.local.databases import check_databases
+from devopsgpt_pipeline.local.databases import check_databases, clear_unfinished_mlflow
 from devopsgpt_pipeline.local.grid import Outcome, Trial
 from devopsgpt_pipeline.local.progress import ChainProgress
 from devopsgpt_pipeline.profiles import Profile
@@ -103,6 +103,7 @@ def make_datasets(
 @contextmanager
 def _session(home: Home, profile: Profile) -> Iterator[tuple["Session", str]]:
     check_databases(home)
+    clear_unfinished_mlflow(home)
     mlflow = servers.mlflow_server(home, servers.free_port())
     servers.set_environment(home, mlflow.url, DEFAULT_TRACKING_URI)
     with ChainProgress() as progress:
