@@ -35,11 +35,33 @@ def report_errors(command: Callable[..., None]) -> Callable[..., None]:
                     f"the disk is full or a limit of it is reached ({reason}); make room and give "
                     "the same command again: what was done is kept"
                 ) from error
+            if isinstance(error, ModuleNotFoundError) and (extra := _extra_of(error)):
+                raise click.ClickException(
+                    f"this command needs packages that are not installed ({error.name} is "
+                    "missing): "
+                    f"pip install 'devopsgpt[{extra}]'"
+                ) from error
             if isinstance(error, ValueError | RuntimeError | ConnectionError):
                 raise click.ClickException(str(error)) from error
             raise
 
     return wrapped
+
+
+# a package that a command imports -> the extra that brings it
+EXTRAS = {
+    **dict.fromkeys(("fastapi", "fastapi_offline", "h11", "prometheus_client"), "serving"),
+    **dict.fromkeys(("uvicorn", "uvloop"), "serving"),
+    **dict.fromkeys(("boto3", "dagster_k8s", "dagster_postgres", "kubernetes"), "cluster"),
+    **dict.fromkeys(("lm_eval", "accelerate"), "lm-eval"),
+    "gguf": "gguf",
+}
+
+
+def _extra_of(error: ModuleNotFoundError) -> str | None:
+    """The extra that brings a missing package; None for a module of our own."""
+    package = (error.name or "").partition(".")[0]
+    return None if package.startswith("devopsgpt") else EXTRAS.get(package, "pipeline")
 
 
 def _full_disk(error: Exception) -> str:

@@ -5,9 +5,6 @@ from pathlib import Path
 import click
 
 from devopsgpt_pipeline.commands.errors import report_errors
-from devopsgpt_pipeline.operations.backup import backup as write_backup
-from devopsgpt_pipeline.operations.backup import forget_backups
-from devopsgpt_pipeline.operations.restore import restore as bring_back
 from devopsgpt_pipeline.settings import read_settings
 
 
@@ -25,6 +22,9 @@ def backup(target: Path, keep: int | None) -> None:
 
     Nothing has to be stopped. Where the environment names PostgreSQL databases, they are in it too.
     """
+    from devopsgpt_pipeline.operations.backup import backup as write_backup
+    from devopsgpt_pipeline.operations.backup import forget_backups
+
     if keep and not target.is_dir():
         raise click.UsageError(f"--keep needs a folder of backups, and {target} is none")
     click.echo(f"wrote {write_backup(read_settings(), target)}")
@@ -43,6 +43,8 @@ def restore(source: Path) -> None:
     databases, they must be empty and are filled first, each whole or not at all; an error names
     those that must be emptied to try again.
     """
+    from devopsgpt_pipeline.operations.restore import restore as bring_back
+
     settings = read_settings()
     bring_back(source, settings)
     click.echo(f"restored {settings.home}")

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from importlib.util import find_spec
 from types import FrameType
 from typing import NoReturn
 
@@ -89,6 +90,9 @@ def _wait_for_an_end(
 def serve(port: int, tracking_uri: str | None) -> None:
     """Serve the registry's champion over HTTP; needs an MLflow server (`devopsgpt up` starts
     one)."""
+    for name in ("fastapi", "uvicorn"):
+        if find_spec(name) is None:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
     uri = tracking_uri or read_settings().tracking_server
     os.environ |= {"DEVOPSGPT_SERVING_PORT": str(port), "DEVOPSGPT_SERVING_TRACKING_URI": uri}
     sys.stdout.flush()

@@ -2,9 +2,6 @@
 
 from typing import Any, Literal
 
-from rich.console import Console
-from rich.table import Table
-
 PIPE_WIDTH = 1000  # columns: enough for every table
 
 
@@ -14,6 +11,9 @@ def print_table(rows: list[dict[str, Any]]) -> None:
 
     Nothing is cut off: a narrow terminal folds, and what reads a pipe has no width.
     """
+    from rich.console import Console
+    from rich.table import Table
+
     shown = Table()
     for key, value in rows[0].items():
         justify: Literal["left", "right"] = "left" if isinstance(value, str) else "right"

@@ -20,7 +20,7 @@ from devopsgpt_pipeline.local.databases import MLFLOW_ADDRESSES, dagster_storage
 from devopsgpt_pipeline.local.keeper import Keeper
 from devopsgpt_pipeline.settings import Settings
 
-CHECKOUT = Path(__file__).resolve().parents[2]
+PACKAGE = Path(__file__).resolve().parents[1]
 HOST = "127.0.0.1"
 READY_DEADLINE_S = 90.0
 STOP_DEADLINE_S = 20.0
@@ -48,9 +48,15 @@ class Server:
         return f"http://{HOST}:{self.port}"
 
 
+def shipped(name: str) -> Path:
+    """A file that lies beside the packages in a checkout, and within this package in a wheel."""
+    beside = PACKAGE.parent / name
+    return beside if beside.is_file() else PACKAGE / name
+
+
 def set_environment(home: Home, tracking_uri: str, ui_url: str) -> None:
     """Point this process and its children at a home and its MLflow server; lay out DAGSTER_HOME."""
-    instance = (CHECKOUT / "dagster.yaml").read_text() + dagster_storage(home.dagster)
+    instance = shipped("dagster.yaml").read_text() + dagster_storage(home.dagster)
     write_atomically(home.dagster / "dagster.yaml", instance.encode())
     os.environ |= {
         "DEVOPSGPT_HOME": str(home.path),
@@ -80,7 +86,7 @@ def dagster_server(home: Home, port: int) -> Server:
     queued runs."""
     command = [sys.executable, "-m", "devopsgpt_pipeline.local.dagster_dev"]
     command += ["--host", HOST, "--port", str(port)]
-    command += ["--workspace", str(CHECKOUT / "workspace.yaml")]
+    command += ["--workspace", str(shipped("workspace.yaml"))]
     return Server("Dagster", command, port, "/server_info", home.logs / "dagster.log")
 
 
