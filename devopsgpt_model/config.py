@@ -256,6 +256,24 @@ PRESETS = {
 }
 
 
+def _with_muon(config: TrainingConfig) -> TrainingConfig:
+    """A fine-tuning preset with Muon and a rate that decays: three times the constant one at its
+    peak. docs/performance.md, Recipe"""
+    return replace(
+        config,
+        optimizer="muon",
+        learning_rate=3 * config.learning_rate,
+        min_learning_rate=0.0,
+        warmup_steps=config.max_steps // 10,
+    )
+
+
+PRESETS |= {
+    f"{name}_muon": _with_muon(PRESETS[name])
+    for name in ("finetune_sre", "finetune_sre_small", "finetune_shakespeare")
+}
+
+
 def preset(name: str) -> TrainingConfig:
     """The named settings. raises: ValueError for an unknown name, listing the known ones."""
     if name not in PRESETS:

@@ -68,9 +68,10 @@ def finetune(
 ) -> None:
     """Fine-tune with the settings of PRESET and put the result through the gate.
 
-    Presets: sample, train_sre_cpu, finetune_sre_small, finetune_sre, finetune_shakespeare. What
-    comes before training is brought up to date first; what comes after it (evaluation, registry,
-    promotion) follows.
+    Presets: sample, train_sre_cpu, finetune_sre_small, finetune_sre, finetune_shakespeare,
+    finetune_sre_small_muon, finetune_sre_muon, finetune_shakespeare_muon. What comes before
+    training is brought up to date first; what comes after it (evaluation, registry, promotion)
+    follows.
 
     With --sweep every combination is trained, as child runs of one MLflow run, and the best goes
     on; the same command goes on with a sweep that was cut short.

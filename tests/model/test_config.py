@@ -11,14 +11,22 @@ def test_every_setting_has_a_docstring():
     assert all(docs.values())
 
 
-def test_the_seeds_presets_are_there():
-    assert {
-        "finetune_sre",
-        "finetune_sre_small",
-        "finetune_shakespeare",
-        "train_sre_cpu",
-        "sample",
-    } == set(PRESETS)
+FINETUNING = ("finetune_sre", "finetune_sre_small", "finetune_shakespeare")
+
+
+def test_the_seeds_presets_are_there_and_muons_beside_those_that_fine_tune():
+    beside = {f"{name}_muon" for name in FINETUNING}
+    assert {*FINETUNING, *beside, "train_sre_cpu", "sample"} == set(PRESETS)
+
+
+@pytest.mark.parametrize("name", FINETUNING)
+def test_a_preset_with_muon_differs_by_optimizer_and_rate_alone(name):
+    seeds, muons = (dataclasses.asdict(preset(each)) for each in (name, f"{name}_muon"))
+    rate = ("learning_rate", "min_learning_rate", "warmup_steps")
+    assert {key for key in seeds if seeds[key] != muons[key]} == {"optimizer", *rate}
+    assert muons["optimizer"] == "muon"
+    expected = (3 * seeds["learning_rate"], 0.0, seeds["max_steps"] // 10)
+    assert tuple(muons[key] for key in rate) == expected
 
 
 SEEDS = {  # as the seed repository's configuration files have them
