@@ -1,5 +1,6 @@
 # Everything a person does here. Each target makes its own .venv first; nothing is done by hand.
-PYTHON ?= $(shell command -v python3.11 || command -v python3)
+# the first of the Pythons that the project runs on
+PYTHON ?= $(shell for version in 3.11 3.12 3.13 3.14; do python$$version -c '' 2>/dev/null && echo python$$version && exit; done; echo python3)
 BIN := .venv/bin
 RUNTIME := .venv/.runtime
 DEVELOPMENT := .venv/.development
