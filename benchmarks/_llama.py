@@ -10,11 +10,12 @@ import torch
 
 from benchmarks._serving_answer import MOST_SEQUENCES, Answer
 from devopsgpt_model.checkpoint import load_checkpoint
-from devopsgpt_pipeline.registry.gguf_file import write_gguf
 
 
 def llama_cpp(folder: Path, precision: str) -> Answer:
     """llama.cpp through its C interface, all sequences in one llama_decode a step."""
+    from devopsgpt_pipeline.registry.gguf_file import write_gguf
+
     path = folder.parent / f"{precision}.gguf"
     if not path.exists():
         write_gguf(load_checkpoint(folder, "cpu"), path, precision)

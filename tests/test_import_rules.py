@@ -130,7 +130,7 @@ INSIDE_FUNCTIONS = {
         " opentelemetry.sdk.resources opentelemetry.sdk.trace opentelemetry.sdk.trace.export"
         " opentelemetry.trace opentelemetry.trace.propagation.tracecontext",
         "devopsgpt_pipeline/registry/export.py": "devopsgpt_pipeline.registry.gguf_file",
-        "benchmarks/_llama.py": "llama_cpp",
+        "benchmarks/_llama.py": "devopsgpt_pipeline.registry.gguf_file llama_cpp",
         "benchmarks/_onnx.py": "onnxruntime onnxruntime.quantization",
         "benchmarks/_serving_peers.py": "ctranslate2 transformers",
     },

@@ -70,7 +70,10 @@ def _full_disk(error: Exception) -> str:
         if FULL.search(str(each)) or getattr(each, "errno", None) in FULL_ERRORS:
             line = next((one for one in str(each).splitlines() if FULL.search(one)), str(each))
             return line.strip()[:300]
-    home = read_settings().home
+    try:
+        home = read_settings().home
+    except ValueError:  # which is then the error to tell
+        return ""
     free = shutil.disk_usage(home).free if home.is_dir() else LEAST_FREE_BYTES
     if free < LEAST_FREE_BYTES:
         return f"{home} has {free:,} bytes left: {str(error).partition(chr(10))[0][:200]}"

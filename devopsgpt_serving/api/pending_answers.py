@@ -62,7 +62,10 @@ class PendingAnswers:
         scheduler: Scheduler,
         wanted: list[tuple[list[int], Sampling]],
     ) -> None:
-        self.reports: Reports = asyncio.Queue()
+        # no sequence refers to this object, which refers to them and to the model: a cycle would
+        # keep a replaced model in memory until the next garbage collection
+        reports: Reports = asyncio.Queue()
+        self.reports = reports
         state, post, deadline = request.state, service.mailbox.post, service.deadline()
 
         def sequence(index: int, prompt: list[int], sampling: Sampling) -> Sequence:
@@ -70,7 +73,7 @@ class PendingAnswers:
 
             def report(what: Report) -> None:
                 nonlocal begun
-                post(self.reports, index, what, at_once=not begun or not isinstance(what, NewText))
+                post(reports, index, what, at_once=not begun or not isinstance(what, NewText))
                 begun = True
 
             return Sequence(

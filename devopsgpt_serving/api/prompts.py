@@ -122,8 +122,9 @@ def _encode(prompt: Prompt, loaded: LoadedModel, reading: Reading) -> list[int]:
     tokenizer, room = loaded.tokenizer, reading.most(loaded.block_size)
     if isinstance(prompt, str):
         # no token is longer than the longest: so many there are at least, and need not be made
-        longest = max(tokenizer.longest_token, len(END_OF_TEXT) if reading.parse_special else 0)
-        least = -(-len(prompt.encode()) // longest)
+        special = prompt.count(END_OF_TEXT) if reading.parse_special else 0
+        rest = len(prompt.encode()) - special * len(END_OF_TEXT)
+        least = special - (-rest // tokenizer.longest_token)
         if least > room and reading.truncate is None:
             raise _too_long(room, loaded.block_size, f"at least {least}")
         ids = encode_text(prompt, tokenizer, reading.parse_special)

@@ -163,7 +163,7 @@ def test_the_version_carries_a_card_with_the_evaluations_numbers(finished, mlflo
     )
     card, measured = ModelCard(text), Comparison.read(finished.home.evaluation)
     assert card.data.license == "mit"
-    assert card.data.datasets == ["night-shift", "steady-service"]
+    assert card.data.datasets is None, "the hub has none of these books"
     results = {
         (one.dataset_type, one.metric_type): one.metric_value for one in card.data.eval_results
     }

@@ -36,7 +36,7 @@ def test_a_seed_decides_the_text(tiny_gpt):
     ("settings", "message"),
     [
         ({"temperature": -1.0}, "temperature must be 0 .* got -1.0"),
-        ({"top_p": 0.0}, "top_p must be above 0"),
+        ({"top_p": -0.1}, "top_p must be 0"),
         ({"top_k": -1}, "top_k must be 0"),
     ],
 )

@@ -11,18 +11,21 @@ from serving.conftest import until
 
 
 @pytest.mark.parametrize(
-    ("path", "body"),
-    [("/api/generate", {"prompt": "x"}), ("/v1/completions", {"prompt": "x", "max_tokens": 1})],
+    ("path", "body", "method"),
+    [
+        ("/api/generate", {"prompt": "x"}, "encode"),
+        ("/v1/completions", {"prompt": "x", "max_tokens": 1}, "encode_special"),
+    ],
 )
-def test_the_service_answers_while_a_prompt_is_encoded(service, monkeypatch, path, body):
-    encoding, go_on, encode = threading.Event(), threading.Event(), Tokenizer.encode
+def test_the_service_answers_while_a_prompt_is_encoded(service, monkeypatch, path, body, method):
+    encoding, go_on, encode = threading.Event(), threading.Event(), getattr(Tokenizer, method)
 
     def slow(self, text):
         encoding.set()
         assert go_on.wait(20)
         return encode(self, text)
 
-    monkeypatch.setattr(Tokenizer, "encode", slow)
+    monkeypatch.setattr(Tokenizer, method, slow)
     answers = []
     body = body | ({"model": service.name} if path.startswith("/v1") else {})
     asking = threading.Thread(

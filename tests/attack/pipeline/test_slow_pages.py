@@ -1,5 +1,6 @@
 """A page has page_timeout_s, connection, handshake, headers, body and redirects together."""
 
+import os
 import subprocess
 import sys
 import time
@@ -7,6 +8,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 
 import pytest
+from conftest import REPOSITORY
 from pipeline.conftest import QUICK
 from pipeline.sources.book_site import status
 
@@ -31,6 +33,7 @@ SLOW = {
         b"X: x\r\n",
     ),
 }
+TESTS = REPOSITORY / "tests"
 KILLED_AFTER_S = 50.0  # each; a hundred times what a page may take
 PROGRAM = """
 import sys
@@ -50,6 +53,7 @@ def reasons(sites):
     """What fetches of a process of their own say; a process can be killed, a read cannot."""
     answer = subprocess.run(
         [sys.executable, "-c", PROGRAM, *(site.url for site in sites)],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(map(str, (REPOSITORY, TESTS)))},
         capture_output=True,
         text=True,
         timeout=KILLED_AFTER_S * len(sites),

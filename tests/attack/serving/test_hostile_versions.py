@@ -286,9 +286,10 @@ def test_an_alias_that_moves_and_returns_starts_anew(shelf, tmp_path, tried):
         service.wait_for("1")
     shelf.publish(seed=2)
     for _ in range(2):
-        killed_while_loading(shelf, tmp_path)
+        ended = killed_while_loading(shelf, tmp_path)
+        assert ended.returncode == -signal.SIGKILL, ended.stderr
     with serving(tmp_path, **where) as service:
-        until(lambda: "did not end" in (service.ready()["problem"] or ""))
+        until(lambda: "did not end" in (service.ready()["problem"] or ""), say=service.ready)
         shelf.promote("1")
         until(lambda: service.ready()["problem"] is None)
         shelf.promote("2")

@@ -60,6 +60,7 @@ def greedy(folder, count=12):
     return loaded.tokenizer.decode(list(new))
 
 
+@pytest.mark.filterwarnings("ignore:.*Any type hint is inferred:UserWarning")
 def test_mlflows_own_flavors_load_a_version(registry, champion, bpe_checkpoint):
     import mlflow
 

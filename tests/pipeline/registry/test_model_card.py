@@ -12,6 +12,7 @@ from devopsgpt_model.token_bins import TokenBins, write_token_bins
 from devopsgpt_model.tokenizer import Tokenizer
 from devopsgpt_pipeline.evaluation.comparison import Comparison
 from devopsgpt_pipeline.evaluation.measure import measure
+from devopsgpt_pipeline.registry.licence import licence_text
 from devopsgpt_pipeline.registry.model_card import CARD_FILE, model_card
 from devopsgpt_pipeline.tracking.client import MODEL_NAME
 from devopsgpt_pipeline.tracking.runs import start_run
@@ -73,10 +74,10 @@ def test_the_card_is_what_the_hub_reads(lineage, comparison):
         "text-generation",
     )
     assert data.base_model == "openai-community/gpt2"
-    assert data.datasets == ["sre-book"]
+    assert data.datasets is None, "the hub has no such dataset"
     assert data.library_name == "transformers"
     assert data.model_name == "devopsgpt"
-    for heading in ("Data", "Results", "Settings", "Limits", "How to load it", "Samples"):
+    for heading in ("Data", "Results", "Training", "Limits", "How to load it", "Samples"):
         assert f"\n## {heading}\n" in card.text
     for told in (
         "not settled",
@@ -153,3 +154,41 @@ def test_the_card_is_part_of_the_version_and_verified_with_it(
     stored.write_text(text.replace("1.6%", "0.0%"))
     with pytest.raises(ValueError, match=r"model/README\.md is missing or damaged"):
         fetch_version(registry, with_card, tmp_path / "again")
+
+
+def test_the_card_links_the_run_and_shows_its_losses(lineage, comparison):
+    text = model_card(lineage, comparison, 1024, RUN_URL, curve=True)
+    assert f"[The run in MLflow]({RUN_URL})" in text
+    assert "](loss_curve.png)" in text
+    assert "loss_curve.png" not in model_card(lineage, comparison, 1024, RUN_URL)
+
+
+@pytest.mark.parametrize(
+    ("weights", "base_model"),
+    [
+        ({"name": "scratch"}, None),
+        ({"name": "champion", "version": "3"}, None),
+        ({"name": "owner/name@abc"}, "owner/name"),
+        ({"name": "distilbert/distilgpt2", "sha256": "0"}, "distilbert/distilgpt2"),
+    ],
+)
+def test_the_card_names_the_hubs_model_that_was_fine_tuned(
+    lineage, comparison, weights, base_model
+):
+    card = ModelCard(model_card(lineage | {"initial_weights": weights}, comparison, 8, RUN_URL))
+    assert card.data.base_model == base_model
+
+
+def test_data_of_the_hub_is_named_as_there(lineage, comparison):
+    data = lineage["data"] | {"dataset": "shakespeare"}
+    card = ModelCard(model_card(lineage | {"data": data, "books": []}, comparison, 8, RUN_URL))
+    assert card.data.datasets == ["karpathy/tiny_shakespeare"]
+
+
+def test_the_licence_names_what_the_weights_were_made_of(lineage):
+    text = licence_text(lineage)
+    assert "openai-community/gpt2 (MIT, by OpenAI)" in text
+    assert BOOK["contents_url"] in text
+    assert f"{BOOK['licence']}. {BOOK['attribution']}" in text
+    assert "not settled" in text, "a licence without derivatives"
+    assert "random" in licence_text(lineage | {"initial_weights": {"name": "scratch"}})
