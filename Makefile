@@ -7,7 +7,10 @@ DEVELOPMENT := .venv/.development
 BENCHMARKS := .venv/.benchmarks
 TOOLS := .tools/bin
 
-.PHONY: setup run up env test test-slow chaos attack check bench gpu audit lock sbom scan clean
+.PHONY: help setup run up env test test-slow chaos attack check bench gpu audit lock sbom scan clean
+
+help:  ## what each target does
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(RUNTIME)  ## install what running needs
 

@@ -1,4 +1,5 @@
-"""How all three packages meet an MLflow server: its address, their patience, no password in a text.
+"""How all three packages meet an MLflow server: its address, their patience, no password in a text,
+no proxy before this machine.
 
 Imports no MLflow, which reads MLFLOW_DISABLE_TELEMETRY when it is imported and the other variables
 at each call.
@@ -6,9 +7,12 @@ at each call.
 
 import os
 import re
+from collections.abc import MutableMapping
 from urllib.parse import urlsplit
 
 DEFAULT_TRACKING_URI = "http://127.0.0.1:5000"  # where `devopsgpt up` starts one
+OWN_ADDRESSES = ("127.0.0.1", "localhost", "::1")
+PROXIES = ("http_proxy", "https_proxy", "all_proxy")
 QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
@@ -38,3 +42,18 @@ def hide_password(text: str, url: str) -> str:
 def without_login(url: str) -> str:
     """A URL for people to follow: a user and a password that it carries are left out."""
     return re.sub(r"//[^/@]*@", "//", url, count=1)
+
+
+def bypass_proxies(environment: MutableMapping[str, str] = os.environ) -> None:
+    """Where the environment names a proxy, add this machine's own addresses to NO_PROXY, for this
+    process and those that it starts.
+
+    Both spellings are read: which one wins differs between libraries.
+    """
+    if not any(environment.get(name) or environment.get(name.upper()) for name in PROXIES):
+        return
+    for name in ("no_proxy", "NO_PROXY"):
+        given = [part.strip() for part in environment.get(name, "").split(",") if part.strip()]
+        missing = [address for address in OWN_ADDRESSES if address not in given]
+        if "*" not in given:
+            environment[name] = ",".join([*given, *missing])

@@ -6,6 +6,7 @@ from devopsgpt_pipeline.commands import books, chain, home, models, registry, se
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="devopsgpt", message="%(prog)s %(version)s")
 def main() -> None:
     """Train, judge and serve a GPT-2 on books about running services, as software-defined assets.
 

@@ -1,14 +1,17 @@
 """`python -m devopsgpt_serving`: the service under uvicorn, which drains on SIGTERM."""
 
+import argparse
 import gc
 import logging
 import os
 import socket
 import sys
-from typing import NoReturn
+from typing import Any, NoReturn
 
-from pydantic import ValidationError
+from pydantic import AliasChoices, ValidationError
+from pydantic.fields import FieldInfo
 
+from devopsgpt_model.tracking import bypass_proxies
 from devopsgpt_serving import logs
 from devopsgpt_serving.settings import PREFIX, Settings
 
@@ -21,8 +24,10 @@ SWITCH_INTERVAL_S = 0.0005
 
 def main() -> None:
     """Start the service; exits with 1 and one line where a setting or a place does not allow it."""
+    given = options()
+    bypass_proxies()
     try:
-        settings = Settings()
+        settings = Settings(**given)
         logs.configure(settings.log_level)
         with bind(settings.host, settings.port) as listener:
             serve(settings, listener)
@@ -34,6 +39,37 @@ def main() -> None:
     except (ValueError, OSError) as error:
         sys.exit(f"devopsgpt_serving: {error}")
     leave()
+
+
+def options() -> dict[str, Any]:
+    """The settings that the command line names; they win over the environment."""
+    names = "\n".join(
+        f"  {variable(name, field):<44} {shown(field.get_default(call_default_factory=True))}"
+        for name, field in Settings.model_fields.items()
+    )
+    parser = argparse.ArgumentParser(
+        prog="python -m devopsgpt_serving",
+        description="Serve the registry's champion over HTTP, with the API's page at /docs.",
+        epilog=f"Every setting is a variable of the environment, with its default:\n{names}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--host", help="address to listen on; beyond loopback it needs keys")
+    parser.add_argument("--port", type=int, help="TCP port; 0 takes a free one")
+    parser.add_argument("--tracking-uri", help="MLflow server that holds the registry")
+    parser.add_argument("--api-keys-file", help="a file with one accepted key a line")
+    return {name: value for name, value in vars(parser.parse_args()).items() if value is not None}
+
+
+def variable(name: str, field: FieldInfo) -> str:
+    """The variable that sets a setting."""
+    alias = field.validation_alias
+    first = alias.choices[0] if isinstance(alias, AliasChoices) else None
+    return first if isinstance(first, str) else PREFIX + name.upper()
+
+
+def shown(value: object) -> str:
+    """A default as a person would write it."""
+    return "" if value is None or value == () else str(value)
 
 
 def leave() -> NoReturn:

@@ -80,20 +80,32 @@ def _wait_for_an_end(
 
 
 @click.command()
+@click.option(
+    "--host", default=None, help="Address to listen on, 127.0.0.1 if unset; others need keys."
+)
 @click.option("--port", default=SERVING_PORT, show_default=True, help="Where the API listens.")
+@click.option(
+    "--api-keys-file",
+    type=click.Path(exists=True, dir_okay=False),
+    help="A file with one accepted key a line; or set DEVOPSGPT_SERVING_API_KEYS.",
+)
 @click.option(
     "--tracking-uri",
     default=None,
     help="MLflow server; default: MLFLOW_TRACKING_URI, else localhost:5000.",
 )
 @report_errors
-def serve(port: int, tracking_uri: str | None) -> None:
+def serve(host: str | None, port: int, api_keys_file: str | None, tracking_uri: str | None) -> None:
     """Serve the registry's champion over HTTP; needs an MLflow server (`devopsgpt up` starts
-    one)."""
+    one).
+
+    `python -m devopsgpt_serving --help` lists every setting.
+    """
     for name in ("fastapi", "uvicorn"):
         if find_spec(name) is None:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
     uri = tracking_uri or read_settings().tracking_server
-    os.environ |= {"DEVOPSGPT_SERVING_PORT": str(port), "DEVOPSGPT_SERVING_TRACKING_URI": uri}
+    given = {"PORT": str(port), "TRACKING_URI": uri, "HOST": host, "API_KEYS_FILE": api_keys_file}
+    os.environ |= {f"DEVOPSGPT_SERVING_{name}": value for name, value in given.items() if value}
     sys.stdout.flush()
     os.execv(sys.executable, [sys.executable, "-m", "devopsgpt_serving"])

@@ -16,6 +16,7 @@ import requests
 
 from devopsgpt_model.generate import generate_text
 from devopsgpt_model.tokenizer import Tokenizer
+from devopsgpt_serving.settings import Settings
 from serving.conftest import make_model, until
 
 
@@ -268,3 +269,30 @@ def test_a_taken_port_is_one_line(tmp_path):
             assert running.wait(30) == 1
             assert f"cannot listen on 127.0.0.1:{port}" in log.read_text()
             assert "DEVOPSGPT_SERVING_PORT" in log.read_text()
+
+
+def test_help_lists_every_setting():
+    told = subprocess.run(
+        [sys.executable, "-m", "devopsgpt_serving", "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    for option in ("--host", "--port", "--tracking-uri", "--api-keys-file"):
+        assert option in told
+    for name in Settings.model_fields:
+        assert f"DEVOPSGPT_SERVING_{name.upper()} " in told
+
+
+def test_the_command_line_wins_over_the_environment(tmp_path):
+    environment = os.environ | {"DEVOPSGPT_SERVING_HOST": "127.0.0.1"}
+    told = subprocess.run(
+        [sys.executable, "-m", "devopsgpt_serving", "--host", "0.0.0.0", "--port", "0"],
+        env=environment,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert told.returncode == 1
+    assert "host 0.0.0.0 is reachable from elsewhere and no API key is set" in told.stderr

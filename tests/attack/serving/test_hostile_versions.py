@@ -1,6 +1,7 @@
 """Versions that claim what they are not, do not fit, or take the process with them."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -256,7 +257,13 @@ def killed_while_loading(shelf, tmp_path, how=signal.SIGKILL):
         url=shelf.url, name=shelf.name, cache=str(tmp_path / "cache"), number=int(how)
     )
     return subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=False
+        [sys.executable, "-c", code],
+        # a busy machine's registry may take longer than the second that these tests give it
+        env=os.environ | {"MLFLOW_HTTP_REQUEST_TIMEOUT": "60"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
     )
 
 

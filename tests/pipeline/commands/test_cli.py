@@ -1,3 +1,5 @@
+from importlib.metadata import version
+
 import pytest
 
 from pipeline.commands.running import invoke
@@ -13,6 +15,7 @@ COMMANDS = [
     "history",
     "leaderboard",
     "lineage",
+    "export",
     "promote",
     "rollback",
     "backup",
@@ -26,3 +29,13 @@ def test_every_command_explains_itself(command):
     assert answer.exit_code == 0
     assert len(answer.output) > 200
     assert command in invoke("--help").output
+
+
+def test_version_is_the_packages():
+    assert invoke("--version").output.split()[-1] == version("devopsgpt")
+
+
+def test_serve_tells_host_port_and_keys():
+    told = invoke("serve", "--help").output
+    for option in ("--host", "--port", "--api-keys-file", "--tracking-uri"):
+        assert option in told
