@@ -2,6 +2,7 @@
 sentence. What is served in the end is never another thing."""
 
 import fnmatch
+import itertools
 import os
 import random
 
@@ -41,7 +42,9 @@ LOOSE = [
     "dagster/storage/*",
     "mlflow/artifacts/*/artifacts/*.md",
 ]
-LOOSE += ["mlflow/artifacts/*/artifacts/*.png", "chapters/library"]
+LOOSE += ["mlflow/artifacts/*/artifacts/*.png", "chapters/library", "*/LICENSE"]
+# MLflow's own flavor reads these, and nothing of ours
+LOOSE += ["mlflow/artifacts/*/components/tokenizer/*", "*/loss_curve.png"]
 QUICK = [
     ("mlflow/mlflow.db", "deleted"),
     ("mlflow/artifacts/*/models/*/model/model.safetensors", "cut"),
@@ -98,10 +101,13 @@ def test_a_damaged_file_never_leads_to_a_wrong_champion(kind, how, home, finishe
     attack(kind, how, home, finished[1], tried)
 
 
+# each kind one way, and each way for a third of the kinds: all of them would take an hour
+WAYS = itertools.cycle(["deleted", "cut", "replaced"])
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("how", ["deleted", "cut", "replaced"])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("kind", "how"), list(zip(KINDS, WAYS, strict=False)))
 def test_no_damaged_file_leads_to_a_wrong_champion(kind, how, home, finished, tried):
     attack(kind, how, home, finished[1], tried)
 
