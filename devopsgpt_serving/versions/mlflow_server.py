@@ -31,8 +31,13 @@ PATIENCE = "MLFLOW_HTTP_REQUEST_TIMEOUT"
 class MlflowServer:
     """One server, asked by GET."""
 
-    def __init__(self, tracking_uri: str) -> None:
-        """raises: ValueError for an address that is no web server's"""
+    def __init__(self, tracking_uri: str, timeout_s: float) -> None:
+        """timeout_s: silence after which an answer is given up, where MLFLOW_HTTP_REQUEST_TIMEOUT
+        names none
+
+        raises: ValueError for an address that is no web server's
+        """
+        self._silence_s = float(os.environ.get(PATIENCE, timeout_s))
         self._uri, parts = tracking_uri, urlsplit(tracking_uri)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError(
@@ -138,10 +143,6 @@ class MlflowServer:
                 "which is not followed"
             )
         return url
-
-    @property
-    def _silence_s(self) -> float:
-        return float(os.environ[PATIENCE])
 
     @property
     def _answer_s(self) -> float:

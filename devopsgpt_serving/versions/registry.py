@@ -48,7 +48,7 @@ class Registry:
         raises: ValueError for an address that is no web server's
         """
         limit_patience(timeout_s)
-        self.server = MlflowServer(tracking_uri)
+        self.server = MlflowServer(tracking_uri, timeout_s)
         self.tracking_uri = tracking_uri
         self.name = name
         self.alias = alias
