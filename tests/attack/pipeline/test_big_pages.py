@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from lxml import etree
 from pipeline.sources.book_site import page
 
+from attack.programs import environment
 from devopsgpt_pipeline.sources.css import select
 from devopsgpt_pipeline.sources.html import MAX_TAGS, parse_page
 from devopsgpt_pipeline.sources.scrape import scrape_book
@@ -57,7 +58,9 @@ print(f"{time.perf_counter() - started:.1f} s (a sound page: {usual_s:.1f} s), {
 @pytest.mark.slow
 @pytest.mark.parametrize("what", BIG)
 def test_a_big_page_is_read_in_bounded_time(what, tried):
-    answer = subprocess.run([sys.executable, "-c", PROGRAM, what], capture_output=True, text=True)
+    answer = subprocess.run(
+        [sys.executable, "-c", PROGRAM, what], env=environment(), capture_output=True, text=True
+    )
     assert answer.returncode == 0, answer.stderr
     tried(f"5 MB of {what}", answer.stdout.strip())
 

@@ -20,6 +20,10 @@ KINDS = [
         f"mlflow/artifacts/*/models/*/model/{name}"
         for name in ("model.safetensors", "config.json", "to*.json", "[!mct]*.json", "tr*.json")
     ),
+    *(
+        f"mlflow/artifacts/*/models/*/model/{name}"
+        for name in ("README.md", "LICENSE", "loss_curve.png")
+    ),
     *("dagster/dagster.yaml", "dagster/history/runs.db", "dagster/history/runs/index.db"),
     *("dagster/history/runs/*-*.db", "dagster/schedules/schedules.db"),
     *("chapters/*/manifest.json", "chapters/*/history.json", "chapters/*/seen/index.json"),
@@ -38,13 +42,12 @@ KINDS = [
 LOOSE = [
     "*.lock",
     "logs/*",
-    "*/README.md",
     "dagster/storage/*",
     "mlflow/artifacts/*/artifacts/*.md",
 ]
-LOOSE += ["mlflow/artifacts/*/artifacts/*.png", "chapters/library", "*/LICENSE"]
+LOOSE += ["mlflow/artifacts/*/artifacts/*.png", "chapters/library"]
 # MLflow's own flavor reads these, and nothing of ours
-LOOSE += ["mlflow/artifacts/*/components/tokenizer/*", "*/loss_curve.png"]
+LOOSE += ["mlflow/artifacts/*/components/tokenizer/*", "checkpoints/*/loss_curve.png"]
 QUICK = [
     ("mlflow/mlflow.db", "deleted"),
     ("mlflow/artifacts/*/models/*/model/model.safetensors", "cut"),
@@ -61,7 +64,7 @@ def files_of(home):
 
 
 def kind_of(name):
-    return next((kind for kind in [*LOOSE, *KINDS] if fnmatch.fnmatch(name, kind)), None)
+    return next((kind for kind in [*KINDS, *LOOSE] if fnmatch.fnmatch(name, kind)), None)
 
 
 def damage(path, how):

@@ -9,6 +9,7 @@ import pytest
 from conftest import REPOSITORY
 
 from attack.pipeline.hostile_text import hostile, patterns
+from attack.programs import environment
 from devopsgpt_pipeline.sources.books import read_pattern
 
 PACKAGES = ("devopsgpt_model", "devopsgpt_pipeline", "devopsgpt_serving")
@@ -42,7 +43,7 @@ def searched(folder: Path, package: str, *trusted: str) -> str:
     """The last line of a process that tries each pattern of a package: "whole", or what it was at
     when it was killed."""
     command = [sys.executable, "-c", PROGRAM, str(folder), package, *trusted]
-    answer = subprocess.run(command, capture_output=True, text=True)
+    answer = subprocess.run(command, env=environment(), capture_output=True, text=True)
     lines = answer.stdout.splitlines()
     assert lines, answer.stderr
     assert (answer.returncode == 0) == (lines[-1] == "whole"), answer.stderr

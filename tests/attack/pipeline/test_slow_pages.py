@@ -1,6 +1,5 @@
 """A page has page_timeout_s, connection, handshake, headers, body and redirects together."""
 
-import os
 import subprocess
 import sys
 import time
@@ -8,11 +7,11 @@ from contextlib import ExitStack
 from dataclasses import replace
 
 import pytest
-from conftest import REPOSITORY
 from pipeline.conftest import QUICK
 from pipeline.sources.book_site import status
 
 from attack.pipeline.raw_site import raw_site, trusted_here
+from attack.programs import environment
 from devopsgpt_pipeline.sources.web.answers import FetchError, FetchFailed
 from devopsgpt_pipeline.sources.web.fetch import Fetcher
 
@@ -33,7 +32,6 @@ SLOW = {
         b"X: x\r\n",
     ),
 }
-TESTS = REPOSITORY / "tests"
 KILLED_AFTER_S = 50.0  # each; a hundred times what a page may take
 PROGRAM = """
 import sys
@@ -53,7 +51,7 @@ def reasons(sites):
     """What fetches of a process of their own say; a process can be killed, a read cannot."""
     answer = subprocess.run(
         [sys.executable, "-c", PROGRAM, *(site.url for site in sites)],
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(map(str, (REPOSITORY, TESTS)))},
+        env=environment(),
         capture_output=True,
         text=True,
         timeout=KILLED_AFTER_S * len(sites),
