@@ -94,7 +94,8 @@ def test_five_minutes_of_mixed_load_over_ten_swaps(shelf, tmp_path, tried):
         f"memory {before[0] / 1e6:.0f} -> {after[0] / 1e6:.0f} MB, threads {before[1]:.0f} -> "
         f"{after[1]:.0f}, descriptors {before[2]:.0f} -> {after[2]:.0f}; statuses {seen}",
     )
-    assert set(seen) <= {0, 200, 400, 422, 429}
+    # 404: a shape that is accepted asks for another model than this one
+    assert set(seen) <= {0, 200, 400, 404, 422, 429}
     assert seen[200] > 500
     assert after[0] < before[0] * 1.2
     assert after[1] <= before[1] + 4
