@@ -11,7 +11,7 @@ from devopsgpt_serving.api.openai.chat import chat_template_of
 from devopsgpt_serving.api.openai.chat_request import MAX_MESSAGES, Message
 from devopsgpt_serving.api.openai.models import check_model
 from devopsgpt_serving.api.openai.sampling_fields import TokenId
-from devopsgpt_serving.api.prompts import encode_text
+from devopsgpt_serving.api.prompts import check_length, encode_text
 from devopsgpt_serving.api.schemas import Fields, Text, at_most
 from devopsgpt_serving.api.service import Service, service_of
 from devopsgpt_serving.engine.detokenizer import token_text
@@ -103,13 +103,14 @@ async def tokenize(
         text = chat_template_of(request).render(facts, body.add_generation_prompt).text
     loaded = service.scheduler().loaded
     special = service.parses_special(body.parse_special)
+    check_length(text)
     ids = await asyncio.to_thread(encode_text, text, loaded.tokenizer, special)
-    names = [token_text(loaded.tokenizer, token) for token in ids]
+    named = bool(body.return_token_strs)
     return Tokenized(
         count=len(ids),
         max_model_len=loaded.block_size,
         tokens=ids,
-        token_strs=names if body.return_token_strs else None,
+        token_strs=[token_text(loaded.tokenizer, token) for token in ids] if named else None,
     )
 
 

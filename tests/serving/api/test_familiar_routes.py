@@ -104,6 +104,7 @@ def test_a_text_and_its_tokens(service):
         ),
         ("/tokenize", {"messages": [{"role": "user", "content": "x"}]}, 400, None),
         ("/tokenize", {"prompt": "x", "model": "other"}, 404, "model"),
+        ("/tokenize", {"prompt": "x" * 100_001}, 400, "prompt"),
         ("/detokenize", {"tokens": [257]}, 422, "tokens"),
         ("/detokenize", {"tokens": [-1]}, 422, "tokens"),
         ("/detokenize", {"tokens": ["1"]}, 422, "tokens"),

@@ -177,6 +177,9 @@ def test_truncate_prompt_tokens_reads_the_end_of_a_prompt(service):
     assert last["logprobs"]["tokens"] == ["e", "f"]
     long = service.complete("x" * 500, max_tokens=1, truncate_prompt_tokens=-1).json()
     assert long["usage"]["prompt_tokens"] == BLOCK_SIZE - 1
+    endless = service.complete("x" * 100_001, max_tokens=1, truncate_prompt_tokens=-1)
+    assert endless.status_code == 400
+    assert "at most 100000 characters are encoded, got 100001" in endless.text
 
 
 def test_many_prompts_are_answered_in_order(service):
